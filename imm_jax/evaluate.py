@@ -1,0 +1,119 @@
+"""How good a model is at a task: accuracy with its interval, mean@k, maj@k, pass@k, and the guess baseline beside it."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import numpy as np
+
+from imm_jax import metrics
+from imm_jax import sampler
+from imm_jax.model import Params, Transformer
+from imm_jax.sampler import SamplerConfig
+from imm_jax.tasks import guess_accuracy, Task
+from imm_jax.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+  """What is measured beside the greedy (or likelihood) accuracy of the merged params."""
+
+  tuned: bool = False  # the tuned params too, before the merge
+  num_samples_per_prompt: int = 0  # > 0: mean@k, maj@k and pass@k of generated answers as well
+  temperature: float = 0.7  # of those samples
+
+
+def wilson(num_right: int, n: int, z: float = 1.96) -> tuple[float, float]:
+  """Returns Wilson's score interval of a proportion, by default at 95 % (doi 10.2307/2276774)."""
+  p = num_right / n
+  center, spread = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+  return max(0.0, (center - spread) / (1 + z**2 / n)), min(1.0, (center + spread) / (1 + z**2 / n))
+
+
+def pass_at_k(n: int, num_right: int, k: int) -> float:
+  """Returns the unbiased estimate of P(one of k samples is right) from n samples (arXiv 2107.03374, eq. 1)."""
+  return 1.0 - math.comb(n - num_right, k) / math.comb(n, k)
+
+
+def evaluate(
+    model: Transformer,
+    params: Params,
+    tokenizer: Tokenizer,
+    tasks: Mapping[str, Task],
+    config: EvaluateConfig,
+    sampler_config: SamplerConfig,
+    *,
+    key: jax.Array,
+) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
+  """Returns {task: {accuracy, low, high, n, guess, ...}}, and one record an item: what was answered, and if it was right.
+
+  model and params are sharded by sharding.SAMPLE; key seeds the samples of mean@k.
+  """
+  results, records = {}, []
+  for name, task in tasks.items():
+    measure = _likelihood if task.scoring == 'likelihood' else _greedy
+    right, answers = measure(model, params, tokenizer, task, sampler_config)
+    low, high = wilson(sum(right), len(right))
+    results[name] = {'accuracy': sum(right) / len(right), 'low': low, 'high': high, 'n': len(right)}
+    results[name]['guess'] = guess_accuracy(task, task.test)
+    if config.num_samples_per_prompt and task.scoring == 'generate':
+      results[name] |= _sampled(model, params, tokenizer, task, config, sampler_config, key)
+    for example, answer, ok in zip(task.test, answers, right, strict=True):
+      records.append({'task': name, 'id': example.id, 'answer': answer, 'gold': example.answer, 'right': ok})
+  return results, records
+
+
+def _generate(model, params, tokenizer, task, config, key, label):
+  prompts = [tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in task.test]
+  ids = [example.id for example in task.test]
+  with metrics.progress(label, len(prompts) * config.num_samples_per_prompt, 'answers') as advance:
+    return sampler.sample(
+        model, params, tokenizer, prompts, config, key=key, max_new_tokens=task.max_new_tokens, ids=ids, stop=task.stop,
+        advance=advance,
+    )  # fmt: skip
+
+
+def _greedy(model, params, tokenizer, task, sampler_config) -> tuple[list[bool], list[str]]:
+  config = dataclasses.replace(sampler_config, num_samples_per_prompt=1, temperature=0.0)
+  completions = _generate(model, params, tokenizer, task, config, jax.random.key(0), f'evaluate {task.name}')
+  answers = [samples[0].text for samples in completions]
+  return [task.verify(example, answer) for example, answer in zip(task.test, answers, strict=True)], answers
+
+
+def _likelihood(model, params, tokenizer, task, sampler_config) -> tuple[list[bool], list[str]]:
+  """Takes the option that the model finds likeliest, by the task's normalisation."""
+  prompts, options, sizes = [], [], []
+  for example in task.test:
+    prompt = tokenizer.encode_prompt(task.prompt(example, task.shots))
+    continuations = task.continuations(example)
+    prompts += [prompt] * len(continuations)
+    options += [tokenizer.encode(text) for text in continuations]
+    sizes.append([len(text) if task.normalize == 'per_character' else 1 for text in continuations])
+  with metrics.progress(f'evaluate {task.name}', len(prompts), 'options') as advance:
+    scores = sampler.score(model, params, prompts, options, batch_size=sampler_config.num_slots, advance=advance)
+  totals = iter(float(np.sum(score)) for score in scores)
+  best = [int(np.argmax([next(totals) / size for size in row])) for row in sizes]
+  answers = [example.options[i] for example, i in zip(task.test, best, strict=True)]
+  return [task.verify(example, answer) for example, answer in zip(task.test, answers, strict=True)], answers
+
+
+def _sampled(model, params, tokenizer, task, config, sampler_config, key) -> dict[str, float]:
+  k = config.num_samples_per_prompt
+  decoding = dataclasses.replace(sampler_config, num_samples_per_prompt=k, temperature=config.temperature)
+  completions = _generate(model, params, tokenizer, task, decoding, key, f'evaluate {task.name} x {k}')
+  right = [[task.verify(e, c.text) for c in samples] for e, samples in zip(task.test, completions, strict=True)]
+  majority = [_majority(samples, ok) for samples, ok in zip(completions, right, strict=True)]
+  return {
+      f'mean@{k}': float(np.mean(right)),
+      f'maj@{k}': float(np.mean(majority)),
+      f'pass@{k}': float(np.mean([pass_at_k(k, sum(ok), k) for ok in right])),
+  }
+
+
+def _majority(samples: Sequence[sampler.Completion], right: Sequence[bool]) -> bool:
+  """Returns whether the commonest text is right; of equally common ones the first sampled decides."""
+  texts = [sample.text.strip() for sample in samples]
+  return right[texts.index(Counter(texts).most_common(1)[0][0])]

@@ -1,0 +1,149 @@
+"""Supervised fine-tuning on packed rows: loss, train step, fine_tune(params, rows) -> params."""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from imm_jax import optimizer
+from imm_jax import sharding
+from imm_jax.model import logprobs, param_shardings, Params, Transformer
+from imm_jax.packing import Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+  """How long, and on how much at a time."""
+
+  num_epochs: int = 3  # passes over the round's sequences
+  batch_size: int = 8  # packed rows per optimizer step
+  accumulation_steps: int = 1  # parts a batch is computed in, one after the other
+  max_length: int = 512  # tokens a packed row
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      if getattr(self, field.name) < 1:
+        raise ValueError(f'finetune.{field.name}: {getattr(self, field.name)} is less than 1')
+    if self.batch_size % self.accumulation_steps:
+      raise ValueError(
+          f'finetune.batch_size: {self.batch_size} is not a multiple of accumulation_steps={self.accumulation_steps}'
+      )
+
+
+def loss_fn(params: Params, model: Transformer, batch: Batch, num_targets: jax.Array) -> jax.Array:
+  """Returns the cross-entropy in nats summed over the batch's targets, [], divided by num_targets [] f32."""
+  x, _ = model.apply({'params': params}, batch.tokens, batch.positions, batch.segment_ids, method='features')
+  nats = -logprobs(model, params, x, batch.targets)
+  return jnp.sum(nats, where=batch.loss_mask) / num_targets
+
+
+@functools.lru_cache
+def make_train_step(model: Transformer, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
+  """Returns (init, step), jitted: init(params) -> opt_state; step(params, opt_state, batch, rate) -> (both, metrics).
+
+  batch has fields [A, B, T]: A parts whose gradients are added up. params and opt_state are donated.
+  """
+  tx = optimizer.make(config)
+  shardings = param_shardings(model.config, mesh, model.rules)
+  replicated = jax.NamedSharding(mesh, jax.P())
+  abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct((), jnp.float32), shardings)
+  opt_shardings = optax.tree.map_params(
+      tx, lambda _, s: s, jax.eval_shape(tx.init, abstract), shardings, transform_non_params=lambda _: replicated
+  )
+
+  def step(params, opt_state, batch, rate):
+    num_targets = jnp.sum(batch.loss_mask, dtype=jnp.float32)
+
+    def add_part(carry, part):
+      loss, grads = jax.value_and_grad(loss_fn)(params, model, part, num_targets)
+      return jax.tree.map(jnp.add, carry, (loss, grads)), None
+
+    # One part needs no accumulator the size of the params.
+    if batch.tokens.shape[0] == 1:
+      loss, grads = jax.value_and_grad(loss_fn)(params, model, jax.tree.map(lambda x: x[0], batch), num_targets)
+    else:
+      zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+      (loss, grads), _ = jax.lax.scan(add_part, zeros, batch)
+    with jax.numpy_dtype_promotion('standard'):  # optax's Adam raises a float to an int power
+      updates, opt_state = tx.update(grads, opt_state, params)
+    params = optax.apply_updates(params, jax.tree.map(lambda u: -rate * u, updates))
+    metrics = {'loss_nats': loss, 'grad_norm': optax.global_norm(grads), 'num_tokens': num_targets}
+    return params, opt_state, metrics
+
+  return (
+      jax.jit(tx.init, out_shardings=opt_shardings),
+      jax.jit(step, out_shardings=(shardings, opt_shardings, replicated), donate_argnums=(0, 1)),
+  )
+
+
+def num_steps(rows: Batch, config: FinetuneConfig) -> int:
+  """Returns how many optimizer steps the rows take."""
+  return -(-rows.tokens.shape[0] * config.num_epochs // config.batch_size)
+
+
+def batches(rows: Batch, config: FinetuneConfig, seed: int, round_: int) -> list[Batch]:
+  """Returns the round's batches [A, B / A, T], in an order that is a function of (seed, round).
+
+  Each epoch is a permutation of the rows; the stream of epochs is cut into batches, the last filled with padding.
+  """
+  num_rows = rows.tokens.shape[0]
+  orders = [np.random.default_rng((seed, round_, epoch)).permutation(num_rows) for epoch in range(config.num_epochs)]
+  order = np.concatenate(orders)
+  order = np.pad(order, (0, -len(order) % config.batch_size), constant_values=num_rows)
+  padded = [np.concatenate([field, np.zeros_like(field[:1])]) for field in rows]
+  shape = (config.accumulation_steps, config.batch_size // config.accumulation_steps, -1)
+  return [
+      Batch(*(field[part].reshape(shape) for field in padded)) for part in order.reshape(-1, config.batch_size)
+  ]
+
+
+def fine_tune(
+    model: Transformer,
+    params: Params,
+    rows: Batch,
+    config: FinetuneConfig,
+    optimizer_config: optimizer.OptimizerConfig,
+    mesh: jax.sharding.Mesh,
+    *,
+    seed: int,
+    round_: int,
+    write: Callable[[int, dict[str, float]], None],
+) -> Params:
+  """Returns params fine-tuned on packed rows. The params given are donated.
+
+  write(step, metrics) is called for each step, one step late, so that the devices never wait for it.
+
+  Raises:
+    ValueError: the batch does not split over the mesh.
+  """
+  part = config.batch_size // config.accumulation_steps
+  ways = mesh.shape['data'] * mesh.shape['fsdp']
+  if part % ways:
+    raise ValueError(
+        f'finetune.batch_size: a part of {part} rows does not split over data x fsdp = {ways} devices; use a multiple'
+    )
+  init, step_fn = make_train_step(model, optimizer_config, mesh)
+  sharded = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), (part, 1), mesh.shape)))
+  parts = batches(rows, config, seed, round_)
+  schedule = optimizer.learning_rate(optimizer_config, len(parts))
+  opt_state = init(params)
+  pending = None
+  for step, batch in enumerate(parts):
+    rate = np.float32(schedule(step))
+    on_device = jax.device_put(batch, sharded), jax.device_put(rate, jax.NamedSharding(mesh, jax.P()))
+    with jax.transfer_guard('disallow'):
+      params, opt_state, metrics = step_fn(params, opt_state, *on_device)
+    if pending is not None:
+      write(pending[0], _numbers(*pending[1:]))
+    pending = step, metrics, rate
+  write(pending[0], _numbers(*pending[1:]))
+  return params
+
+
+def _numbers(metrics: dict[str, jax.Array], rate: np.float32) -> dict[str, float]:
+  return {name: float(value) for name, value in metrics.items()} | {'learning_rate': float(rate)}

@@ -1,0 +1,272 @@
+"""Iterative Model Merging (arXiv 2503.02103): the rounds.
+
+theta_0 is the original model and M_0 = theta_0. In round t the model samples solutions and a verifier keeps the right ones,
+fine-tuning on them gives S_t, and M_t = merge(theta_0, S_t) starts the next round. `sample_from`, `finetune_from` and
+`merge.anchor` are the method's switches.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import dataclasses
+import functools
+import os
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+
+from imm_jax import checkpoint
+from imm_jax import evaluate
+from imm_jax import experiment
+from imm_jax import finetune
+from imm_jax import formats
+from imm_jax import lm as lm_lib
+from imm_jax import metrics
+from imm_jax import model as model_lib
+from imm_jax import packing
+from imm_jax import sampler
+from imm_jax import sharding
+from imm_jax import synthesize
+from imm_jax.experiment import Experiment, MergeConfig
+from imm_jax.lm import LM
+from imm_jax.merging import METHODS
+from imm_jax.model import Params, Transformer
+from imm_jax.tasks import Task
+from imm_jax.tokenizer import Tokenizer
+from imm_jax.workdir import fingerprint, Workdir
+
+
+def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
+  """Runs the rounds of an experiment in a workdir, or what is left of them; returns a row a round.
+
+  Raises:
+    ValueError: the config is wrong, or the workdir belongs to another one; the key and the fix are named.
+    OSError: a file cannot be read or written.
+  """
+  exp, workdir = experiment.resolve(config), Workdir(path)
+  questions = {name: describe(task) for name, task in (exp.id_tasks | exp.ood_tasks).items()}
+  first_round = workdir.open(config)
+  mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
+  with jax.set_mesh(mesh), contextlib.closing(metrics.Writer(path, first_round, exp.tensorboard)) as writer:
+    lm = load_base(exp, workdir, mesh, first_round)
+    base_params, params, sample_params = lm.params, lm.params, lm.params
+    if first_round > 1:
+      params = lm_lib.restore(workdir, first_round - 1, 'params', lm)
+      sample_params = params if exp.sample_from == 'merged' else lm_lib.restore(workdir, first_round - 1, 'tuned', lm)
+
+    for round_ in range(first_round, exp.num_rounds + 1):
+      entry, answers = Entry(round_), []
+      if round_ == 0:
+        entry.values['tasks'] = questions
+      key = jax.random.fold_in(jax.random.key(exp.seed), round_)
+      if round_ > 0:
+        with entry.phase('sample'):
+          records = sample(exp, lm, sample_params, key)
+          workdir.write_lines(round_, 'samples.jsonl', records)
+          entry.values['sample'] = synthesize.summary(records)
+        with entry.phase('finetune'):
+          start = base_params if exp.finetune_from == 'base' else params
+          anchor = base_params if exp.merge.anchor == 'base' else params
+          if start is base_params or start is anchor:  # needed again, and fine-tuning donates where it starts
+            start = jax.tree.map(jnp.copy, start)
+          tuned_params, entry.values['finetune'] = fine_tune(exp, lm, start, records, round_, writer)
+        if exp.evaluate.tuned:
+          with entry.phase('evaluate_tuned'):
+            answers += evaluate_domains(exp, lm, tuned_params, key, entry, 'tuned')
+        with entry.phase('merge'):
+          keep_tuned = exp.sample_from == 'tuned'
+          params = make_merge(exp.merge, lm.config, mesh, keep_tuned)(anchor, tuned_params, exp.merge.alpha, key)
+          sample_params = tuned_params if keep_tuned else params
+          drift = float(drift_norm(base_params, params))
+          entry.values['merge'] = {'method': exp.merge.method, 'alpha': exp.merge.alpha, 'drift_norm': drift}
+      with entry.phase('evaluate'):
+        answers += evaluate_domains(exp, lm, params, key, entry, 'merged')
+        workdir.write_lines(round_, 'evaluations.jsonl', answers)
+      with entry.phase('checkpoint'):
+        trees = {'params': params} | ({'tuned': sample_params} if exp.sample_from == 'tuned' else {})
+        checkpoint.save(workdir.checkpoint(round_), trees, {'round': round_, 'config': fingerprint(config)})
+      writer.write(round_, 0, entry.scalars())
+      workdir.finish(entry.values)
+  return workdir.finished()
+
+
+@dataclasses.dataclass
+class Entry:
+  """A round's row of the summary, filled phase by phase."""
+
+  round_: int
+
+  def __post_init__(self):
+    self.values: dict[str, Any] = {'round': self.round_, 'secs': {}}
+
+  @contextlib.contextmanager
+  def phase(self, name: str) -> Iterator[None]:
+    """Times a phase."""
+    start = time.monotonic()
+    yield
+    self.values['secs'][name] = round(time.monotonic() - start, 3)
+
+  def scalars(self) -> dict[str, float]:
+    """Returns the row as flat metrics `<phase>/<name>`."""
+    flat = {}
+    for phase, name in (('id', 'eval'), ('ood', 'eval'), ('tuned_id', 'eval_tuned'), ('tuned_ood', 'eval_tuned')):
+      for task, result in self.values.get(phase, {}).items():
+        flat |= {f'{name}/{task}/{key}': value for key, value in result.items() if key == 'accuracy' or '@' in key}
+    for phase in ('sample', 'merge', 'secs'):
+      flat |= {f'{phase}/{key}': value for key, value in self.values.get(phase, {}).items() if not isinstance(value, str)}
+    return flat
+
+
+def describe(task: Task) -> dict[str, int]:
+  """Returns how many questions a task has, which reads them, and says so."""
+  counts = {'num_train': len(task.train), 'num_test': len(task.test), 'num_dropped': task.num_dropped}
+  logging.info('%s: %d train and %d test questions; %d dropped as duplicates', task.name, *counts.values())
+  return counts
+
+
+def sample(exp: Experiment, lm: LM, params: Params, key: jax.Array) -> list[dict[str, Any]]:
+  """Returns a record for each completion of the round's questions; see synthesize.accept."""
+  model, on_sampler = for_sampling(lm, params)
+  records = []
+  for name, task in exp.id_tasks.items():
+    examples = task.train[: exp.synthesize.num_questions or None]
+    prompts = [lm.tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in examples]
+    with metrics.progress(f'sample {name}', len(prompts) * exp.sampler.num_samples_per_prompt, 'completions') as advance:
+      completions = sampler.sample(
+          model, on_sampler, lm.tokenizer, prompts, exp.sampler, key=key, max_new_tokens=task.max_new_tokens,
+          ids=[example.id for example in examples], stop=task.stop, advance=advance,
+      )  # fmt: skip
+    records += synthesize.accept(
+        examples,
+        completions,
+        task.verify,
+        prompts=[lm.tokenizer.encode_prompt(task.prompt(example, ())) for example in examples],
+        max_length=exp.finetune.max_length,
+        max_accepted_per_question=exp.synthesize.max_accepted_per_question,
+    )
+  return records
+
+
+def fine_tune(
+    exp: Experiment, lm: LM, params: Params, records: Sequence[Mapping[str, Any]], round_: int, writer: metrics.Writer
+) -> tuple[Params, dict[str, float]]:
+  """Returns params, which are donated, fine-tuned on the accepted records, and what to say of it."""
+  prompts = {}
+  for task in exp.id_tasks.values():
+    prompts |= {example.id: lm.tokenizer.encode_prompt(task.prompt(example, ())) for example in task.train}
+  pairs = [(prompts[record['question_id']], record['tokens']) for record in records if record['accepted']]
+  rows = packing.pack(pairs, exp.finetune.max_length)
+  history = []
+  with metrics.progress(f'fine-tune on {len(pairs)} samples', finetune.num_steps(rows, exp.finetune), 'steps') as advance:
+
+    def write(step: int, values: Mapping[str, float]) -> None:
+      history.append(values)
+      writer.write(round_, step, {f'finetune/{name}': value for name, value in values.items()})
+      advance(1)
+
+    params = finetune.fine_tune(
+        Transformer(lm.config, sharding.TRAIN), params, rows, exp.finetune, exp.optimizer, lm.mesh, seed=exp.seed,
+        round_=round_, write=write,
+    )  # fmt: skip
+  tokens = sum(values['num_tokens'] for values in history)
+  loss = sum(values['loss_nats'] * values['num_tokens'] for values in history) / tokens
+  return params, {'steps': len(history), 'tokens': int(tokens), 'loss_nats': loss}
+
+
+def evaluate_domains(
+    exp: Experiment, lm: LM, params: Params, key: jax.Array, entry: Entry, which: str
+) -> list[dict[str, Any]]:
+  """Measures params in and out of domain, into the entry; returns a record for each answer."""
+  model, on_sampler = for_sampling(lm, params)
+  answers, prefix = [], 'tuned_' if which == 'tuned' else ''
+  for domain, domain_tasks in (('id', exp.id_tasks), ('ood', exp.ood_tasks)):
+    entry.values[prefix + domain], items = evaluate.evaluate(
+        model, on_sampler, lm.tokenizer, domain_tasks, exp.evaluate, exp.sampler, key=key
+    )
+    answers += [{'params': which, **item} for item in items]
+  return answers
+
+
+def for_sampling(lm: LM, params: Params) -> tuple[Transformer, Params]:
+  """Returns the model and params as sampling shards them; nothing moves where both tables agree."""
+  shardings = model_lib.param_shardings(lm.config, lm.mesh, sharding.SAMPLE)
+  return Transformer(lm.config, sharding.SAMPLE), jax.device_put(params, shardings)
+
+
+@functools.lru_cache
+def make_merge(config: MergeConfig, model_config: model_lib.ModelConfig, mesh: jax.sharding.Mesh, keep_tuned: bool):
+  """Returns merge(anchor, tuned, alpha, key) -> params, jitted; tuned is donated unless it is kept."""
+  method, extra = METHODS[config.method]
+  options = {name: getattr(config, name) for name in extra}
+  randomised = config.method == 'dare'
+
+  def merge(anchor, tuned, alpha, key):
+    return method(anchor, tuned, alpha=alpha, **options, **({'key': key} if randomised else {}))
+
+  shardings = model_lib.param_shardings(model_config, mesh, sharding.TRAIN)
+  return jax.jit(merge, donate_argnames=() if keep_tuned else ('tuned',), out_shardings=shardings)
+
+
+@jax.jit
+def drift_norm(base: Params, params: Params) -> jax.Array:
+  """Returns ‖params - base‖ / ‖base‖ over all parameters, [] f32."""
+  squares = jax.tree.map(lambda b, p: (jnp.sum((p - b) ** 2), jnp.sum(b**2)), base, params)
+  moved, size = zip(*jax.tree.leaves(squares, is_leaf=lambda leaf: isinstance(leaf, tuple)), strict=True)
+  return jnp.sqrt(sum(moved) / sum(size))
+
+
+def load_base(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh, first_round: int) -> LM:
+  """Returns the original model: from where the config says, or, when the run has begun, from its round 0."""
+  if first_round > 0:
+    return load_model(exp, f'{workdir.path}@0', mesh)
+  lm = load_model(exp, exp.model.path, mesh)
+  os.makedirs(workdir.model, exist_ok=True)
+  formats.hf.save_config(workdir.model, lm.config)
+  lm.tokenizer.save(workdir.model)
+  return lm
+
+
+def load_model(exp: Experiment, path: str, mesh: jax.sharding.Mesh) -> LM:
+  """Returns the model at path, or for '' the config's random one, sharded for training."""
+  if path:
+    return lm_lib.load(path, dtype=exp.model.dtype, remat=exp.model.remat, mesh=mesh, rules=sharding.TRAIN)
+  return random_lm(exp, mesh)
+
+
+def random_lm(exp: Experiment, mesh: jax.sharding.Mesh) -> LM:
+  """Returns the model of the config's `model.random`."""
+  spec = dataclasses.asdict(exp.model.random)
+  seed, tokenizer = spec.pop('seed'), Tokenizer.from_characters(spec.pop('characters'))
+  config = model_lib.ModelConfig(
+      family='llama', vocab_size=tokenizer.size, rope_theta=10_000.0, rms_norm_eps=1e-5, tie_embeddings=False,
+      dtype=exp.model.dtype, remat=exp.model.remat, **spec,
+  )  # fmt: skip
+  return LM(config, model_lib.init_params(config, seed, mesh), tokenizer, mesh, sharding.TRAIN)
+
+
+def evaluate_only(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a row with the accuracies of config.model.path on the config's tasks."""
+  exp = experiment.resolve(config)
+  mesh, entry = sharding.make_mesh(**dataclasses.asdict(exp.mesh)), Entry(0)
+  with jax.set_mesh(mesh):
+    lm = load_model(exp, exp.model.path, mesh)
+    evaluate_domains(exp, lm, lm.params, jax.random.key(exp.seed), entry, 'merged')
+  return entry.values
+
+
+def merge_only(config: MergeConfig, base: str, tuned: str, seed: int) -> LM:
+  """Returns the merge of two models, with the base's tokenizer.
+
+  Raises ValueError naming every field in which their architectures differ.
+  """
+  mesh = sharding.make_mesh()
+  with jax.set_mesh(mesh):
+    lm, other = (lm_lib.load(path, mesh=mesh, rules=sharding.TRAIN) for path in (base, tuned))
+    ours, theirs = dataclasses.asdict(lm.config), dataclasses.asdict(other.config)
+    differences = [f'{name} is {ours[name]!r} and {theirs[name]!r}' for name in ours if ours[name] != theirs[name]]
+    if differences:
+      raise ValueError(f'{base} and {tuned} are not the same architecture: {"; ".join(differences)}')
+    merge = make_merge(config, lm.config, mesh, False)
+    return dataclasses.replace(lm, params=merge(lm.params, other.params, config.alpha, jax.random.key(seed)))

@@ -1,0 +1,162 @@
+"""The parts of a decoder block: RMSNorm, rotary embedding, attention, gated MLP."""
+
+from collections.abc import Sequence
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+EMPTY = 2**30  # The position of a slot that holds no token: later than every query, so that none attends to it.
+
+
+@dataclasses.dataclass(frozen=True)
+class Llama3Rope:
+  """Llama 3.1's stretching of the low rotary frequencies (the `llama3` rope type of transformers)."""
+
+  factor: float
+  low_freq_factor: float
+  high_freq_factor: float
+  original_max_length: int
+
+
+@flax.struct.dataclass
+class KeyValues:
+  """Keys and values that queries attend to, and where they stand.
+
+  k, v [B, S, K, H]; positions [B, S] int32 (EMPTY: no token); segment_ids [B, S] int32. B may be 1: every row sees them.
+  """
+
+  k: jax.Array
+  v: jax.Array
+  positions: jax.Array
+  segment_ids: jax.Array
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: Llama3Rope | None) -> np.ndarray:
+  """Returns the rotary frequencies [H / 2] f32 in radians a position (RoFormer, arXiv 2104.09864)."""
+  freqs = (1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
+  if scaling is None:
+    return freqs
+  wavelengths = 2 * np.pi / freqs
+  turns = scaling.original_max_length / wavelengths
+  smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+  smooth = np.clip(smooth, 0.0, 1.0)
+  return ((1 - smooth) * freqs / scaling.factor + smooth * freqs).astype(np.float32)
+
+
+def rotate(x: jax.Array, positions: jax.Array, freqs: np.ndarray) -> jax.Array:
+  """Applies the rotary embedding to x [B, T, N, H] at positions [B, T] int32."""
+  angles = positions[:, :, None, None].astype(jnp.float32) * freqs[None, None, None, :]
+  sin, cos = jnp.sin(angles), jnp.cos(angles)
+  x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
+
+
+def attend(
+    q: jax.Array, positions: jax.Array, segment_ids: jax.Array, sources: Sequence[KeyValues], window: int | None
+) -> jax.Array:
+  """Softmax attention of q [B, T, N, H] over all sources at once -> [B, T, N, H].
+
+  A query sees a key of its own segment at its own or an earlier position, at most window - 1 back. N is a multiple of K:
+  grouped-query attention (arXiv 2305.13245). Scores and softmax are float32.
+  """
+  B, T, N, H = q.shape
+  K = sources[0].k.shape[2]
+  q = q.reshape(B, T, K, N // K, H)
+  scores = []
+  for source in sources:
+    # A source of batch 1 broadcasts: its keys are read once for all rows.
+    k = 'SKH' if source.k.shape[0] == 1 else 'BSKH'
+    score = jnp.einsum(f'BTKGH,{k}->BKGTS', q, source.k[0] if k == 'SKH' else source.k, preferred_element_type=jnp.float32)
+    distance = positions[:, :, None] - source.positions[:, None, :]
+    seen = (distance >= 0) & (segment_ids[:, :, None] == source.segment_ids[:, None, :])
+    if window is not None:
+      seen &= distance < window
+    # A query with nothing to see (padding) gets a uniform mix, not NaN: the mask is the lowest float, not -inf.
+    scores.append(jnp.where(seen[:, None, None], score * H**-0.5, jnp.finfo(jnp.float32).min))
+  weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(q.dtype)
+  out, start = jnp.zeros_like(q), 0
+  for source in sources:
+    length = source.k.shape[1]
+    v = 'SKH' if source.v.shape[0] == 1 else 'BSKH'
+    part = weights[..., start : start + length]
+    out += jnp.einsum(f'BKGTS,{v}->BTKGH', part, source.v[0] if v == 'SKH' else source.v)
+    start += length
+  return out.reshape(B, T, N, H)
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * scale over the last axis, in float32 (arXiv 1910.07467)."""
+
+  eps: float
+  axis: str
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    init = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
+    scale = self.param('scale', init, (x.shape[-1],), jnp.float32)
+    normed = x.astype(jnp.float32)
+    normed *= jax.lax.rsqrt(jnp.mean(normed**2, axis=-1, keepdims=True) + self.eps)
+    return normed.astype(x.dtype) * jnp.expand_dims(scale.astype(x.dtype), range(x.ndim - 1))
+
+
+class Projection(nn.Module):
+  """An einsum of x with a kernel whose dimensions carry logical axes, and an optional bias over the output ones."""
+
+  equation: str
+  shape: tuple[int, ...]
+  axes: tuple[str, ...]
+  num_inputs: int = 1
+  use_bias: bool = False
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    inputs, outputs = tuple(range(self.num_inputs)), tuple(range(self.num_inputs, len(self.shape)))
+    init = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal', in_axis=inputs, out_axis=outputs)
+    kernel = self.param('kernel', nn.with_logical_partitioning(init, self.axes), self.shape, jnp.float32)
+    y = jnp.einsum(self.equation, x, kernel.astype(x.dtype))
+    if self.use_bias:
+      init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[self.num_inputs :])
+      y += self.param('bias', init, self.shape[self.num_inputs :], jnp.float32).astype(x.dtype)[None, None]
+    return y
+
+
+class Attention(nn.Module):
+  """Causal self-attention with rotary positions; see `attend` for who sees whom."""
+
+  config: Any  # model.ModelConfig
+
+  @nn.compact
+  def __call__(self, x, positions, segment_ids, past: Sequence[KeyValues]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    c = self.config
+    q_shape, kv_shape = (c.embed_dim, c.num_heads, c.head_dim), (c.embed_dim, c.num_kv_heads, c.head_dim)
+    q_axes, kv_axes = ('embed', 'heads', 'head_dim'), ('embed', 'kv_heads', 'head_dim')
+    q = Projection('BTD,DNH->BTNH', q_shape, q_axes, use_bias=c.qkv_bias, name='q')(x)
+    k = Projection('BTD,DKH->BTKH', kv_shape, kv_axes, use_bias=c.qkv_bias, name='k')(x)
+    v = Projection('BTD,DKH->BTKH', kv_shape, kv_axes, use_bias=c.qkv_bias, name='v')(x)
+    if c.qk_norm:
+      q = RMSNorm(c.rms_norm_eps, 'head_dim', name='q_norm')(q)
+      k = RMSNorm(c.rms_norm_eps, 'head_dim', name='k_norm')(k)
+    freqs = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+    q, k = rotate(q, positions, freqs), rotate(k, positions, freqs)
+    sources = (*past, KeyValues(k, v, positions, segment_ids))
+    mixed = attend(q, positions, segment_ids, sources, c.sliding_window)
+    out = Projection('BTNH,NHD->BTD', q_shape[1:] + q_shape[:1], q_axes[1:] + q_axes[:1], num_inputs=2, name='o')(mixed)
+    return out, (k, v)
+
+
+class MLP(nn.Module):
+  """down(silu(gate(x)) * up(x)), SwiGLU (arXiv 2002.05202)."""
+
+  config: Any  # model.ModelConfig
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    shape, axes = (self.config.embed_dim, self.config.mlp_dim), ('embed', 'mlp')
+    gate = Projection('BTD,DF->BTF', shape, axes, name='gate')(x)
+    up = Projection('BTD,DF->BTF', shape, axes, name='up')(x)
+    return Projection('BTF,FD->BTD', shape[::-1], axes[::-1], name='down')(jax.nn.silu(gate) * up)

@@ -1,0 +1,152 @@
+"""The library's front door: load(path) -> LM with logits, generate, save."""
+
+from collections import Counter
+from collections.abc import Sequence
+import dataclasses
+import os
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imm_jax import checkpoint
+from imm_jax import formats
+from imm_jax import model as model_lib
+from imm_jax import sampler
+from imm_jax import sharding
+from imm_jax.model import ModelConfig, Params, Transformer
+from imm_jax.sampler import Completion, SamplerConfig
+from imm_jax.tokenizer import Tokenizer
+from imm_jax.workdir import AT_ROUND, Workdir
+
+
+@dataclasses.dataclass
+class LM:
+  """A language model on the devices: configuration, params, tokenizer and the mesh they live on."""
+
+  config: ModelConfig
+  params: Params  # float32, sharded by `rules`
+  tokenizer: Tokenizer
+  mesh: jax.sharding.Mesh
+  rules: sharding.Rules = sharding.SAMPLE
+
+  def logits(self, tokens: jax.Array | np.ndarray) -> jax.Array:
+    """Returns the logits [B, T, V] f32 after each of tokens [B, T] int32."""
+    with jax.set_mesh(self.mesh):
+      return _logits(Transformer(self.config, self.rules), self.params, jnp.asarray(tokens, jnp.int32))
+
+  def generate(
+      self,
+      prompts: Sequence[str | list[dict[str, str]]],
+      *,
+      num_samples: int = 1,
+      temperature: float = 1.0,
+      top_k: int = 0,
+      top_p: float = 1.0,
+      max_new_tokens: int = 128,
+      stop: Sequence[str] = (),
+      seed: int = 0,
+      num_slots: int = 64,
+  ) -> list[list[Completion]]:
+    """Returns num_samples completions of each prompt: Completion(text, tokens, logprobs, finish_reason).
+
+    Args:
+      prompts: texts, or chats as lists of {'role', 'content'}.
+      num_samples: completions of each prompt; the prompt is computed once for all.
+      temperature: 0 is greedy.
+      top_k: keep the so many likeliest tokens; 0 keeps all.
+      top_p: keep the fewest tokens that hold this probability; 1 keeps all.
+      max_new_tokens: at most so many tokens a completion.
+      stop: strings that end a completion and are left out of its text; the model's own end tokens always do.
+      seed: a completion is a function of the seed, its prompt and its index, whatever else is asked for in the same call.
+      num_slots: rows decoded at once; what is free of it is refilled.
+
+    Raises:
+      ValueError: a prompt is empty or too long, or an argument is out of range.
+    """
+    config = SamplerConfig(num_samples, temperature, top_k, top_p, num_slots)
+    encoded = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]
+    # A prompt is named by its tokens, and equal ones are numbered.
+    seen: Counter[str] = Counter()
+    ids = []
+    for tokens in encoded:
+      name = ','.join(map(str, tokens))
+      ids.append(f'{name}#{seen[name]}')
+      seen[name] += 1
+    with jax.set_mesh(self.mesh):
+      return sampler.sample(
+          Transformer(self.config, self.rules), self.params, self.tokenizer, encoded, config, key=jax.random.key(seed),
+          max_new_tokens=max_new_tokens, ids=ids, stop=stop,
+      )  # fmt: skip
+
+  def save(self, path: str, dtype: str = 'float32') -> None:
+    """Writes a Hugging Face directory that transformers loads: weights in `dtype`, config, tokenizer, generation config.
+
+    It appears whole or not at all. Raises ValueError when `path` exists and is not an empty directory.
+    """
+    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
+      raise ValueError(f'{path}: exists and is not an empty directory; remove it or choose another target')
+    temporary = f'{path.rstrip("/")}.tmp{os.getpid()}'
+    os.makedirs(temporary)
+    try:
+      formats.hf.save(temporary, self.config, self.params, dtype)
+      self.tokenizer.save(temporary)
+      if os.path.isdir(path):
+        os.rmdir(path)
+      os.rename(temporary, path)
+    finally:
+      shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load(
+    path: str,
+    *,
+    dtype: str = 'float32',
+    remat: str = 'none',
+    mesh: jax.sharding.Mesh | None = None,
+    rules: sharding.Rules = sharding.SAMPLE,
+) -> LM:
+  """Loads a Hugging Face directory, a .gguf file, or WORKDIR@ROUND of a run.
+
+  Args:
+    path: of the model.
+    dtype: of the computation, float32 or bfloat16; params are float32.
+    remat: what a backward pass recomputes, a key of model.REMAT_POLICIES.
+    mesh: where the params live; by default all devices, weights split.
+    rules: how they are split.
+
+  Raises:
+    FileNotFoundError: there is no such file or directory.
+    ValueError: the architecture, a config field or a tensor is not what is supported, each named.
+  """
+  mesh = mesh or sharding.make_mesh()
+  at_round = AT_ROUND.fullmatch(path)
+  workdir = Workdir(at_round['workdir']) if at_round else None
+  source = workdir.model if workdir else path
+  config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat)
+  tokenizer = Tokenizer.load(source)
+  tokenizer.check_vocab_size(config.vocab_size, source)
+  lm = LM(config, {}, tokenizer, mesh, rules)
+  lm.params = restore(workdir, int(at_round['round']), 'params', lm) if workdir else formats.load_params(path, config, mesh, rules)
+  return lm
+
+
+def restore(workdir: Workdir, round_: int, name: str, like: LM) -> Params:
+  """Returns params that a round's checkpoint holds, 'params' or 'tuned', placed as those of `like`.
+
+  Raises FileNotFoundError when the round is not done, ValueError when the checkpoint is damaged.
+  """
+  path = workdir.checkpoint(round_)
+  if not os.path.isdir(path):
+    raise FileNotFoundError(f'{path}: no such checkpoint; round {round_} of this run is not done')
+  abstract, _ = model_lib.abstract_params(like.config)
+  shardings = model_lib.param_shardings(like.config, like.mesh, like.rules)
+  return checkpoint.restore(path, name, checkpoint.abstract(abstract, shardings))
+
+
+@jax.jit(static_argnames='model')
+def _logits(model: Transformer, params: Any, tokens: jax.Array) -> jax.Array:
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
+  return model.apply({'params': params}, tokens, positions)[0]

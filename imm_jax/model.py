@@ -1,0 +1,207 @@
+"""One decoder-only Transformer for the Llama line: Llama 2 and 3, Mistral, Qwen2, Qwen3, SmolLM2.
+
+Params are a nested dict of float32 arrays; the layers are stacked [L, ...] and scanned. The KV cache is an argument and a
+return value. `Transformer(config).apply({'params': params}, tokens, positions, cache=cache) -> (logits, cache)`.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from imm_jax import layers
+from imm_jax import sharding
+
+Params = dict[str, Any]
+
+REMAT_POLICIES = {
+    'none': None,
+    'full': jax.checkpoint_policies.nothing_saveable,
+    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+LOGIT_TOKENS = 1024  # Tokens whose logits are held at once by `logprobs`.
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The architecture, and how it is computed (dtype, remat)."""
+
+  family: str  # 'llama', 'mistral', 'qwen2' or 'qwen3': how the model is named in Hugging Face's config.json
+  vocab_size: int
+  num_layers: int
+  embed_dim: int
+  mlp_dim: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  max_length: int  # tokens
+  rope_theta: float
+  rms_norm_eps: float
+  tie_embeddings: bool
+  rope_scaling: layers.Llama3Rope | None = None
+  qkv_bias: bool = False
+  qk_norm: bool = False
+  sliding_window: int | None = None  # tokens, the query's own included
+  dtype: str = 'float32'  # of the computation; params are always float32
+  remat: str = 'none'  # a key of REMAT_POLICIES: what the backward pass recomputes
+
+  def __post_init__(self):
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(f'model: num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}')
+    if self.dtype not in ('float32', 'bfloat16'):
+      raise ValueError(f"model.dtype: '{self.dtype}' is not one of float32, bfloat16")
+    if self.remat not in REMAT_POLICIES:
+      raise ValueError(f"model.remat: '{self.remat}' is not one of {', '.join(REMAT_POLICIES)}")
+
+
+@flax.struct.dataclass
+class KVCache:
+  """Keys and values of tokens seen, all layers.
+
+  A slot is not a position: `positions` says which token a slot holds, so all rows can write at the same `index`.
+  """
+
+  k: jax.Array  # [L, B, S, K, H] in the compute dtype
+  v: jax.Array  # [L, B, S, K, H]
+  positions: jax.Array  # [B, S] int32; layers.EMPTY where nothing is written
+  index: jax.Array  # [] int32, the slot that the next tokens are written to
+
+
+def empty_cache(config: ModelConfig, batch_size: int, length: int) -> KVCache:
+  """Returns a cache of `batch_size` rows and `length` slots with nothing in it."""
+  shape = (config.num_layers, batch_size, length, config.num_kv_heads, config.head_dim)
+  zeros = jnp.zeros(shape, config.dtype)
+  return KVCache(zeros, zeros, jnp.full((batch_size, length), layers.EMPTY, jnp.int32), jnp.zeros((), jnp.int32))
+
+
+class Block(nn.Module):
+  """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+  config: ModelConfig
+  rules: sharding.Rules
+
+  @nn.compact
+  def __call__(self, x, past_kv, positions, segment_ids, past_positions):
+    eps = self.config.rms_norm_eps
+    x = sharding.constrain(x, ('batch', 'length', 'embed'), self.rules)
+    past = [
+        layers.KeyValues(k, v, where, jnp.zeros_like(where))
+        for (k, v), where in zip(past_kv, past_positions, strict=True)
+    ]
+    normed = layers.RMSNorm(eps, 'embed', name='attn_norm')(x)
+    mixed, kv = layers.Attention(self.config, name='attn')(normed, positions, segment_ids, past)
+    x += mixed
+    x += layers.MLP(self.config, name='mlp')(layers.RMSNorm(eps, 'embed', name='mlp_norm')(x))
+    return x, kv
+
+
+class Transformer(nn.Module):
+  """Embedding, L scanned blocks, final norm, (tied) output head."""
+
+  config: ModelConfig
+  rules: sharding.Rules = sharding.TRAIN
+
+  def setup(self):
+    c = self.config
+    block = Block
+    if c.remat != 'none':
+      block = nn.remat(Block, policy=REMAT_POLICIES[c.remat], prevent_cse=False)
+    init = nn.with_logical_partitioning(nn.initializers.normal(c.embed_dim**-0.5), ('vocab', 'embed'))
+    self.embedding = self.param('embedding', init, (c.vocab_size, c.embed_dim), jnp.float32)
+    self.layers = nn.scan(
+        block,
+        variable_axes={'params': 0},
+        split_rngs={'params': True},
+        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
+        length=c.num_layers,
+        metadata_params={nn.PARTITION_NAME: 'layers'},
+    )(c, self.rules)
+    self.final_norm = layers.RMSNorm(c.rms_norm_eps, 'embed')
+    if not c.tie_embeddings:
+      self.lm_head = layers.Projection('BTD,DV->BTV', (c.embed_dim, c.vocab_size), ('embed', 'vocab'))
+
+  def features(
+      self,
+      tokens: jax.Array,
+      positions: jax.Array,
+      segment_ids: jax.Array | None = None,
+      cache: KVCache | None = None,
+      prefix: KVCache | None = None,
+  ) -> tuple[jax.Array, KVCache]:
+    """Returns what the output head reads, [B, T, D] in the compute dtype, and the cache with these tokens in it.
+
+    Args:
+      tokens: [B, T] int32.
+      positions: [B, T] int32; layers.EMPTY marks padding, which no token sees.
+      segment_ids: [B, T] int32; a token sees its own segment. None: all one. For rows without past only.
+      cache: read, and written at its index. None: the cache returned holds just these tokens.
+      prefix: a cache of batch 1 that every row reads.
+    """
+    past = [source for source in (prefix, cache) if source is not None]
+    if segment_ids is None:
+      segment_ids = jnp.zeros_like(tokens)
+    x = jnp.take(self.embedding.astype(self.config.dtype), tokens, axis=0)
+    past_kv, past_positions = tuple((p.k, p.v) for p in past), tuple(p.positions for p in past)
+    x, (k, v) = self.layers(x, past_kv, positions, segment_ids, past_positions)
+    if cache is None:
+      return self.final_norm(x), KVCache(k, v, positions, jnp.int32(tokens.shape[1]))
+    return self.final_norm(x), KVCache(
+        jax.lax.dynamic_update_slice_in_dim(cache.k, k, cache.index, axis=2),
+        jax.lax.dynamic_update_slice_in_dim(cache.v, v, cache.index, axis=2),
+        jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.index, axis=1),
+        cache.index + tokens.shape[1],
+    )
+
+  def unembed(self, x: jax.Array) -> jax.Array:
+    """Returns logits [B, T, V] f32 of features x [B, T, D]."""
+    if self.config.tie_embeddings:
+      return jnp.einsum('BTD,VD->BTV', x, self.embedding.astype(x.dtype), preferred_element_type=jnp.float32)
+    return self.lm_head(x).astype(jnp.float32)
+
+  def __call__(self, tokens, positions, segment_ids=None, cache=None, prefix=None) -> tuple[jax.Array, KVCache]:
+    """Returns (logits [B, T, V] f32, cache); the arguments are those of `features`."""
+    x, cache = self.features(tokens, positions, segment_ids, cache, prefix)
+    return self.unembed(x), cache
+
+
+def logprobs(model: Transformer, params: Params, x: jax.Array, targets: jax.Array) -> jax.Array:
+  """Returns log p(target) in nats, [B, T] f32, of targets [B, T] int32 given features x [B, T, D].
+
+  Logits are made, and in the backward pass made again, for LOGIT_TOKENS tokens at a time: [B, T, V] is never held.
+  """
+  B, T, D = x.shape
+  length = max(n for n in range(1, T + 1) if T % n == 0 and (n == 1 or n * B <= LOGIT_TOKENS))
+
+  def chunk_logprobs(chunk):
+    logits = model.apply({'params': params}, chunk[0], method='unembed')
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), chunk[1][..., None], axis=-1)[..., 0]
+
+  chunks = (x.reshape(B, T // length, length, D).swapaxes(0, 1), targets.reshape(B, T // length, length).swapaxes(0, 1))
+  return jax.lax.map(jax.checkpoint(chunk_logprobs), chunks).swapaxes(0, 1).reshape(B, T)
+
+
+def _init(config: ModelConfig, key: jax.Array) -> Params:
+  tokens = jnp.zeros((1, 1), jnp.int32)
+  return Transformer(config).init(key, tokens, tokens)['params']
+
+
+def abstract_params(config: ModelConfig) -> tuple[Any, Any]:
+  """Returns the params as ShapeDtypeStructs, and the logical axes of each as a tuple of names."""
+  boxed = jax.eval_shape(lambda key: _init(config, key), jax.random.key(0))
+  axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+  return nn.meta.unbox(boxed), axes
+
+
+def param_shardings(config: ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> Any:
+  """Returns the NamedSharding of every parameter."""
+  return sharding.shardings(mesh, rules, *abstract_params(config))
+
+
+def init_params(config: ModelConfig, seed: int, mesh: jax.sharding.Mesh) -> Params:
+  """Returns random params, made in place on the devices; the same ones on every mesh."""
+  out = param_shardings(config, mesh, sharding.TRAIN)
+  return jax.jit(lambda key: nn.meta.unbox(_init(config, key)), out_shardings=out)(jax.random.key(seed))

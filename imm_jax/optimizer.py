@@ -1,0 +1,45 @@
+"""The optax chain and its learning-rate schedule."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW (arXiv 1711.05101) with warmup, cosine decay to zero and clipping."""
+
+  learning_rate: float  # at the peak
+  warmup_fraction: float = 0.03  # of all steps
+  weight_decay: float = 0.0  # on matrices, not on norms and biases
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  clip_norm: float = 1.0  # of the whole gradient
+
+  def __post_init__(self):
+    if self.learning_rate <= 0 or self.clip_norm <= 0 or not 0 <= self.warmup_fraction <= 1:
+      raise ValueError(f'optimizer: a value is out of range in {self}')
+
+
+def _decays(params: Any) -> Any:
+  return jax.tree.map_with_path(lambda path, _: path[-1].key in ('kernel', 'embedding'), params)
+
+
+def make(config: OptimizerConfig) -> optax.GradientTransformation:
+  """Returns the transformation from gradients to updates of learning rate -1: the step scales them by the schedule."""
+  return optax.chain(
+      optax.clip_by_global_norm(config.clip_norm),
+      optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+      optax.add_decayed_weights(config.weight_decay, mask=_decays),
+  )
+
+
+def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
+  """Returns the schedule: linear warmup from zero, then cosine decay that reaches zero after the last of `num_steps`."""
+  # The first step is number 1 of the warmup: a rate of exactly zero would waste it.
+  warmup = max(1, round(config.warmup_fraction * num_steps))
+  schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(num_steps + 1, warmup + 1))
+  return lambda step: schedule(step + 1)

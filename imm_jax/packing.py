@@ -1,0 +1,55 @@
+"""Token sequences -> fixed-shape rows that hold several of them, each seeing only itself."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Batch(NamedTuple):
+  """Packed rows; every field is [..., T]."""
+
+  tokens: np.ndarray  # int32
+  targets: np.ndarray  # int32, the token that follows
+  loss_mask: np.ndarray  # bool, where the target belongs to a completion
+  segment_ids: np.ndarray  # int32, 1.. in a row; 0 is padding
+  positions: np.ndarray  # int32, from 0 in each segment
+
+
+def num_slots(prompt: Sequence[int], completion: Sequence[int]) -> int:
+  """Returns the length that a pair takes in a row: its last token is only a target."""
+  return len(prompt) + len(completion) - 1
+
+
+def pack(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> Batch:
+  """Returns rows [N, max_length] that hold all (prompt, completion) pairs, each in the first row with room for it.
+
+  Only the completion's tokens are targets. Raises ValueError when a pair does not fit a row, or nothing is a target.
+  """
+  rows: list[list[tuple[Sequence[int], Sequence[int]]]] = []
+  room: list[int] = []
+  for i, (prompt, completion) in enumerate(pairs):
+    need = num_slots(prompt, completion)
+    if need > max_length:
+      raise ValueError(f'sequence {i} has {need} tokens and a row holds {max_length}: raise finetune.max_length')
+    row = next((r for r, free in enumerate(room) if free >= need), len(rows))
+    if row == len(rows):
+      rows.append([])
+      room.append(max_length)
+    rows[row].append((prompt, completion))
+    room[row] -= need
+
+  batch = Batch(*(np.zeros((len(rows), max_length), dtype) for dtype in (np.int32, np.int32, bool, np.int32, np.int32)))
+  for r, row in enumerate(rows):
+    start = 0
+    for segment, (prompt, completion) in enumerate(row, start=1):
+      tokens, end = [*prompt, *completion], start + num_slots(prompt, completion)
+      batch.tokens[r, start:end] = tokens[:-1]
+      batch.targets[r, start:end] = tokens[1:]
+      batch.loss_mask[r, end - len(completion) : end] = True
+      batch.segment_ids[r, start:end] = segment
+      batch.positions[r, start:end] = np.arange(end - start)
+      start = end
+  if not batch.loss_mask.any():
+    raise ValueError('no token to learn: every completion is empty')
+  return batch

@@ -1,0 +1,386 @@
+"""Sampling and scoring: a prefix computed once for all prompts, a prompt once for its samples, a decode loop over slots.
+
+A fixed number of slots decodes in step. A finished row leaves its slot, and the next question takes it. Every row writes its
+keys and values at the same cache index, so the part of the cache behind the prompts is a ring; positions say what a slot of
+the cache holds and who may see it.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import zlib
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imm_jax import layers
+from imm_jax import sharding
+from imm_jax.model import empty_cache, KVCache, logprobs, Params, Transformer
+from imm_jax.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerConfig:
+  """How tokens are chosen, and how many rows decode at once."""
+
+  num_samples_per_prompt: int = 1
+  temperature: float = 1.0  # 0 is greedy
+  top_k: int = 0  # 0 keeps all tokens
+  top_p: float = 1.0  # 1 keeps all tokens
+  num_slots: int = 64  # rows
+  chunk_steps: int = 8  # decode steps between two looks at which rows are done
+
+  def __post_init__(self):
+    for name, valid in (
+        ('num_samples_per_prompt', self.num_samples_per_prompt >= 1),
+        ('temperature', self.temperature >= 0),
+        ('top_k', self.top_k >= 0),
+        ('top_p', 0 < self.top_p <= 1),
+        ('num_slots', self.num_slots >= 1),
+        ('chunk_steps', self.chunk_steps >= 1),
+    ):
+      if not valid:
+        raise ValueError(f'sampler.{name}: {getattr(self, name)} is out of range')
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """What the model wrote: the ids it sampled are the truth, the text is for people and verifiers."""
+
+  text: str  # without the stop string
+  tokens: list[int]  # the one that stopped it included
+  logprobs: list[float]  # nats, under the model itself (temperature 1, nothing cut off)
+  finish_reason: str  # 'stop' or 'length'
+
+
+@flax.struct.dataclass
+class Slots:
+  """The decode loop's state: B rows in flight."""
+
+  cache: KVCache  # [L, B, T + R, K, H]: prompts in the first T slots, completions in a ring of R = max_new_tokens
+  token: jax.Array  # [B] int32, the newest token, not yet in the cache
+  position: jax.Array  # [B] int32, its position
+  active: jax.Array  # [B] bool, still decoding
+  key: jax.Array  # [B] PRNG keys, f(seed, round, question id, sample index)
+  length: jax.Array  # [B] int32, completion tokens so far
+  tokens: jax.Array  # [B, R] int32, the completion
+  logprobs: jax.Array  # [B, R] f32
+
+
+def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, config: SamplerConfig) -> tuple[jax.Array, jax.Array]:
+  """Returns the next tokens [B] int32 and their log-probabilities [B] f32 from logits [B, V] f32.
+
+  The draw is a function of the row's key and the number of tokens it has, so neither batch nor order matters. Tokens are cut
+  off as in transformers: temperature, then top_k, then top_p (nucleus sampling, arXiv 1904.09751).
+  """
+  if config.temperature == 0:
+    token = jnp.argmax(logits, axis=-1)
+  else:
+    scaled = logits / config.temperature
+    if config.top_k:
+      least = jax.lax.top_k(scaled, min(config.top_k, logits.shape[-1]))[0][:, -1:]
+      scaled = jnp.where(scaled < least, -jnp.inf, scaled)
+    if config.top_p < 1:
+      ordered = jnp.sort(scaled, axis=-1, descending=True)
+      probs = jax.nn.softmax(ordered, axis=-1)
+      # A token stays while the mass before it is below top_p: the smallest set that reaches it, never empty.
+      kept = jnp.cumsum(probs, axis=-1) - probs < config.top_p
+      least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
+      scaled = jnp.where(scaled < least, -jnp.inf, scaled)
+    token = jax.vmap(jax.random.categorical)(jax.vmap(jax.random.fold_in)(keys, length), scaled)
+  logprob = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)[:, 0]
+  return token.astype(jnp.int32), logprob
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def prefill(
+    model: Transformer, params: Params, prefix: KVCache | None, tokens: jax.Array, lengths: jax.Array, start: jax.Array
+) -> tuple[jax.Array, KVCache]:
+  """Returns the logits [B, V] f32 after each row's last token, and the cache of the rows' tokens.
+
+  tokens [B, T] int32, of which the first lengths [B] of a row count; start [] int32 is the position of the first.
+  """
+  offsets = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+  positions = jnp.where(offsets < lengths[:, None], start + offsets, layers.EMPTY)
+  x, cache = model.apply({'params': params}, tokens, positions, prefix=prefix, method='features')
+  last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
+  return model.apply({'params': params}, last, method='unembed')[:, 0], cache
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'num_slots', 'prompt_length', 'max_new_tokens'))
+def empty_slots(model: Transformer, num_slots: int, prompt_length: int, max_new_tokens: int) -> Slots:
+  """Returns slots with nothing in them."""
+  cache = empty_cache(model.config, num_slots, prompt_length + max_new_tokens)
+  axes = ('layers', 'batch', 'length', 'kv_heads', 'head_dim')
+  k, v = (sharding.constrain(x, axes, model.rules) for x in (cache.k, cache.v))
+  zeros = jnp.zeros((num_slots,), jnp.int32)
+  return Slots(
+      cache=cache.replace(k=k, v=v, index=jnp.int32(prompt_length)),
+      token=zeros,
+      position=zeros,
+      active=zeros.astype(bool),
+      key=jax.random.split(jax.random.key(0), num_slots),
+      length=zeros,
+      tokens=jnp.zeros((num_slots, max_new_tokens), jnp.int32),
+      logprobs=jnp.zeros((num_slots, max_new_tokens), jnp.float32),
+  )
+
+
+@functools.partial(jax.jit, static_argnames='config', donate_argnames='slots')
+def insert(
+    slots: Slots,
+    prompts: KVCache,
+    logits: jax.Array,
+    next_positions: jax.Array,
+    keys: jax.Array,
+    rows: jax.Array,
+    stops: jax.Array,
+    config: SamplerConfig,
+) -> Slots:
+  """Puts Q prefilled prompts, n = num_samples_per_prompt rows each, into slots `rows`, with their first token chosen.
+
+  prompts: caches [L, Q, T, K, H]; logits [Q, V] f32; next_positions [Q] int32; keys [Q * n]; rows [Q * n] int32, out of
+  range where there is no prompt; stops [V] bool.
+  """
+  n, ring = config.num_samples_per_prompt, slots.tokens.shape[1]
+  prompt_length = prompts.positions.shape[1]
+  length = jnp.zeros((rows.shape[0],), jnp.int32)
+  token, logprob = choose(jnp.repeat(logits, n, axis=0), keys, length, config)
+  empty = jnp.full((rows.shape[0], ring), layers.EMPTY, jnp.int32)
+  positions = jnp.concatenate([jnp.repeat(prompts.positions, n, axis=0), empty], axis=1)
+
+  def put(old, new):
+    return old.at[rows].set(new, mode='drop')
+
+  def put_prompt(old, new):
+    return old.at[:, rows, :prompt_length].set(jnp.repeat(new, n, axis=1), mode='drop')
+
+  return Slots(
+      cache=slots.cache.replace(
+          k=put_prompt(slots.cache.k, prompts.k),
+          v=put_prompt(slots.cache.v, prompts.v),
+          positions=put(slots.cache.positions, positions),
+      ),
+      token=put(slots.token, token),
+      position=put(slots.position, jnp.repeat(next_positions, n)),
+      active=put(slots.active, ~stops[token] & (ring > 1)),
+      key=put(slots.key, keys),
+      length=put(slots.length, length + 1),
+      tokens=slots.tokens.at[rows, 0].set(token, mode='drop'),
+      logprobs=slots.logprobs.at[rows, 0].set(logprob, mode='drop'),
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'config'), donate_argnames='slots')
+def decode(
+    model: Transformer,
+    params: Params,
+    prefix: KVCache | None,
+    slots: Slots,
+    stops: jax.Array,
+    config: SamplerConfig,
+) -> Slots:
+  """Runs config.chunk_steps decode steps, fewer when every row is done. stops [V] bool: tokens that end a row."""
+  num_rows, ring = slots.tokens.shape
+  rows, prompt_length = jnp.arange(num_rows), slots.cache.positions.shape[1] - ring
+
+  def step(state):
+    count, s = state
+    logits, cache = model.apply({'params': params}, s.token[:, None], s.position[:, None], cache=s.cache, prefix=prefix)
+    token, logprob = choose(logits[:, 0], s.key, s.length, config)
+    where = jnp.where(s.active, s.length, ring)  # a finished row writes out of range: dropped
+    length = s.length + s.active
+    return count + 1, s.replace(
+        cache=cache.replace(index=jnp.where(cache.index == prompt_length + ring, prompt_length, cache.index)),
+        token=token,
+        position=s.position + 1,
+        active=s.active & ~stops[token] & (length < ring),
+        length=length,
+        tokens=s.tokens.at[rows, where].set(token, mode='drop'),
+        logprobs=s.logprobs.at[rows, where].set(logprob, mode='drop'),
+    )
+
+  def unfinished(state):
+    return (state[0] < config.chunk_steps) & jnp.any(state[1].active)
+
+  return jax.lax.while_loop(unfinished, step, (jnp.int32(0), slots))[1]
+
+
+def sample(
+    model: Transformer,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    config: SamplerConfig,
+    *,
+    key: jax.Array,
+    max_new_tokens: int,
+    ids: Sequence[str] | None = None,
+    stop: Sequence[str] = (),
+    advance: Callable[[int], None] = lambda num_rows: None,
+) -> list[list[Completion]]:
+  """Returns config.num_samples_per_prompt completions of each prompt.
+
+  Args:
+    model: its rules are sharding.SAMPLE, and params are sharded by them.
+    params: of the model.
+    tokenizer: decodes, and knows which tokens stop.
+    prompts: token ids; at least one each. What all share at the beginning is computed once.
+    config: how tokens are chosen.
+    key: f(seed, round). A completion is a function of this key, its prompt's id and its index, and of nothing else.
+    max_new_tokens: at most so many tokens a completion.
+    ids: the prompts' stable names; by default their place in the list.
+    stop: strings that end a completion.
+    advance: called with the number of rows that have just finished.
+
+  Raises:
+    ValueError: a prompt is empty, or longer with its completion than the model's context.
+  """
+  n = config.num_samples_per_prompt
+  _check(prompts, max_new_tokens, model.config.max_length)
+  if not prompts:
+    return []
+  shared = _shared_length(prompts)
+  prefix = _prefix(model, params, prompts[0][:shared])
+  suffixes = [prompt[shared:] for prompt in prompts]
+  prompt_length = _bucket(max(map(len, suffixes)), 16)
+  keys = _row_keys(key, ids or [str(i) for i in range(len(prompts))], n)
+  stop_table = np.zeros(model.config.vocab_size, bool)
+  stop_table[: tokenizer.size] = tokenizer.tokens_containing(stop)
+  stop_table[list(tokenizer.stop_ids)] = True
+  stops = jnp.asarray(stop_table)
+
+  num_questions = max(1, config.num_slots // n)
+  wave = -(-num_questions // 4)  # Questions prefilled at once: a quarter of the slots is refilled when it is free.
+  slots = empty_slots(model, num_questions * n, prompt_length, max_new_tokens)
+  free, owners, pending = list(range(num_questions * n)), {}, list(range(len(prompts)))[::-1]
+  completions: list[list[Completion | None]] = [[None] * n for _ in prompts]
+  while pending or owners:
+    while pending and len(free) >= min(wave, len(pending)) * n:
+      batch = [pending.pop() for _ in range(min(wave, len(pending)))]
+      taken = [free.pop() for _ in range(len(batch) * n)]
+      owners.update({slot: (batch[i // n], i % n) for i, slot in enumerate(taken)})
+      tokens, lengths = _pad([suffixes[i] for i in batch], wave, prompt_length)
+      logits, cache = prefill(model, params, prefix, tokens, lengths, jnp.int32(shared))
+      rows = np.full(wave * n, num_questions * n, np.int32)
+      rows[: len(taken)] = taken
+      row_keys = keys[np.resize(batch, wave)].reshape(-1)
+      slots = insert(slots, cache, logits, shared + lengths, row_keys, jnp.asarray(rows), stops, config)
+    slots = decode(model, params, prefix, slots, stops, config)
+    active, length, tokens, logprob = jax.device_get((slots.active, slots.length, slots.tokens, slots.logprobs))
+    active = active.copy()
+    finished = []
+    for slot, (question, index) in owners.items():
+      done = _complete(tokenizer, tokens[slot, : length[slot]], logprob[slot], stop, stop_table, bool(active[slot]))
+      if done is not None:
+        completions[question][index] = done
+        finished.append(slot)
+    for slot in finished:
+      del owners[slot]
+      active[slot] = False
+    free += finished
+    slots = slots.replace(active=jax.device_put(active, slots.active.sharding))
+    advance(len(finished))
+  return completions
+
+
+def score(
+    model: Transformer,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    *,
+    batch_size: int,
+    advance: Callable[[int], None] = lambda num_rows: None,
+) -> list[np.ndarray]:
+  """Returns the log-probabilities in nats, [len(completion)] f32, of each completion's tokens after its prompt."""
+  _check(prompts, max(map(len, completions), default=0), model.config.max_length)
+  if not prompts:
+    return []
+  shared = _shared_length(prompts)
+  prefix = _prefix(model, params, prompts[0][:shared])
+  rows = [[*p[shared:], *c] for p, c in zip(prompts, completions, strict=True)]
+  length = _bucket(max(map(len, rows)), 16)
+  results = []
+  for start in range(0, len(rows), batch_size):
+    tokens, lengths = _pad(rows[start : start + batch_size], batch_size, length)
+    scores = np.asarray(_score(model, params, prefix, tokens, lengths, jnp.int32(shared)))
+    for row, completion in zip(scores, range(start, min(start + batch_size, len(rows))), strict=False):
+      end = len(rows[completion])
+      results.append(row[end - len(completions[completion]) : end])
+    advance(min(batch_size, len(rows) - start))
+  return results
+
+
+@functools.partial(jax.jit, static_argnames='model')
+def _score(model, params, prefix, tokens, lengths, start):
+  """Returns [B, T] f32: the log-probability of each token given those before it (the first token's is meaningless)."""
+  offsets = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+  positions = jnp.where(offsets < lengths[:, None], start + offsets, layers.EMPTY)
+  x, _ = model.apply({'params': params}, tokens, positions, prefix=prefix, method='features')
+  return jnp.roll(logprobs(model, params, x, jnp.roll(tokens, -1, axis=1)), 1, axis=1)
+
+
+def _check(prompts, max_new_tokens, max_length):
+  for i, prompt in enumerate(prompts):
+    if not prompt:
+      raise ValueError(f'prompt {i} has no token; give at least one')
+    if len(prompt) + max_new_tokens > max_length:
+      raise ValueError(
+          f'prompt {i} has {len(prompt)} tokens: with {max_new_tokens} new ones it exceeds the context of {max_length}'
+      )
+
+
+def _bucket(length: int, multiple: int) -> int:
+  """Returns the length rounded up, so that few shapes are compiled."""
+  return max(multiple, -(-length // multiple) * multiple)
+
+
+def _shared_length(prompts: Sequence[Sequence[int]]) -> int:
+  """Returns how many tokens all prompts share at the beginning, short of the last token of the shortest."""
+  first, last = min(prompts), max(prompts)
+  limit = min(map(len, prompts)) - 1
+  return next((i for i in range(limit) if first[i] != last[i]), limit)
+
+
+def _prefix(model: Transformer, params: Params, tokens: Sequence[int]) -> KVCache | None:
+  if not tokens:
+    return None
+  padded, lengths = _pad([tokens], 1, _bucket(len(tokens), 64))
+  return prefill(model, params, None, padded, lengths, jnp.int32(0))[1]
+
+
+def _pad(rows: Sequence[Sequence[int]], num_rows: int, length: int) -> tuple[jax.Array, jax.Array]:
+  """Returns tokens [num_rows, length] int32 and lengths [num_rows] int32; rows that are missing have length 1."""
+  tokens, lengths = np.zeros((num_rows, length), np.int32), np.ones(num_rows, np.int32)
+  for i, row in enumerate(rows):
+    tokens[i, : len(row)], lengths[i] = row, len(row)
+  return jnp.asarray(tokens), jnp.asarray(lengths)
+
+
+@functools.partial(jax.jit, static_argnames='n')
+def _fold_rows(key, names, n):
+  fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+  return fold(jax.vmap(jax.random.fold_in, (None, 0))(key, names), jnp.arange(n))
+
+
+def _row_keys(key: jax.Array, ids: Sequence[str], n: int) -> jax.Array:
+  """Returns keys [len(ids), n]: f(key, id, sample index)."""
+  return _fold_rows(key, jnp.asarray([zlib.crc32(name.encode()) for name in ids], jnp.uint32), n)
+
+
+def _complete(tokenizer, tokens, logprob, stop, stop_table, active) -> Completion | None:
+  """Returns the completion when it has ended, by a stop token, a stop string or its length; None while it goes on."""
+  tokens = [int(token) for token in tokens]
+  text = tokenizer.decode(tokens)
+  found = [text.find(string) for string in stop if string in text]
+  if found:
+    # The tokens that the stop string needed; what was decoded beyond it in this chunk is dropped.
+    end = next(i for i in range(1, len(tokens) + 1) if any(string in tokenizer.decode(tokens[:i]) for string in stop))
+    return Completion(text[: min(found)], tokens[:end], [float(x) for x in logprob[:end]], 'stop')
+  if active:
+    return None
+  reason = 'stop' if stop_table[tokens[-1]] else 'length'
+  return Completion(text, tokens, [float(x) for x in logprob[: len(tokens)]], reason)

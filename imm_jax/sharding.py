@@ -1,0 +1,87 @@
+"""Which mesh axis every tensor dimension lives on: one table, two columns.
+
+Model code names logical axes only ('batch', 'embed', 'heads', ...). This file maps them to the mesh axes `data` (replicas,
+over the data-centre network), `fsdp` and `tensor`.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+AXES = ('data', 'fsdp', 'tensor')
+
+# Logical axis -> (mesh axes when training, mesh axes when sampling).
+# Training shards every weight over `fsdp` and gathers it where it is used. While decoding, weights stay put: they are split
+# over `tensor` and `fsdp` along output dimensions, and only activations travel.
+_TABLE = {
+    'batch': (('data', 'fsdp'), ('data',)),
+    'length': ((), ()),
+    'embed': (('fsdp',), ()),
+    'heads': (('tensor',), ('tensor', 'fsdp')),
+    'kv_heads': (('tensor',), ('tensor', 'fsdp')),
+    'head_dim': ((), ()),
+    'mlp': (('tensor',), ('tensor', 'fsdp')),
+    'vocab': (('tensor',), ('tensor', 'fsdp')),
+    'layers': ((), ()),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """Logical axis -> mesh axes. Hashable, so that it can be a static argument of a model."""
+
+  table: tuple[tuple[str, tuple[str, ...]], ...]
+
+  def spec(self, axes: tuple[str | None, ...], shape: tuple[int, ...], mesh_shape: Mapping[str, int]) -> jax.P:
+    """Returns the PartitionSpec of a tensor with these logical axes.
+
+    A mesh axis serves one dimension, the first that asks for it, and only one that it divides (9 heads on 8 devices are
+    replicated, an MLP of 1536 is split).
+    """
+    table, free = dict(self.table), {name for name, size in mesh_shape.items() if size > 1}
+    entries = []
+    for axis, size in zip(axes, shape, strict=True):
+      taken, parts = [], 1
+      for name in table[axis] if axis else ():
+        if name in free and size % (parts * mesh_shape[name]) == 0:
+          taken.append(name)
+          parts *= mesh_shape[name]
+      free -= set(taken)
+      entries.append(tuple(taken) if len(taken) > 1 else taken[0] if taken else None)
+    return jax.P(*entries)
+
+
+TRAIN = Rules(tuple((axis, train) for axis, (train, _) in _TABLE.items()))
+SAMPLE = Rules(tuple((axis, sample) for axis, (_, sample) in _TABLE.items()))
+
+
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1) -> jax.sharding.Mesh:
+  """Returns a mesh over all devices; an axis of -1 takes the rest. Raises ValueError when the sizes do not fit."""
+  sizes, num_devices = [data, fsdp, tensor], jax.device_count()
+  described = f'mesh data={data} fsdp={fsdp} tensor={tensor}'
+  if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+    raise ValueError(f'{described}: each axis is a positive size, and one at most is -1 (the rest of the devices)')
+  if -1 in sizes:
+    known = int(np.prod([size for size in sizes if size != -1]))
+    sizes[sizes.index(-1)] = max(1, num_devices // known)
+  if np.prod(sizes) != num_devices:
+    raise ValueError(f'{described}: needs {np.prod(sizes)} devices and there are {num_devices}')
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def shardings(mesh: jax.sharding.Mesh, rules: Rules, abstract: Any, axes: Any) -> Any:
+  """Returns the tree of NamedShardings of a tree of ShapeDtypeStructs and its tree of logical axes."""
+  return jax.tree.map(
+      lambda leaf, names: jax.NamedSharding(mesh, rules.spec(names, leaf.shape, mesh.shape)), abstract, axes
+  )
+
+
+def constrain(x: jax.Array, axes: tuple[str, ...], rules: Rules) -> jax.Array:
+  """Pins the sharding of an activation inside jit. Outside a mesh there is nothing to pin."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, rules.spec(axes, x.shape, mesh.shape))

@@ -1,0 +1,97 @@
+"""What a run leaves on disk. A file appears whole or not at all.
+
+WORKDIR/config.json                     the resolved config
+WORKDIR/model/                          config and tokenizer of the model, no weights
+WORKDIR/metrics.jsonl                   a line a fine-tuning step and one a round
+WORKDIR/rounds/NNNN/samples.jsonl       every completion with its verdict (from round 1)
+WORKDIR/rounds/NNNN/evaluations.jsonl   every answer of the evaluation
+WORKDIR/rounds/NNNN/checkpoint          float32 params at the end of the round; round 0 is the original model
+WORKDIR/rounds/NNNN/metrics.json        the round's row of the summary; written last: the round is done
+WORKDIR/summary.json                    all rounds
+"""
+
+from collections.abc import Iterable, Mapping
+import hashlib
+import json
+import os
+import re
+from typing import Any
+
+AT_ROUND = re.compile(r'(?P<workdir>.+)@(?P<round>\d+)')  # WORKDIR@ROUND names the model of a round
+_GROWS = 'num_rounds'  # the one key that may differ when a run goes on
+
+
+class Workdir:
+  """The directory of one run."""
+
+  def __init__(self, path: str):
+    self.path = os.path.abspath(path)
+
+  def open(self, config: Mapping[str, Any]) -> int:
+    """Writes the config, or compares it with the one the run began with; returns the first round that is not done.
+
+    Raises:
+      ValueError: the run began under another config (each difference is named), or the directory is something else's.
+      OSError: the directory cannot be written.
+    """
+    os.makedirs(os.path.join(self.path, 'rounds'), exist_ok=True)
+    saved = os.path.join(self.path, 'config.json')
+    config = json.loads(json.dumps(config))
+    if os.path.exists(saved):
+      with open(saved, encoding='utf-8') as file:
+        differences = _differences(json.load(file), config)
+      if differences:
+        raise ValueError(f'{self.path}: holds a run of another config: {"; ".join(differences)}; choose another workdir')
+    _write(saved, json.dumps(config, indent=2) + '\n')
+    return len(self.finished())
+
+  def round(self, round_: int) -> str:
+    """Returns the directory of a round."""
+    return os.path.join(self.path, 'rounds', f'{round_:04d}')
+
+  def checkpoint(self, round_: int) -> str:
+    """Returns the path of a round's checkpoint."""
+    return os.path.join(self.round(round_), 'checkpoint')
+
+  @property
+  def model(self) -> str:
+    """Returns the directory of the model's config and tokenizer."""
+    return os.path.join(self.path, 'model')
+
+  def write_lines(self, round_: int, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes records as JSON lines to a file of a round."""
+    os.makedirs(self.round(round_), exist_ok=True)
+    _write(os.path.join(self.round(round_), name), ''.join(json.dumps(record) + '\n' for record in records))
+
+  def finish(self, entry: Mapping[str, Any]) -> None:
+    """Writes a round's row, which makes the round done, and the summary."""
+    _write(os.path.join(self.round(entry['round']), 'metrics.json'), json.dumps(entry, indent=2) + '\n')
+    _write(os.path.join(self.path, 'summary.json'), json.dumps({'rounds': self.finished()}, indent=2) + '\n')
+
+  def finished(self) -> list[dict[str, Any]]:
+    """Returns the rows of the rounds that are done, from round 0 on without a gap."""
+    rows: list[dict[str, Any]] = []
+    while os.path.exists(path := os.path.join(self.round(len(rows)), 'metrics.json')):
+      with open(path, encoding='utf-8') as file:
+        rows.append(json.load(file))
+    return rows
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+  """Returns a digest of what must not change while a run goes on."""
+  fixed = {key: value for key, value in config.items() if key != _GROWS}
+  return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write(path: str, text: str) -> None:
+  with open(path + '.tmp', 'w', encoding='utf-8') as file:
+    file.write(text)
+  os.replace(path + '.tmp', path)
+
+
+def _differences(old: Any, new: Any, name: str = 'config') -> list[str]:
+  if isinstance(old, dict) and isinstance(new, dict):
+    keys = sorted(old.keys() | new.keys())
+    return [line for key in keys for line in _differences(old.get(key), new.get(key), f'{name}.{key}')]
+  grown = name == f'config.{_GROWS}' and new >= old
+  return [] if old == new or grown else [f'{name} was {old!r} and is {new!r}']

@@ -1,0 +1,48 @@
+"""All tests run on 8 CPU devices, with strict dtypes and ranks."""
+
+import functools
+import os
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['HF_HUB_OFFLINE'] = '1'
+# The tests compile much and compute little.
+os.environ['XLA_FLAGS'] = '--xla_backend_optimization_level=0'
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_numpy_dtype_promotion', 'strict')
+jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+from imm_jax import model
+from imm_jax import sharding
+
+
+@functools.cache
+def random_params(config: model.ModelConfig) -> model.Params:
+  """Params on one device, with biases and scales that are not 0 and 1, or they could be left out unnoticed."""
+  params = jax.device_get(model.init_params(config, 0, sharding.make_mesh()))
+  rng = np.random.default_rng(1)
+  return jax.tree.map(lambda x: jnp.asarray(x + 0.1 * rng.normal(size=x.shape).astype(np.float32)), params)
+
+
+@pytest.fixture
+def params(config) -> model.Params:
+  return random_params(config)
+
+
+@pytest.fixture
+def config() -> model.ModelConfig:
+  """A two-layer model with every feature on."""
+  return model.ModelConfig(
+      family='llama', vocab_size=64, num_layers=2, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2, head_dim=8,
+      max_length=128, rope_theta=10_000.0, rms_norm_eps=1e-5, tie_embeddings=False, qkv_bias=True, qk_norm=True,
+  )  # fmt: skip
+
+
+@pytest.fixture(params=[(1, 8, 1), (2, 2, 2), (1, 1, 8)], ids=str)
+def mesh(request) -> jax.sharding.Mesh:
+  return sharding.make_mesh(*request.param)

@@ -1,0 +1,120 @@
+"""Fine-tuning: packed = unpacked, accumulated = whole, sharded = one device, data order by names, and it learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imm_jax import finetune
+from imm_jax import model as model_lib
+from imm_jax import optimizer
+from imm_jax import packing
+from imm_jax import sharding
+from imm_jax.finetune import FinetuneConfig
+from imm_jax.model import Transformer
+from imm_jax.optimizer import OptimizerConfig
+
+OPTIMIZER = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1, clip_norm=0.5)
+
+
+@pytest.fixture
+def pairs():
+  rng = np.random.default_rng(0)
+  return [(list(rng.integers(0, 64, n)), list(rng.integers(0, 64, 3))) for n in rng.integers(2, 6, 12)]
+
+
+def tune(config, params, rows, finetune_config, mesh):
+  metrics = []
+  with jax.set_mesh(mesh):
+    placed = jax.device_put(jax.tree.map(jnp.copy, params), model_lib.param_shardings(config, mesh, sharding.TRAIN))
+    tuned = finetune.fine_tune(
+        Transformer(config), placed, rows, finetune_config, OPTIMIZER, mesh, seed=0, round_=1,
+        write=lambda step, values: metrics.append(values),
+    )  # fmt: skip
+  return jax.device_get(tuned), metrics
+
+
+def test_packed_loss_equals_unpacked_loss(config, params, pairs):
+  def loss(rows):
+    return finetune.loss_fn(params, Transformer(config), rows, jnp.float32(rows.loss_mask.sum()))
+
+  packed, apart = packing.pack(pairs, 24), [packing.pack([pair], 24) for pair in pairs]
+  assert packed.tokens.shape[0] < len(pairs)
+  np.testing.assert_allclose(loss(packed), np.mean([loss(rows) for rows in apart]), rtol=1e-5)
+
+
+def test_the_loss_ignores_prompt_targets_and_padding(config, params, pairs):
+  rows = packing.pack(pairs, 24)
+  changed = rows._replace(
+      targets=np.where(rows.loss_mask, rows.targets, 7), tokens=np.where(rows.segment_ids == 0, 9, rows.tokens)
+  )
+  one, two = (finetune.loss_fn(params, Transformer(config), r, jnp.float32(36)) for r in (rows, changed))
+  np.testing.assert_array_equal(one, two)
+
+
+def test_accumulation_and_meshes_change_nothing(config, params, pairs, mesh):
+  rows = packing.pack(pairs, 16)
+  small = FinetuneConfig(num_epochs=2, batch_size=16, max_length=16)
+  whole, metrics = tune(config, params, rows, small, sharding.make_mesh())
+  parts, other = tune(config, params, rows, dataclasses.replace(small, accumulation_steps=2), mesh)
+  np.testing.assert_allclose([m['loss_nats'] for m in metrics], [m['loss_nats'] for m in other], rtol=1e-5)
+  np.testing.assert_allclose([m['grad_norm'] for m in metrics], [m['grad_norm'] for m in other], rtol=1e-4)
+  # Adam's first steps are lr * sign(gradient): an element whose gradient is rounding noise may go either way.
+  moved = jax.tree.map(lambda a, b: np.mean(np.abs(a - b) > 1e-5), whole, parts)
+  assert max(jax.tree.leaves(moved)) < 0.02
+
+
+def test_it_learns_and_leaves_no_gradient_to_chance(config, params, pairs):
+  rows = packing.pack(pairs, 32)
+  settings = FinetuneConfig(num_epochs=30, batch_size=8, max_length=32)
+  tuned, metrics = tune(config, params, rows, settings, sharding.make_mesh())
+  again, _ = tune(config, params, rows, settings, sharding.make_mesh())
+  assert metrics[-1]['loss_nats'] < 0.2 * metrics[0]['loss_nats']
+  jax.tree.map(np.testing.assert_array_equal, tuned, again)
+  assert len(metrics) == finetune.num_steps(rows, settings)
+
+
+def test_each_epoch_is_a_permutation_and_depends_on_seed_and_round():
+  rows = packing.pack([([i], [i + 1]) for i in range(1, 11)], 1)
+  settings = FinetuneConfig(num_epochs=3, batch_size=4, max_length=1)
+  order = np.concatenate([part.tokens.ravel() for part in finetune.batches(rows, settings, 0, 1)])
+  for epoch in range(3):
+    assert sorted(order[10 * epoch : 10 * (epoch + 1)]) == list(range(1, 11))
+  assert list(order[30:]) == [0, 0]
+  others = [np.concatenate([p.tokens.ravel() for p in finetune.batches(rows, settings, *key)]) for key in ((1, 1), (0, 2))]
+  assert all((order != other).any() for other in others)
+
+
+def test_the_learning_rate_warms_up_to_its_peak_and_falls_to_zero():
+  schedule = optimizer.learning_rate(OptimizerConfig(learning_rate=1.0, warmup_fraction=0.1), 20)
+  rates = [float(schedule(step)) for step in range(20)]
+  assert rates[0] == 0.5 and rates[1] == max(rates) == 1.0
+  assert rates[1:] == sorted(rates[1:], reverse=True) and 0 < rates[-1] < 0.02
+
+
+def test_norms_and_biases_do_not_decay(config, params):
+  zero = jax.tree.map(jnp.zeros_like, params)
+  tx = optimizer.make(OptimizerConfig(learning_rate=1.0, weight_decay=0.5))
+  with jax.numpy_dtype_promotion('standard'):
+    updates, _ = tx.update(zero, tx.init(params), params)
+  for path, update in jax.tree_util.tree_leaves_with_path(updates):
+    assert bool(jnp.any(update != 0)) == (path[-1].key in ('kernel', 'embedding'))
+
+
+@pytest.mark.parametrize(
+    'settings, message',
+    [
+        ({'batch_size': 0}, 'finetune.batch_size: 0 is less than 1'),
+        ({'batch_size': 6, 'accumulation_steps': 4}, 'finetune.batch_size: 6 is not a multiple of accumulation_steps=4'),
+    ],
+)
+def test_wrong_settings_name_the_key(settings, message):
+  with pytest.raises(ValueError, match=message):
+    FinetuneConfig(**settings)
+
+
+def test_a_batch_that_does_not_split_over_the_mesh_is_an_error(config, params, pairs):
+  with pytest.raises(ValueError, match='a part of 3 rows does not split over data x fsdp = 8 devices'):
+    tune(config, params, packing.pack(pairs, 24), FinetuneConfig(batch_size=3, max_length=24), sharding.make_mesh())

@@ -1,0 +1,165 @@
+"""The Transformer: causality, cached = full forward, scan and remat, segments, shared prefixes, sharded = one device."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imm_jax import layers
+from imm_jax import model as model_lib
+from imm_jax import sharding
+from imm_jax.model import Transformer
+from tests.conftest import random_params
+
+TOLERANCE = 2e-5  # float32 sums in another order
+
+
+@pytest.fixture
+def tokens():
+  return jax.random.randint(jax.random.key(2), (4, 12), 0, 64)
+
+
+def positions_of(tokens):
+  return jnp.broadcast_to(jnp.arange(tokens.shape[1])[None], tokens.shape)
+
+
+@functools.partial(jax.jit, static_argnames=('config', 'method'))
+def apply(config, params, tokens, positions, segment_ids=None, cache=None, prefix=None, method='__call__'):
+  return Transformer(config).apply({'params': params}, tokens, positions, segment_ids, cache, prefix, method=method)
+
+
+def forward(config, params, tokens):
+  return apply(config, params, tokens, positions_of(tokens))[0]
+
+
+@pytest.mark.parametrize('window', [None, 3])
+def test_a_token_depends_on_the_past_within_the_window_only(config, params, tokens, window):
+  config = dataclasses.replace(config, sliding_window=window, num_layers=1)
+  params = params | {'layers': jax.tree.map(lambda x: x[:1], params['layers'])}
+  where = positions_of(tokens)
+
+  def features(embedding):
+    """Position 7's output as a function of an embedding of its own for each position."""
+    table = params | {'embedding': embedding}
+    return apply(config, table, jnp.arange(12)[None], where[:1], method='features')[0][0, 7]
+
+  jacobian = jax.jacrev(features)(params['embedding'])
+  reached = np.flatnonzero(np.abs(jacobian).sum((0, 2)) > 0)
+  assert list(reached) == list(range(8) if window is None else range(5, 8))
+
+
+@pytest.mark.parametrize('window', [None, 4])
+@pytest.mark.parametrize('prefill', [1, 5, 11])
+def test_cached_decode_equals_the_full_forward(config, params, tokens, window, prefill):
+  config = dataclasses.replace(config, sliding_window=window)
+  where = positions_of(tokens)
+  cache = model_lib.empty_cache(config, 4, 16)
+  outputs = []
+  for start, end in [(0, prefill), *((i, i + 1) for i in range(prefill, 12))]:
+    logits, cache = apply(config, params, tokens[:, start:end], where[:, start:end], cache=cache)
+    outputs.append(logits)
+  np.testing.assert_allclose(jnp.concatenate(outputs, 1), forward(config, params, tokens), atol=TOLERANCE)
+
+
+def test_a_prefix_shared_by_all_rows_equals_the_full_forward(config, params, tokens):
+  tokens = tokens.at[:, :5].set(tokens[:1, :5])
+  where = positions_of(tokens)
+  _, prefix = apply(config, params, tokens[:1, :5], where[:1, :5])
+  logits, cache = apply(config, params, tokens[:, 5:9], where[:, 5:9], prefix=prefix)
+  np.testing.assert_allclose(logits, forward(config, params, tokens)[:, 5:9], atol=TOLERANCE)
+  grown = model_lib.empty_cache(config, 4, 9)
+  _, grown = apply(config, params, tokens[:, 5:9], where[:, 5:9], prefix=prefix, cache=grown)
+  logits, _ = apply(config, params, tokens[:, 9:10], where[:, 9:10], prefix=prefix, cache=grown)
+  np.testing.assert_allclose(logits, forward(config, params, tokens)[:, 9:10], atol=TOLERANCE)
+  assert cache.k.shape[2] == 4
+
+
+def test_padding_is_seen_by_nobody(config, params, tokens):
+  where = positions_of(tokens).at[:, 8:].set(layers.EMPTY)
+  logits, cache = apply(config, params, tokens, where)
+  np.testing.assert_allclose(logits[:, :8], forward(config, params, tokens)[:, :8], atol=TOLERANCE)
+  assert np.isfinite(logits).all()
+  logits, _ = apply(config, params, tokens[:, 8:9], jnp.full((4, 1), 8), cache=cache)
+  np.testing.assert_allclose(logits, forward(config, params, tokens)[:, 8:9], atol=TOLERANCE)
+
+
+def test_segments_do_not_see_each_other(config, params, tokens):
+  where = jnp.concatenate([jnp.arange(7), jnp.arange(5)])[None].repeat(4, 0)
+  segments = (jnp.arange(12) >= 7).astype(jnp.int32)[None].repeat(4, 0) + 1
+  packed, _ = apply(config, params, tokens, where, segments)
+  apart = [forward(config, params, tokens[:, :7]), forward(config, params, tokens[:, 7:])]
+  np.testing.assert_allclose(packed, jnp.concatenate(apart, 1), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize('remat', ['full', 'dots'])
+def test_remat_changes_no_gradient(config, params, tokens, remat):
+  def loss(params, config):
+    return jnp.mean(forward(config, params, tokens) ** 2)
+
+  grad = jax.jit(jax.grad(loss), static_argnums=1)
+  plain = grad(params, config)
+  again = grad(params, dataclasses.replace(config, remat=remat))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4), plain, again)
+
+
+def test_scan_equals_a_loop_over_layers(config, params, tokens):
+  x, where, block = jnp.take(params['embedding'], tokens, axis=0), positions_of(tokens), model_lib.Block(config, sharding.TRAIN)
+  for layer in range(config.num_layers):
+    own = jax.tree.map(lambda p, layer=layer: p[layer], params['layers'])
+    x, _ = jax.jit(block.apply)({'params': own}, x, (), where, jnp.zeros_like(tokens), ())
+  features, _ = apply(config, params, tokens, where, method='features')
+  norm = layers.RMSNorm(config.rms_norm_eps, 'embed')
+  np.testing.assert_allclose(features, norm.apply({'params': params['final_norm']}, x), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize('rules', [sharding.TRAIN, sharding.SAMPLE], ids=['train', 'sample'])
+def test_sharded_equals_one_device(config, params, tokens, mesh, rules):
+  placed = jax.device_put(params, model_lib.param_shardings(config, mesh, rules))
+  assert max(leaf.size // leaf.addressable_shards[0].data.size for leaf in jax.tree.leaves(placed)) >= 4
+  model = Transformer(config, rules)
+  with jax.set_mesh(mesh):
+    sharded = jax.jit(lambda p, t, w: model.apply({'params': p}, t, w)[0])(placed, tokens, positions_of(tokens))
+  np.testing.assert_allclose(sharded, forward(config, params, tokens), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_logprobs_and_their_gradient_equal_the_log_softmax_of_all_logits(config, tokens, tied, monkeypatch):
+  config = dataclasses.replace(config, tie_embeddings=tied)
+  params = random_params(config)
+  monkeypatch.setattr(model_lib, 'LOGIT_TOKENS', 8)  # six chunks of two positions
+  model, targets = Transformer(config), jnp.roll(tokens, -1, axis=1)
+
+  def chunked(params):
+    x, _ = apply(config, params, tokens, positions_of(tokens), method='features')
+    return jnp.sum(model_lib.logprobs(model, params, x, targets))
+
+  def whole(params):
+    logprobs = jax.nn.log_softmax(forward(config, params, tokens))
+    return jnp.sum(jnp.take_along_axis(logprobs, targets[..., None], axis=-1))
+
+  (a, grad_a), (b, grad_b) = jax.jit(jax.value_and_grad(chunked))(params), jax.jit(jax.value_and_grad(whole))(params)
+  np.testing.assert_allclose(a, b, rtol=1e-6)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4, rtol=1e-4), grad_a, grad_b)
+
+
+def test_bfloat16_computes_in_bfloat16_over_float32_params(config, params, tokens):
+  config = dataclasses.replace(config, dtype='bfloat16')
+  x, cache = apply(config, params, tokens, positions_of(tokens), method='features')
+  assert x.dtype == cache.k.dtype == jnp.bfloat16
+  assert forward(config, params, tokens).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'num_kv_heads': 3}, 'num_heads=4 is not a multiple of num_kv_heads=3'),
+        ({'dtype': 'float16'}, "model.dtype: 'float16' is not one of float32, bfloat16"),
+        ({'remat': 'some'}, "model.remat: 'some' is not one of none, full, dots"),
+    ],
+)
+def test_a_wrong_config_names_the_key(config, changes, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(config, **changes)
