@@ -5,59 +5,61 @@ import ml_collections
 
 def config(**overrides) -> ml_collections.ConfigDict:
   """Returns the defaults, with sections' keys replaced by those given: config(sampler={'temperature': 1.0})."""
-  c = ml_collections.ConfigDict({
+  c = ml_collections.ConfigDict(
+    {
       'seed': 0,
       'num_rounds': 2,
       'sample_from': 'merged',  # or 'tuned': whose samples a round learns from
       'finetune_from': 'merged',  # or 'base': where a round's fine-tuning starts
       'tensorboard': False,  # needs the `logging` extra
       'model': {
-          'path': '',  # Hugging Face directory, .gguf file or WORKDIR@ROUND
-          'dtype': 'float32',  # or 'bfloat16': of the computation; params are float32
-          'remat': 'none',  # or 'full', 'dots': what the backward pass computes again
-          'random': {},  # with path '': a small model with random weights, see configs/tiny.py
+        'path': '',  # Hugging Face directory, .gguf file or WORKDIR@ROUND
+        'dtype': 'float32',  # or 'bfloat16': of the computation; params are float32
+        'remat': 'none',  # or 'full', 'dots': what the backward pass computes again
+        'random': {},  # with path '': a small model with random weights, see configs/tiny.py
       },
       'tasks': {'id': {}, 'ood': {}},
       'synthesize': {
-          'num_questions': 0,  # train questions a round; 0 takes all
-          'max_accepted_per_question': 1,
+        'num_questions': 0,  # train questions a round; 0 takes all
+        'max_accepted_per_question': 1,
       },
       'sampler': {
-          'num_samples_per_prompt': 8,
-          'temperature': 0.7,  # 0 is greedy
-          'top_k': 0,  # tokens; 0 keeps all
-          'top_p': 1.0,  # probability mass; 1 keeps all
-          'num_slots': 64,  # rows decoded at once
-          'chunk_steps': 8,  # decode steps between two looks at which rows are done
+        'num_samples_per_prompt': 8,
+        'temperature': 0.7,  # 0 is greedy
+        'top_k': 0,  # tokens; 0 keeps all
+        'top_p': 1.0,  # probability mass; 1 keeps all
+        'num_slots': 64,  # rows decoded at once
+        'chunk_steps': 8,  # decode steps between two looks at which rows are done
       },
       'finetune': {
-          'num_epochs': 2,
-          'batch_size': 8,  # packed rows an optimizer step
-          'accumulation_steps': 1,  # parts a batch is computed in
-          'max_length': 512,  # tokens a packed row
+        'num_epochs': 2,
+        'batch_size': 8,  # packed rows an optimizer step
+        'accumulation_steps': 1,  # parts a batch is computed in
+        'max_length': 512,  # tokens a packed row
       },
       'optimizer': {
-          'learning_rate': 2e-5,  # at the peak
-          'warmup_fraction': 0.03,  # of all steps
-          'weight_decay': 0.0,
-          'b1': 0.9,
-          'b2': 0.999,
-          'eps': 1e-8,
-          'clip_norm': 1.0,
+        'learning_rate': 2e-5,  # at the peak
+        'warmup_fraction': 0.03,  # of all steps
+        'weight_decay': 0.0,
+        'b1': 0.9,
+        'b2': 0.999,
+        'eps': 1e-8,
+        'clip_norm': 1.0,
       },
       'merge': {
-          'method': 'linear',  # or 'dare'
-          'alpha': 0.5,  # weight of tuned: 0 is the anchor, 1 is plain self-improvement
-          'drop_rate': 0.2,  # fraction of elements that dare drops
-          'anchor': 'base',  # or 'previous': what tuned is merged with
+        'method': 'linear',  # or 'dare'
+        'alpha': 0.5,  # weight of tuned: 0 is the anchor, 1 is plain self-improvement
+        'drop_rate': 0.2,  # fraction of elements that dare drops
+        'anchor': 'base',  # or 'previous': what tuned is merged with
       },
       'evaluate': {
-          'tuned': False,  # measure the tuned params too, before the merge
-          'num_samples_per_prompt': 0,  # > 0: mean@k, maj@k and pass@k too
-          'temperature': 0.7,  # of those samples
+        'tuned': False,  # measure the tuned params too, before the merge
+        'num_samples_per_prompt': 0,  # > 0: mean@k, maj@k and pass@k too
+        'temperature': 0.7,  # of those samples
       },
       'mesh': {'data': 1, 'fsdp': -1, 'tensor': 1},  # devices an axis; -1 is the rest
-  })
+    }
+  )
   c.update(overrides)
   return c
 
@@ -65,59 +67,59 @@ def config(**overrides) -> ml_collections.ConfigDict:
 def reasoning_gym(dataset: str, params: dict, **overrides) -> dict:
   """Returns a task that reasoning_gym generates; params are that data set's own."""
   return {
-      'family': 'reasoning_gym',
-      'dataset': dataset,
-      'params': params,
-      'train_size': 320,  # questions
-      'test_size': 200,
-      'train_seed': 0,
-      'test_seed': 1_000_000,
-      'num_shots': 4,  # solved examples in front of a question, when sampling and when measuring
-      'format': 'plain',  # or 'chat': the model's chat template
-      'stop': ['\n'],
-      'max_new_tokens': 16,
+    'family': 'reasoning_gym',
+    'dataset': dataset,
+    'params': params,
+    'train_size': 320,  # questions
+    'test_size': 200,
+    'train_seed': 0,
+    'test_seed': 1_000_000,
+    'num_shots': 4,  # solved examples in front of a question, when sampling and when measuring
+    'format': 'plain',  # or 'chat': the model's chat template
+    'stop': ['\n'],
+    'max_new_tokens': 16,
   } | overrides
 
 
 def word_problems(dataset: str, **overrides) -> dict:
   """Returns a task of word problems with a numeric answer: gsm8k, svamp or mawps."""
   return {
-      'family': 'word_problems',
-      'dataset': dataset,
-      'train_source': '',  # a .json, .jsonl or .csv file, or a hub id OWNER/NAME:CONFIG:SPLIT
-      'test_source': '',  # '' holds out test_size rows of train_source
-      'train_size': 0,  # questions; 0 takes all
-      'test_size': 200,
-      'num_shots': 4,
-      'seed': 0,  # chooses shots and held-out rows
-      'format': 'plain',  # or 'chat'
-      'stop': ['\n'],
-      'max_new_tokens': 16,
+    'family': 'word_problems',
+    'dataset': dataset,
+    'train_source': '',  # a .json, .jsonl or .csv file, or a hub id OWNER/NAME:CONFIG:SPLIT
+    'test_source': '',  # '' holds out test_size rows of train_source
+    'train_size': 0,  # questions; 0 takes all
+    'test_size': 200,
+    'num_shots': 4,
+    'seed': 0,  # chooses shots and held-out rows
+    'format': 'plain',  # or 'chat'
+    'stop': ['\n'],
+    'max_new_tokens': 16,
   } | overrides
 
 
 def multiple_choice(**overrides) -> dict:
   """Returns a task that takes the likeliest option: ARC."""
   return {
-      'family': 'multiple_choice',
-      'train_source': '',  # a .json, .jsonl or .csv file, or a hub id OWNER/NAME:CONFIG:SPLIT
-      'test_source': '',  # '' holds out test_size rows of train_source
-      'train_size': 0,  # questions; 0 takes all
-      'test_size': 200,
-      'num_shots': 0,
-      'seed': 0,
-      'format': 'plain',
-      'normalize': 'sum',  # or 'per_character': how an option's log-probability is measured
+    'family': 'multiple_choice',
+    'train_source': '',  # a .json, .jsonl or .csv file, or a hub id OWNER/NAME:CONFIG:SPLIT
+    'test_source': '',  # '' holds out test_size rows of train_source
+    'train_size': 0,  # questions; 0 takes all
+    'test_size': 200,
+    'num_shots': 0,
+    'seed': 0,
+    'format': 'plain',
+    'normalize': 'sum',  # or 'per_character': how an option's log-probability is measured
   } | overrides
 
 
 def synthetic(operation: str, **overrides) -> dict:
   """Returns a task of sums ('sum', 'diff') or comparisons ('max', 'min') of two digits."""
   return {
-      'family': 'synthetic',
-      'operation': operation,
-      'test_size': 20,  # of 100 questions
-      'num_shots': 0,
-      'seed': 0,
-      'max_new_tokens': 2,
+    'family': 'synthetic',
+    'operation': operation,
+    'test_size': 20,  # of 100 questions
+    'num_shots': 0,
+    'seed': 0,
+    'max_new_tokens': 2,
   } | overrides

@@ -1,7 +1,7 @@
 """Iterative Model Merging in JAX: self-improvement on verified samples that keeps its generality.
 
-    lm = imm_jax.load('path/to/model')
-    lm.generate(['The capital of France is'], max_new_tokens=8, stop=['.'])
+lm = imm_jax.load('path/to/model')
+lm.generate(['The capital of France is'], max_new_tokens=8, stop=['.'])
 """
 
 from typing import Any

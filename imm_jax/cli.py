@@ -1,7 +1,6 @@
 """The `imm` command."""
 
 from collections.abc import Sequence
-import dataclasses
 import os
 import sys
 from typing import Any

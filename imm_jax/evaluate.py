@@ -9,8 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from imm_jax import metrics
-from imm_jax import sampler
+from imm_jax import metrics, sampler
 from imm_jax.model import Params, Transformer
 from imm_jax.sampler import SamplerConfig
 from imm_jax.tasks import guess_accuracy, Task
@@ -39,14 +38,14 @@ def pass_at_k(n: int, num_right: int, k: int) -> float:
 
 
 def evaluate(
-    model: Transformer,
-    params: Params,
-    tokenizer: Tokenizer,
-    tasks: Mapping[str, Task],
-    config: EvaluateConfig,
-    sampler_config: SamplerConfig,
-    *,
-    key: jax.Array,
+  model: Transformer,
+  params: Params,
+  tokenizer: Tokenizer,
+  tasks: Mapping[str, Task],
+  config: EvaluateConfig,
+  sampler_config: SamplerConfig,
+  *,
+  key: jax.Array,
 ) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
   """Returns {task: {accuracy, low, high, n, guess, ...}}, and one record an item: what was answered, and if it was right.
 
@@ -91,7 +90,7 @@ def _likelihood(model, params, tokenizer, task, sampler_config) -> tuple[list[bo
     continuations = task.continuations(example)
     prompts += [prompt] * len(continuations)
     options += [tokenizer.encode(text) for text in continuations]
-    sizes.append([len(text) if task.normalize == 'per_character' else 1 for text in continuations])
+    sizes.append([len(option) if task.normalize == 'per_character' else 1 for option in example.options])
   with metrics.progress(f'evaluate {task.name}', len(prompts), 'options') as advance:
     scores = sampler.score(model, params, prompts, options, batch_size=sampler_config.num_slots, advance=advance)
   totals = iter(float(np.sum(score)) for score in scores)
@@ -105,15 +104,14 @@ def _sampled(model, params, tokenizer, task, config, sampler_config, key) -> dic
   decoding = dataclasses.replace(sampler_config, num_samples_per_prompt=k, temperature=config.temperature)
   completions = _generate(model, params, tokenizer, task, decoding, key, f'evaluate {task.name} x {k}')
   right = [[task.verify(e, c.text) for c in samples] for e, samples in zip(task.test, completions, strict=True)]
-  majority = [_majority(samples, ok) for samples, ok in zip(completions, right, strict=True)]
+  majority = [_majority([task.extract(c.text) for c in samples], ok) for samples, ok in zip(completions, right, strict=True)]
   return {
-      f'mean@{k}': float(np.mean(right)),
-      f'maj@{k}': float(np.mean(majority)),
-      f'pass@{k}': float(np.mean([pass_at_k(k, sum(ok), k) for ok in right])),
+    f'mean@{k}': float(np.mean(right)),
+    f'maj@{k}': float(np.mean(majority)),
+    f'pass@{k}': float(np.mean([pass_at_k(k, sum(ok), k) for ok in right])),
   }
 
 
-def _majority(samples: Sequence[sampler.Completion], right: Sequence[bool]) -> bool:
-  """Returns whether the commonest text is right; of equally common ones the first sampled decides."""
-  texts = [sample.text.strip() for sample in samples]
-  return right[texts.index(Counter(texts).most_common(1)[0][0])]
+def _majority(answers: Sequence[str], right: Sequence[bool]) -> bool:
+  """Returns whether the commonest answer is right; of equally common ones the first sampled decides."""
+  return right[answers.index(Counter(answers).most_common(1)[0][0])]

@@ -1,12 +1,11 @@
 """A config -> the frozen dataclasses that the modules own, every key and type checked in second 0."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import difflib
-from typing import Any, TypeVar
+from typing import Any, cast, TypeVar
 
-from imm_jax import merging
-from imm_jax import tasks
+from imm_jax import merging, tasks
 from imm_jax.evaluate import EvaluateConfig
 from imm_jax.finetune import FinetuneConfig
 from imm_jax.optimizer import OptimizerConfig
@@ -108,26 +107,26 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
   if not spec.get('path') and spec['random'] is None:
     raise ValueError('model.path: is empty; give a Hugging Face directory or a .gguf file')
   parts = {
-      'model': section(ModelSpec, 'model', spec),
-      'id_tasks': {name: tasks.make(name, task) for name, task in task_specs['id'].items()},
-      'ood_tasks': {name: tasks.make(name, task) for name, task in task_specs['ood'].items()},
+    'model': section(ModelSpec, 'model', spec),
+    'id_tasks': {name: tasks.make(name, task) for name, task in task_specs['id'].items()},
+    'ood_tasks': {name: tasks.make(name, task) for name, task in task_specs['ood'].items()},
   }
   for name, cls in (
-      ('synthesize', SynthesizeConfig),
-      ('sampler', SamplerConfig),
-      ('finetune', FinetuneConfig),
-      ('optimizer', OptimizerConfig),
-      ('merge', MergeConfig),
-      ('evaluate', EvaluateConfig),
-      ('mesh', MeshSpec),
+    ('synthesize', SynthesizeConfig),
+    ('sampler', SamplerConfig),
+    ('finetune', FinetuneConfig),
+    ('optimizer', OptimizerConfig),
+    ('merge', MergeConfig),
+    ('evaluate', EvaluateConfig),
+    ('mesh', MeshSpec),
   ):
     parts[name] = section(cls, name, config.pop(name))
   return section(Experiment, 'config', config | parts)
 
 
-def section(cls: type[T], name: str, values: Mapping[str, Any]) -> T:
+def section(cls: Callable[..., T], name: str, values: Mapping[str, Any]) -> T:
   """Returns cls(**values). Raises ValueError naming the key that is unknown, missing or of a wrong type."""
-  fields = {field.name: field for field in dataclasses.fields(cls)}
+  fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
   _check_keys(name, values, list(fields))
   checked = {}
   for key, value in values.items():

@@ -11,7 +11,6 @@ import numpy as np
 import optax
 
 from imm_jax import optimizer
-from imm_jax import sharding
 from imm_jax.model import logprobs, param_shardings, Params, Transformer
 from imm_jax.packing import Batch
 
@@ -31,19 +30,19 @@ class FinetuneConfig:
         raise ValueError(f'finetune.{field.name}: {getattr(self, field.name)} is less than 1')
     if self.batch_size % self.accumulation_steps:
       raise ValueError(
-          f'finetune.batch_size: {self.batch_size} is not a multiple of accumulation_steps={self.accumulation_steps}'
+        f'finetune.batch_size: {self.batch_size} is not a multiple of accumulation_steps={self.accumulation_steps}'
       )
 
 
 def loss_fn(params: Params, model: Transformer, batch: Batch, num_targets: jax.Array) -> jax.Array:
   """Returns the cross-entropy in nats summed over the batch's targets, [], divided by num_targets [] f32."""
-  x, _ = model.apply({'params': params}, batch.tokens, batch.positions, batch.segment_ids, method='features')
+  x, _ = model.bind({'params': params}).features(batch.tokens, batch.positions, batch.segment_ids)
   nats = -logprobs(model, params, x, batch.targets)
   return jnp.sum(nats, where=batch.loss_mask) / num_targets
 
 
 @functools.lru_cache
-def make_train_step(model: Transformer, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
+def make_train_step(model: Any, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
   """Returns (init, step), jitted: init(params) -> opt_state; step(params, opt_state, batch, rate) -> (both, metrics).
 
   batch has fields [A, B, T]: A parts whose gradients are added up. params and opt_state are donated.
@@ -53,7 +52,7 @@ def make_train_step(model: Transformer, config: optimizer.OptimizerConfig, mesh:
   replicated = jax.NamedSharding(mesh, jax.P())
   abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct((), jnp.float32), shardings)
   opt_shardings = optax.tree.map_params(
-      tx, lambda _, s: s, jax.eval_shape(tx.init, abstract), shardings, transform_non_params=lambda _: replicated
+    tx, lambda _, s: s, jax.eval_shape(tx.init, abstract), shardings, transform_non_params=lambda _: replicated
   )
 
   def step(params, opt_state, batch, rate):
@@ -76,8 +75,8 @@ def make_train_step(model: Transformer, config: optimizer.OptimizerConfig, mesh:
     return params, opt_state, metrics
 
   return (
-      jax.jit(tx.init, out_shardings=opt_shardings),
-      jax.jit(step, out_shardings=(shardings, opt_shardings, replicated), donate_argnums=(0, 1)),
+    jax.jit(tx.init, out_shardings=opt_shardings),
+    jax.jit(step, out_shardings=(shardings, opt_shardings, replicated), donate_argnums=(0, 1)),
   )
 
 
@@ -97,22 +96,20 @@ def batches(rows: Batch, config: FinetuneConfig, seed: int, round_: int) -> list
   order = np.pad(order, (0, -len(order) % config.batch_size), constant_values=num_rows)
   padded = [np.concatenate([field, np.zeros_like(field[:1])]) for field in rows]
   shape = (config.accumulation_steps, config.batch_size // config.accumulation_steps, -1)
-  return [
-      Batch(*(field[part].reshape(shape) for field in padded)) for part in order.reshape(-1, config.batch_size)
-  ]
+  return [Batch(*(field[part].reshape(shape) for field in padded)) for part in order.reshape(-1, config.batch_size)]
 
 
 def fine_tune(
-    model: Transformer,
-    params: Params,
-    rows: Batch,
-    config: FinetuneConfig,
-    optimizer_config: optimizer.OptimizerConfig,
-    mesh: jax.sharding.Mesh,
-    *,
-    seed: int,
-    round_: int,
-    write: Callable[[int, dict[str, float]], None],
+  model: Transformer,
+  params: Params,
+  rows: Batch,
+  config: FinetuneConfig,
+  optimizer_config: optimizer.OptimizerConfig,
+  mesh: jax.sharding.Mesh,
+  *,
+  seed: int,
+  round_: int,
+  write: Callable[[int, dict[str, float]], None],
 ) -> Params:
   """Returns params fine-tuned on packed rows. The params given are donated.
 
@@ -125,25 +122,25 @@ def fine_tune(
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   if part % ways:
     raise ValueError(
-        f'finetune.batch_size: a part of {part} rows does not split over data x fsdp = {ways} devices; use a multiple'
+      f'finetune.batch_size: a part of {part} rows does not split over data x fsdp = {ways} devices; use a multiple'
     )
-  init, step_fn = make_train_step(model, optimizer_config, mesh)
+  init, step_fn = make_train_step(model, optimizer_config, mesh)  # pyright: ignore[reportArgumentType]
   sharded = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), (part, 1), mesh.shape)))
   parts = batches(rows, config, seed, round_)
   schedule = optimizer.learning_rate(optimizer_config, len(parts))
   opt_state = init(params)
-  pending = None
+  waiting = []
   for step, batch in enumerate(parts):
-    rate = np.float32(schedule(step))
+    rate = np.asarray(schedule(step), np.float32)
     on_device = jax.device_put(batch, sharded), jax.device_put(rate, jax.NamedSharding(mesh, jax.P()))
     with jax.transfer_guard('disallow'):
       params, opt_state, metrics = step_fn(params, opt_state, *on_device)
-    if pending is not None:
-      write(pending[0], _numbers(*pending[1:]))
-    pending = step, metrics, rate
-  write(pending[0], _numbers(*pending[1:]))
+    waiting.append((step, metrics | {'learning_rate': rate}))
+    if len(waiting) == 2:
+      _write(write, *waiting.pop(0))
+  _write(write, *waiting.pop())
   return params
 
 
-def _numbers(metrics: dict[str, jax.Array], rate: np.float32) -> dict[str, float]:
-  return {name: float(value) for name, value in metrics.items()} | {'learning_rate': float(rate)}
+def _write(write: Callable[[int, dict[str, float]], None], step: int, values: dict[str, Any]) -> None:
+  write(step, {name: float(value) for name, value in values.items()})

@@ -17,18 +17,9 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from imm_jax import checkpoint
-from imm_jax import evaluate
-from imm_jax import experiment
-from imm_jax import finetune
-from imm_jax import formats
+from imm_jax import checkpoint, evaluate, experiment, finetune, formats, metrics, packing, sampler, sharding, synthesize
 from imm_jax import lm as lm_lib
-from imm_jax import metrics
 from imm_jax import model as model_lib
-from imm_jax import packing
-from imm_jax import sampler
-from imm_jax import sharding
-from imm_jax import synthesize
 from imm_jax.experiment import Experiment, MergeConfig
 from imm_jax.lm import LM
 from imm_jax.merging import METHODS
@@ -139,18 +130,18 @@ def sample(exp: Experiment, lm: LM, params: Params, key: jax.Array) -> list[dict
           ids=[example.id for example in examples], stop=task.stop, advance=advance,
       )  # fmt: skip
     records += synthesize.accept(
-        examples,
-        completions,
-        task.verify,
-        prompts=[lm.tokenizer.encode_prompt(task.prompt(example, ())) for example in examples],
-        max_length=exp.finetune.max_length,
-        max_accepted_per_question=exp.synthesize.max_accepted_per_question,
+      examples,
+      completions,
+      task.verify,
+      prompts=[lm.tokenizer.encode_prompt(task.prompt(example, ())) for example in examples],
+      max_length=exp.finetune.max_length,
+      max_accepted_per_question=exp.synthesize.max_accepted_per_question,
     )
   return records
 
 
 def fine_tune(
-    exp: Experiment, lm: LM, params: Params, records: Sequence[Mapping[str, Any]], round_: int, writer: metrics.Writer
+  exp: Experiment, lm: LM, params: Params, records: Sequence[Mapping[str, Any]], round_: int, writer: metrics.Writer
 ) -> tuple[Params, dict[str, float]]:
   """Returns params, which are donated, fine-tuned on the accepted records, and what to say of it."""
   prompts = {}
@@ -176,14 +167,14 @@ def fine_tune(
 
 
 def evaluate_domains(
-    exp: Experiment, lm: LM, params: Params, key: jax.Array, entry: Entry, which: str
+  exp: Experiment, lm: LM, params: Params, key: jax.Array, entry: Entry, which: str
 ) -> list[dict[str, Any]]:
   """Measures params in and out of domain, into the entry; returns a record for each answer."""
   model, on_sampler = for_sampling(lm, params)
   answers, prefix = [], 'tuned_' if which == 'tuned' else ''
   for domain, domain_tasks in (('id', exp.id_tasks), ('ood', exp.ood_tasks)):
     entry.values[prefix + domain], items = evaluate.evaluate(
-        model, on_sampler, lm.tokenizer, domain_tasks, exp.evaluate, exp.sampler, key=key
+      model, on_sampler, lm.tokenizer, domain_tasks, exp.evaluate, exp.sampler, key=key
     )
     answers += [{'params': which, **item} for item in items]
   return answers
@@ -237,6 +228,7 @@ def load_model(exp: Experiment, path: str, mesh: jax.sharding.Mesh) -> LM:
 
 def random_lm(exp: Experiment, mesh: jax.sharding.Mesh) -> LM:
   """Returns the model of the config's `model.random`."""
+  assert exp.model.random is not None
   spec = dataclasses.asdict(exp.model.random)
   seed, tokenizer = spec.pop('seed'), Tokenizer.from_characters(spec.pop('characters'))
   config = model_lib.ModelConfig(

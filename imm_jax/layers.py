@@ -57,7 +57,7 @@ def rotate(x: jax.Array, positions: jax.Array, freqs: np.ndarray) -> jax.Array:
 
 
 def attend(
-    q: jax.Array, positions: jax.Array, segment_ids: jax.Array, sources: Sequence[KeyValues], window: int | None
+  q: jax.Array, positions: jax.Array, segment_ids: jax.Array, sources: Sequence[KeyValues], window: int | None
 ) -> jax.Array:
   """Softmax attention of q [B, T, N, H] over all sources at once -> [B, T, N, H].
 
@@ -89,6 +89,13 @@ def attend(
   return out.reshape(B, T, N, H)
 
 
+def param(
+  module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...], axes: tuple[str, ...]
+) -> Any:
+  """Declares a float32 parameter, the logical axes beside its shape, and returns it."""
+  return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+
+
 class RMSNorm(nn.Module):
   """x / rms(x) * scale over the last axis, in float32 (arXiv 1910.07467)."""
 
@@ -97,8 +104,7 @@ class RMSNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    init = nn.with_logical_partitioning(nn.initializers.ones, (self.axis,))
-    scale = self.param('scale', init, (x.shape[-1],), jnp.float32)
+    scale = param(self, 'scale', nn.initializers.ones, (x.shape[-1],), (self.axis,))
     normed = x.astype(jnp.float32)
     normed *= jax.lax.rsqrt(jnp.mean(normed**2, axis=-1, keepdims=True) + self.eps)
     return normed.astype(x.dtype) * jnp.expand_dims(scale.astype(x.dtype), range(x.ndim - 1))
@@ -117,11 +123,11 @@ class Projection(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     inputs, outputs = tuple(range(self.num_inputs)), tuple(range(self.num_inputs, len(self.shape)))
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal', in_axis=inputs, out_axis=outputs)
-    kernel = self.param('kernel', nn.with_logical_partitioning(init, self.axes), self.shape, jnp.float32)
+    kernel = param(self, 'kernel', init, self.shape, self.axes)
     y = jnp.einsum(self.equation, x, kernel.astype(x.dtype))
     if self.use_bias:
-      init = nn.with_logical_partitioning(nn.initializers.zeros, self.axes[self.num_inputs :])
-      y += self.param('bias', init, self.shape[self.num_inputs :], jnp.float32).astype(x.dtype)[None, None]
+      bias = param(self, 'bias', nn.initializers.zeros, self.shape[self.num_inputs :], self.axes[self.num_inputs :])
+      y += bias.astype(x.dtype)[None, None]
     return y
 
 

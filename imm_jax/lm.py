@@ -11,11 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imm_jax import checkpoint
-from imm_jax import formats
+from imm_jax import checkpoint, formats, sampler, sharding
 from imm_jax import model as model_lib
-from imm_jax import sampler
-from imm_jax import sharding
 from imm_jax.model import ModelConfig, Params, Transformer
 from imm_jax.sampler import Completion, SamplerConfig
 from imm_jax.tokenizer import Tokenizer
@@ -38,17 +35,17 @@ class LM:
       return _logits(Transformer(self.config, self.rules), self.params, jnp.asarray(tokens, jnp.int32))
 
   def generate(
-      self,
-      prompts: Sequence[str | list[dict[str, str]]],
-      *,
-      num_samples: int = 1,
-      temperature: float = 1.0,
-      top_k: int = 0,
-      top_p: float = 1.0,
-      max_new_tokens: int = 128,
-      stop: Sequence[str] = (),
-      seed: int = 0,
-      num_slots: int = 64,
+    self,
+    prompts: Sequence[str | list[dict[str, str]]],
+    *,
+    num_samples: int = 1,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 128,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    num_slots: int = 64,
   ) -> list[list[Completion]]:
     """Returns num_samples completions of each prompt: Completion(text, tokens, logprobs, finish_reason).
 
@@ -101,12 +98,12 @@ class LM:
 
 
 def load(
-    path: str,
-    *,
-    dtype: str = 'float32',
-    remat: str = 'none',
-    mesh: jax.sharding.Mesh | None = None,
-    rules: sharding.Rules = sharding.SAMPLE,
+  path: str,
+  *,
+  dtype: str = 'float32',
+  remat: str = 'none',
+  mesh: jax.sharding.Mesh | None = None,
+  rules: sharding.Rules = sharding.SAMPLE,
 ) -> LM:
   """Loads a Hugging Face directory, a .gguf file, or WORKDIR@ROUND of a run.
 
@@ -123,13 +120,15 @@ def load(
   """
   mesh = mesh or sharding.make_mesh()
   at_round = AT_ROUND.fullmatch(path)
-  workdir = Workdir(at_round['workdir']) if at_round else None
-  source = workdir.model if workdir else path
+  source = Workdir(at_round['workdir']).model if at_round else path
   config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat)
   tokenizer = Tokenizer.load(source)
   tokenizer.check_vocab_size(config.vocab_size, source)
   lm = LM(config, {}, tokenizer, mesh, rules)
-  lm.params = restore(workdir, int(at_round['round']), 'params', lm) if workdir else formats.load_params(path, config, mesh, rules)
+  if at_round:
+    lm.params = restore(Workdir(at_round['workdir']), int(at_round['round']), 'params', lm)
+  else:
+    lm.params = formats.load_params(path, config, mesh, rules)
   return lm
 
 
@@ -149,4 +148,4 @@ def restore(workdir: Workdir, round_: int, name: str, like: LM) -> Params:
 @jax.jit(static_argnames='model')
 def _logits(model: Transformer, params: Any, tokens: jax.Array) -> jax.Array:
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
-  return model.apply({'params': params}, tokens, positions)[0]
+  return model.bind({'params': params})(tokens, positions)[0]

@@ -12,15 +12,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from imm_jax import layers
-from imm_jax import sharding
+from imm_jax import layers, sharding
 
 Params = dict[str, Any]
 
 REMAT_POLICIES = {
-    'none': None,
-    'full': jax.checkpoint_policies.nothing_saveable,
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'none': None,
+  'full': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 LOGIT_TOKENS = 1024  # Tokens whose logits are held at once by `logprobs`.
@@ -89,8 +88,7 @@ class Block(nn.Module):
     eps = self.config.rms_norm_eps
     x = sharding.constrain(x, ('batch', 'length', 'embed'), self.rules)
     past = [
-        layers.KeyValues(k, v, where, jnp.zeros_like(where))
-        for (k, v), where in zip(past_kv, past_positions, strict=True)
+      layers.KeyValues(k, v, where, jnp.zeros_like(where)) for (k, v), where in zip(past_kv, past_positions, strict=True)
     ]
     normed = layers.RMSNorm(eps, 'embed', name='attn_norm')(x)
     mixed, kv = layers.Attention(self.config, name='attn')(normed, positions, segment_ids, past)
@@ -110,27 +108,27 @@ class Transformer(nn.Module):
     block = Block
     if c.remat != 'none':
       block = nn.remat(Block, policy=REMAT_POLICIES[c.remat], prevent_cse=False)
-    init = nn.with_logical_partitioning(nn.initializers.normal(c.embed_dim**-0.5), ('vocab', 'embed'))
-    self.embedding = self.param('embedding', init, (c.vocab_size, c.embed_dim), jnp.float32)
+    init = nn.initializers.normal(c.embed_dim**-0.5)
+    self.embedding = layers.param(self, 'embedding', init, (c.vocab_size, c.embed_dim), ('vocab', 'embed'))
     self.layers = nn.scan(
-        block,
-        variable_axes={'params': 0},
-        split_rngs={'params': True},
-        in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),
-        length=c.num_layers,
-        metadata_params={nn.PARTITION_NAME: 'layers'},
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+      length=c.num_layers,
+      metadata_params={nn.PARTITION_NAME: 'layers'},
     )(c, self.rules)
     self.final_norm = layers.RMSNorm(c.rms_norm_eps, 'embed')
     if not c.tie_embeddings:
       self.lm_head = layers.Projection('BTD,DV->BTV', (c.embed_dim, c.vocab_size), ('embed', 'vocab'))
 
   def features(
-      self,
-      tokens: jax.Array,
-      positions: jax.Array,
-      segment_ids: jax.Array | None = None,
-      cache: KVCache | None = None,
-      prefix: KVCache | None = None,
+    self,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array | None = None,
+    cache: KVCache | None = None,
+    prefix: KVCache | None = None,
   ) -> tuple[jax.Array, KVCache]:
     """Returns what the output head reads, [B, T, D] in the compute dtype, and the cache with these tokens in it.
 
@@ -150,10 +148,10 @@ class Transformer(nn.Module):
     if cache is None:
       return self.final_norm(x), KVCache(k, v, positions, jnp.int32(tokens.shape[1]))
     return self.final_norm(x), KVCache(
-        jax.lax.dynamic_update_slice_in_dim(cache.k, k, cache.index, axis=2),
-        jax.lax.dynamic_update_slice_in_dim(cache.v, v, cache.index, axis=2),
-        jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.index, axis=1),
-        cache.index + tokens.shape[1],
+      jax.lax.dynamic_update_slice_in_dim(cache.k, k, cache.index, axis=2),
+      jax.lax.dynamic_update_slice_in_dim(cache.v, v, cache.index, axis=2),
+      jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.index, axis=1),
+      cache.index + tokens.shape[1],
     )
 
   def unembed(self, x: jax.Array) -> jax.Array:
@@ -177,14 +175,14 @@ def logprobs(model: Transformer, params: Params, x: jax.Array, targets: jax.Arra
   length = max(n for n in range(1, T + 1) if T % n == 0 and (n == 1 or n * B <= LOGIT_TOKENS))
 
   def chunk_logprobs(chunk):
-    logits = model.apply({'params': params}, chunk[0], method='unembed')
+    logits = model.bind({'params': params}).unembed(chunk[0])
     return jnp.take_along_axis(jax.nn.log_softmax(logits), chunk[1][..., None], axis=-1)[..., 0]
 
   chunks = (x.reshape(B, T // length, length, D).swapaxes(0, 1), targets.reshape(B, T // length, length).swapaxes(0, 1))
   return jax.lax.map(jax.checkpoint(chunk_logprobs), chunks).swapaxes(0, 1).reshape(B, T)
 
 
-def _init(config: ModelConfig, key: jax.Array) -> Params:
+def _init(config: ModelConfig, key: jax.Array) -> Any:
   tokens = jnp.zeros((1, 1), jnp.int32)
   return Transformer(config).init(key, tokens, tokens)['params']
 

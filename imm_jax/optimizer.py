@@ -31,9 +31,9 @@ def _decays(params: Any) -> Any:
 def make(config: OptimizerConfig) -> optax.GradientTransformation:
   """Returns the transformation from gradients to updates of learning rate -1: the step scales them by the schedule."""
   return optax.chain(
-      optax.clip_by_global_norm(config.clip_norm),
-      optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-      optax.add_decayed_weights(config.weight_decay, mask=_decays),
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+    optax.add_decayed_weights(config.weight_decay, mask=_decays),
   )
 
 

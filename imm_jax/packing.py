@@ -1,19 +1,19 @@
 """Token sequences -> fixed-shape rows that hold several of them, each seeing only itself."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 
 class Batch(NamedTuple):
-  """Packed rows; every field is [..., T]."""
+  """Packed rows; every field is [..., T], a NumPy array on the host and a jax.Array in a step."""
 
-  tokens: np.ndarray  # int32
-  targets: np.ndarray  # int32, the token that follows
-  loss_mask: np.ndarray  # bool, where the target belongs to a completion
-  segment_ids: np.ndarray  # int32, 1.. in a row; 0 is padding
-  positions: np.ndarray  # int32, from 0 in each segment
+  tokens: Any  # int32
+  targets: Any  # int32, the token that follows
+  loss_mask: Any  # bool, where the target belongs to a completion
+  segment_ids: Any  # int32, 1.. in a row; 0 is padding
+  positions: Any  # int32, from 0 in each segment
 
 
 def num_slots(prompt: Sequence[int], completion: Sequence[int]) -> int:

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imm_jax import layers
-from imm_jax import sharding
+from imm_jax import layers, sharding
 from imm_jax.model import empty_cache, KVCache, logprobs, Params, Transformer
 from imm_jax.tokenizer import Tokenizer
 
@@ -34,12 +33,12 @@ class SamplerConfig:
 
   def __post_init__(self):
     for name, valid in (
-        ('num_samples_per_prompt', self.num_samples_per_prompt >= 1),
-        ('temperature', self.temperature >= 0),
-        ('top_k', self.top_k >= 0),
-        ('top_p', 0 < self.top_p <= 1),
-        ('num_slots', self.num_slots >= 1),
-        ('chunk_steps', self.chunk_steps >= 1),
+      ('num_samples_per_prompt', self.num_samples_per_prompt >= 1),
+      ('temperature', self.temperature >= 0),
+      ('top_k', self.top_k >= 0),
+      ('top_p', 0 < self.top_p <= 1),
+      ('num_slots', self.num_slots >= 1),
+      ('chunk_steps', self.chunk_steps >= 1),
     ):
       if not valid:
         raise ValueError(f'sampler.{name}: {getattr(self, name)} is out of range')
@@ -96,7 +95,7 @@ def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, config: Sample
 
 @functools.partial(jax.jit, static_argnames='model')
 def prefill(
-    model: Transformer, params: Params, prefix: KVCache | None, tokens: jax.Array, lengths: jax.Array, start: jax.Array
+  model: Transformer, params: Params, prefix: KVCache | None, tokens: jax.Array, lengths: jax.Array, start: jax.Array
 ) -> tuple[jax.Array, KVCache]:
   """Returns the logits [B, V] f32 after each row's last token, and the cache of the rows' tokens.
 
@@ -104,9 +103,10 @@ def prefill(
   """
   offsets = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
   positions = jnp.where(offsets < lengths[:, None], start + offsets, layers.EMPTY)
-  x, cache = model.apply({'params': params}, tokens, positions, prefix=prefix, method='features')
+  bound = model.bind({'params': params})
+  x, cache = bound.features(tokens, positions, prefix=prefix)
   last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
-  return model.apply({'params': params}, last, method='unembed')[:, 0], cache
+  return bound.unembed(last)[:, 0], cache
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'num_slots', 'prompt_length', 'max_new_tokens'))
@@ -117,27 +117,27 @@ def empty_slots(model: Transformer, num_slots: int, prompt_length: int, max_new_
   k, v = (sharding.constrain(x, axes, model.rules) for x in (cache.k, cache.v))
   zeros = jnp.zeros((num_slots,), jnp.int32)
   return Slots(
-      cache=cache.replace(k=k, v=v, index=jnp.int32(prompt_length)),
-      token=zeros,
-      position=zeros,
-      active=zeros.astype(bool),
-      key=jax.random.split(jax.random.key(0), num_slots),
-      length=zeros,
-      tokens=jnp.zeros((num_slots, max_new_tokens), jnp.int32),
-      logprobs=jnp.zeros((num_slots, max_new_tokens), jnp.float32),
+    cache=dataclasses.replace(cache, k=k, v=v, index=jnp.int32(prompt_length)),
+    token=zeros,
+    position=zeros,
+    active=zeros.astype(bool),
+    key=jax.random.split(jax.random.key(0), num_slots),
+    length=zeros,
+    tokens=jnp.zeros((num_slots, max_new_tokens), jnp.int32),
+    logprobs=jnp.zeros((num_slots, max_new_tokens), jnp.float32),
   )
 
 
 @functools.partial(jax.jit, static_argnames='config', donate_argnames='slots')
 def insert(
-    slots: Slots,
-    prompts: KVCache,
-    logits: jax.Array,
-    next_positions: jax.Array,
-    keys: jax.Array,
-    rows: jax.Array,
-    stops: jax.Array,
-    config: SamplerConfig,
+  slots: Slots,
+  prompts: KVCache,
+  logits: jax.Array,
+  next_positions: jax.Array,
+  keys: jax.Array,
+  rows: jax.Array,
+  stops: jax.Array,
+  config: SamplerConfig,
 ) -> Slots:
   """Puts Q prefilled prompts, n = num_samples_per_prompt rows each, into slots `rows`, with their first token chosen.
 
@@ -158,48 +158,51 @@ def insert(
     return old.at[:, rows, :prompt_length].set(jnp.repeat(new, n, axis=1), mode='drop')
 
   return Slots(
-      cache=slots.cache.replace(
-          k=put_prompt(slots.cache.k, prompts.k),
-          v=put_prompt(slots.cache.v, prompts.v),
-          positions=put(slots.cache.positions, positions),
-      ),
-      token=put(slots.token, token),
-      position=put(slots.position, jnp.repeat(next_positions, n)),
-      active=put(slots.active, ~stops[token] & (ring > 1)),
-      key=put(slots.key, keys),
-      length=put(slots.length, length + 1),
-      tokens=slots.tokens.at[rows, 0].set(token, mode='drop'),
-      logprobs=slots.logprobs.at[rows, 0].set(logprob, mode='drop'),
+    cache=dataclasses.replace(
+      slots.cache,
+      k=put_prompt(slots.cache.k, prompts.k),
+      v=put_prompt(slots.cache.v, prompts.v),
+      positions=put(slots.cache.positions, positions),
+    ),
+    token=put(slots.token, token),
+    position=put(slots.position, jnp.repeat(next_positions, n)),
+    active=put(slots.active, ~stops[token] & (ring > 1)),
+    key=put(slots.key, keys),
+    length=put(slots.length, length + 1),
+    tokens=slots.tokens.at[rows, 0].set(token, mode='drop'),
+    logprobs=slots.logprobs.at[rows, 0].set(logprob, mode='drop'),
   )
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'config'), donate_argnames='slots')
 def decode(
-    model: Transformer,
-    params: Params,
-    prefix: KVCache | None,
-    slots: Slots,
-    stops: jax.Array,
-    config: SamplerConfig,
+  model: Transformer,
+  params: Params,
+  prefix: KVCache | None,
+  slots: Slots,
+  stops: jax.Array,
+  config: SamplerConfig,
 ) -> Slots:
   """Runs config.chunk_steps decode steps, fewer when every row is done. stops [V] bool: tokens that end a row."""
   num_rows, ring = slots.tokens.shape
-  rows, prompt_length = jnp.arange(num_rows), slots.cache.positions.shape[1] - ring
+  bound, rows = model.bind({'params': params}), jnp.arange(num_rows)
+  prompt_length = slots.cache.positions.shape[1] - ring
 
   def step(state):
     count, s = state
-    logits, cache = model.apply({'params': params}, s.token[:, None], s.position[:, None], cache=s.cache, prefix=prefix)
+    logits, cache = bound(s.token[:, None], s.position[:, None], cache=s.cache, prefix=prefix)
     token, logprob = choose(logits[:, 0], s.key, s.length, config)
     where = jnp.where(s.active, s.length, ring)  # a finished row writes out of range: dropped
     length = s.length + s.active
-    return count + 1, s.replace(
-        cache=cache.replace(index=jnp.where(cache.index == prompt_length + ring, prompt_length, cache.index)),
-        token=token,
-        position=s.position + 1,
-        active=s.active & ~stops[token] & (length < ring),
-        length=length,
-        tokens=s.tokens.at[rows, where].set(token, mode='drop'),
-        logprobs=s.logprobs.at[rows, where].set(logprob, mode='drop'),
+    return count + 1, dataclasses.replace(
+      s,
+      cache=dataclasses.replace(cache, index=jnp.where(cache.index == prompt_length + ring, prompt_length, cache.index)),
+      token=token,
+      position=s.position + 1,
+      active=s.active & ~stops[token] & (length < ring),
+      length=length,
+      tokens=s.tokens.at[rows, where].set(token, mode='drop'),
+      logprobs=s.logprobs.at[rows, where].set(logprob, mode='drop'),
     )
 
   def unfinished(state):
@@ -209,17 +212,17 @@ def decode(
 
 
 def sample(
-    model: Transformer,
-    params: Params,
-    tokenizer: Tokenizer,
-    prompts: Sequence[Sequence[int]],
-    config: SamplerConfig,
-    *,
-    key: jax.Array,
-    max_new_tokens: int,
-    ids: Sequence[str] | None = None,
-    stop: Sequence[str] = (),
-    advance: Callable[[int], None] = lambda num_rows: None,
+  model: Transformer,
+  params: Params,
+  tokenizer: Tokenizer,
+  prompts: Sequence[Sequence[int]],
+  config: SamplerConfig,
+  *,
+  key: jax.Array,
+  max_new_tokens: int,
+  ids: Sequence[str] | None = None,
+  stop: Sequence[str] = (),
+  advance: Callable[[int], None] = lambda num_rows: None,
 ) -> list[list[Completion]]:
   """Returns config.num_samples_per_prompt completions of each prompt.
 
@@ -256,7 +259,7 @@ def sample(
   wave = -(-num_questions // 4)  # Questions prefilled at once: a quarter of the slots is refilled when it is free.
   slots = empty_slots(model, num_questions * n, prompt_length, max_new_tokens)
   free, owners, pending = list(range(num_questions * n)), {}, list(range(len(prompts)))[::-1]
-  completions: list[list[Completion | None]] = [[None] * n for _ in prompts]
+  completions: list[dict[int, Completion]] = [{} for _ in prompts]
   while pending or owners:
     while pending and len(free) >= min(wave, len(pending)) * n:
       batch = [pending.pop() for _ in range(min(wave, len(pending)))]
@@ -281,19 +284,19 @@ def sample(
       del owners[slot]
       active[slot] = False
     free += finished
-    slots = slots.replace(active=jax.device_put(active, slots.active.sharding))
+    slots = dataclasses.replace(slots, active=jax.device_put(active, slots.active.sharding))
     advance(len(finished))
-  return completions
+  return [[samples[i] for i in range(n)] for samples in completions]
 
 
 def score(
-    model: Transformer,
-    params: Params,
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
-    *,
-    batch_size: int,
-    advance: Callable[[int], None] = lambda num_rows: None,
+  model: Transformer,
+  params: Params,
+  prompts: Sequence[Sequence[int]],
+  completions: Sequence[Sequence[int]],
+  *,
+  batch_size: int,
+  advance: Callable[[int], None] = lambda num_rows: None,
 ) -> list[np.ndarray]:
   """Returns the log-probabilities in nats, [len(completion)] f32, of each completion's tokens after its prompt."""
   _check(prompts, max(map(len, completions), default=0), model.config.max_length)
@@ -319,7 +322,7 @@ def _score(model, params, prefix, tokens, lengths, start):
   """Returns [B, T] f32: the log-probability of each token given those before it (the first token's is meaningless)."""
   offsets = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
   positions = jnp.where(offsets < lengths[:, None], start + offsets, layers.EMPTY)
-  x, _ = model.apply({'params': params}, tokens, positions, prefix=prefix, method='features')
+  x, _ = model.bind({'params': params}).features(tokens, positions, prefix=prefix)
   return jnp.roll(logprobs(model, params, x, jnp.roll(tokens, -1, axis=1)), 1, axis=1)
 
 
@@ -329,7 +332,7 @@ def _check(prompts, max_new_tokens, max_length):
       raise ValueError(f'prompt {i} has no token; give at least one')
     if len(prompt) + max_new_tokens > max_length:
       raise ValueError(
-          f'prompt {i} has {len(prompt)} tokens: with {max_new_tokens} new ones it exceeds the context of {max_length}'
+        f'prompt {i} has {len(prompt)} tokens: with {max_new_tokens} new ones it exceeds the context of {max_length}'
       )
 
 
@@ -340,7 +343,7 @@ def _bucket(length: int, multiple: int) -> int:
 
 def _shared_length(prompts: Sequence[Sequence[int]]) -> int:
   """Returns how many tokens all prompts share at the beginning, short of the last token of the shortest."""
-  first, last = min(prompts), max(prompts)
+  first, last = min(map(tuple, prompts)), max(map(tuple, prompts))  # in order, the two that differ first
   limit = min(map(len, prompts)) - 1
   return next((i for i in range(limit) if first[i] != last[i]), limit)
 

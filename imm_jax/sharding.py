@@ -17,15 +17,15 @@ AXES = ('data', 'fsdp', 'tensor')
 # Training shards every weight over `fsdp` and gathers it where it is used. While decoding, weights stay put: they are split
 # over `tensor` and `fsdp` along output dimensions, and only activations travel.
 _TABLE = {
-    'batch': (('data', 'fsdp'), ('data',)),
-    'length': ((), ()),
-    'embed': (('fsdp',), ()),
-    'heads': (('tensor',), ('tensor', 'fsdp')),
-    'kv_heads': (('tensor',), ('tensor', 'fsdp')),
-    'head_dim': ((), ()),
-    'mlp': (('tensor',), ('tensor', 'fsdp')),
-    'vocab': (('tensor',), ('tensor', 'fsdp')),
-    'layers': ((), ()),
+  'batch': (('data', 'fsdp'), ('data',)),
+  'length': ((), ()),
+  'embed': (('fsdp',), ()),
+  'heads': (('tensor',), ('tensor', 'fsdp')),
+  'kv_heads': (('tensor',), ('tensor', 'fsdp')),
+  'head_dim': ((), ()),
+  'mlp': (('tensor',), ('tensor', 'fsdp')),
+  'vocab': (('tensor',), ('tensor', 'fsdp')),
+  'layers': ((), ()),
 }
 
 
@@ -74,9 +74,7 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1) -> jax.sharding.Me
 
 def shardings(mesh: jax.sharding.Mesh, rules: Rules, abstract: Any, axes: Any) -> Any:
   """Returns the tree of NamedShardings of a tree of ShapeDtypeStructs and its tree of logical axes."""
-  return jax.tree.map(
-      lambda leaf, names: jax.NamedSharding(mesh, rules.spec(names, leaf.shape, mesh.shape)), abstract, axes
-  )
+  return jax.tree.map(lambda leaf, names: jax.NamedSharding(mesh, rules.spec(names, leaf.shape, mesh.shape)), abstract, axes)
 
 
 def constrain(x: jax.Array, axes: tuple[str, ...], rules: Rules) -> jax.Array:

@@ -22,13 +22,13 @@ class SynthesizeConfig:
 
 
 def accept(
-    examples: Sequence[Example],
-    completions: Sequence[Sequence[Completion]],
-    verify: Callable[[Example, str], bool],
-    *,
-    prompts: Sequence[Sequence[int]],
-    max_length: int,
-    max_accepted_per_question: int,
+  examples: Sequence[Example],
+  completions: Sequence[Sequence[Completion]],
+  verify: Callable[[Example, str], bool],
+  *,
+  prompts: Sequence[Sequence[int]],
+  max_length: int,
+  max_accepted_per_question: int,
 ) -> list[dict[str, Any]]:
   """Returns one record a completion, in order: what was sampled, its verdict, and if not accepted, why not.
 
@@ -54,7 +54,8 @@ def accept(
         reason = 'too_long'
       else:
         taken.add(sample.text.strip())
-      records.append({
+      records.append(
+        {
           'question_id': example.id,
           'sample_index': index,
           'text': sample.text,
@@ -64,7 +65,8 @@ def accept(
           'right': right,
           'accepted': not reason,
           'reason': reason,
-      })
+        }
+      )
   return records
 
 
@@ -76,12 +78,12 @@ def summary(records: Sequence[dict[str, Any]]) -> dict[str, float]:
   num_accepted = sum(record['accepted'] for record in records)
   if not num_accepted:
     raise ValueError(
-        f'none of {len(records)} completions was accepted, so there is nothing to learn from: take an easier task, more'
-        ' questions (synthesize.num_questions) or more samples (sampler.num_samples_per_prompt)'
+      f'none of {len(records)} completions was accepted, so there is nothing to learn from: take an easier task, more'
+      ' questions (synthesize.num_questions) or more samples (sampler.num_samples_per_prompt)'
     )
   return {
-      'num_samples': len(records),
-      'right_rate': sum(record['right'] for record in records) / len(records),
-      'acceptance_rate': num_accepted / len(records),
-      'num_accepted': num_accepted,
+    'num_samples': len(records),
+    'right_rate': sum(record['right'] for record in records) / len(records),
+    'acceptance_rate': num_accepted / len(records),
+    'num_accepted': num_accepted,
   }

@@ -17,8 +17,7 @@ jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-from imm_jax import model
-from imm_jax import sharding
+from imm_jax import model, sharding
 
 
 @functools.cache

@@ -7,11 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imm_jax import finetune
+from imm_jax import finetune, optimizer, packing, sharding
 from imm_jax import model as model_lib
-from imm_jax import optimizer
-from imm_jax import packing
-from imm_jax import sharding
 from imm_jax.finetune import FinetuneConfig
 from imm_jax.model import Transformer
 from imm_jax.optimizer import OptimizerConfig
@@ -48,7 +45,7 @@ def test_packed_loss_equals_unpacked_loss(config, params, pairs):
 def test_the_loss_ignores_prompt_targets_and_padding(config, params, pairs):
   rows = packing.pack(pairs, 24)
   changed = rows._replace(
-      targets=np.where(rows.loss_mask, rows.targets, 7), tokens=np.where(rows.segment_ids == 0, 9, rows.tokens)
+    targets=np.where(rows.loss_mask, rows.targets, 7), tokens=np.where(rows.segment_ids == 0, 9, rows.tokens)
   )
   one, two = (finetune.loss_fn(params, Transformer(config), r, jnp.float32(36)) for r in (rows, changed))
   np.testing.assert_array_equal(one, two)
@@ -104,11 +101,11 @@ def test_norms_and_biases_do_not_decay(config, params):
 
 
 @pytest.mark.parametrize(
-    'settings, message',
-    [
-        ({'batch_size': 0}, 'finetune.batch_size: 0 is less than 1'),
-        ({'batch_size': 6, 'accumulation_steps': 4}, 'finetune.batch_size: 6 is not a multiple of accumulation_steps=4'),
-    ],
+  'settings, message',
+  [
+    ({'batch_size': 0}, 'finetune.batch_size: 0 is less than 1'),
+    ({'batch_size': 6, 'accumulation_steps': 4}, 'finetune.batch_size: 6 is not a multiple of accumulation_steps=4'),
+  ],
 )
 def test_wrong_settings_name_the_key(settings, message):
   with pytest.raises(ValueError, match=message):

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imm_jax import layers
+from imm_jax import layers, sharding
 from imm_jax import model as model_lib
-from imm_jax import sharding
 from imm_jax.model import Transformer
 from tests.conftest import random_params
 
@@ -106,7 +105,11 @@ def test_remat_changes_no_gradient(config, params, tokens, remat):
 
 
 def test_scan_equals_a_loop_over_layers(config, params, tokens):
-  x, where, block = jnp.take(params['embedding'], tokens, axis=0), positions_of(tokens), model_lib.Block(config, sharding.TRAIN)
+  x, where, block = (
+    jnp.take(params['embedding'], tokens, axis=0),
+    positions_of(tokens),
+    model_lib.Block(config, sharding.TRAIN),
+  )
   for layer in range(config.num_layers):
     own = jax.tree.map(lambda p, layer=layer: p[layer], params['layers'])
     x, _ = jax.jit(block.apply)({'params': own}, x, (), where, jnp.zeros_like(tokens), ())
@@ -153,12 +156,12 @@ def test_bfloat16_computes_in_bfloat16_over_float32_params(config, params, token
 
 
 @pytest.mark.parametrize(
-    'changes, message',
-    [
-        ({'num_kv_heads': 3}, 'num_heads=4 is not a multiple of num_kv_heads=3'),
-        ({'dtype': 'float16'}, "model.dtype: 'float16' is not one of float32, bfloat16"),
-        ({'remat': 'some'}, "model.remat: 'some' is not one of none, full, dots"),
-    ],
+  'changes, message',
+  [
+    ({'num_kv_heads': 3}, 'num_heads=4 is not a multiple of num_kv_heads=3'),
+    ({'dtype': 'float16'}, "model.dtype: 'float16' is not one of float32, bfloat16"),
+    ({'remat': 'some'}, "model.remat: 'some' is not one of none, full, dots"),
+  ],
 )
 def test_a_wrong_config_names_the_key(config, changes, message):
   with pytest.raises(ValueError, match=message):

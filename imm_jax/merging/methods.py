@@ -46,6 +46,6 @@ def dare(base: Params, tuned: Params, *, alpha: jax.Array | float, drop_rate: ja
 
 # name -> (function, parameters beyond alpha with their defaults)
 METHODS: dict[str, tuple[Callable[..., Params], dict[str, float]]] = {
-    'linear': (linear, {}),
-    'dare': (dare, {'drop_rate': 0.2}),
+  'linear': (linear, {}),
+  'dare': (dare, {'drop_rate': 0.2}),
 }

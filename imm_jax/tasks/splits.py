@@ -1,0 +1,80 @@
+"""Which questions are for learning, which for measuring and which for showing: chosen by seed and content, not by order."""
+
+from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+import hashlib
+
+from imm_jax.tasks.base import Example
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Distinct questions: none of `test` is in `train`, none of `shots` in either."""
+
+  train: tuple[Example, ...]
+  test: tuple[Example, ...]
+  shots: tuple[Example, ...]
+  num_dropped: int  # rows left out as duplicates, or from train because test has them
+
+
+def make_split(
+  name: str,
+  train: Sequence[Example],
+  test: Sequence[Example] | None,
+  *,
+  num_shots: int,
+  seed: int,
+  train_size: int = 0,
+  test_size: int = 0,
+) -> Split:
+  """Returns the distinct examples: train without what test asks and without the few-shot examples taken from it.
+
+  Which rows are held out, shown as shots, or kept under a cap depends on `seed` and on what they ask, not on their order.
+
+  Args:
+    name: of the task, for errors.
+    train: rows as read, repetitions included.
+    test: rows as read; None holds out `test_size` rows of train.
+    num_shots: few-shot examples.
+    seed: chooses the rows.
+    train_size: keeps at most so many rows of train; 0 keeps all.
+    test_size: keeps at most so many rows of test; 0 keeps all. Train never has a row of test, kept or not.
+
+  Raises:
+    ValueError: train or test is empty after that.
+  """
+  pool = _distinct(train)
+  asked = _choose(pool, test_size, seed) if test is None else _distinct(test)
+  kept_test = _choose(asked, test_size or len(asked), seed)
+  if not kept_test:
+    raise ValueError(f'tasks.{name}: the test split is empty; give a test_source that has rows, or a test_size > 0')
+  ids = {example.id for example in asked}
+  pool = [example for example in pool if example.id not in ids]
+  shots = sorted(pool, key=_rank(seed))[:num_shots]
+  rest = [example for example in pool if example not in shots]
+  if not rest:
+    raise ValueError(
+      f'tasks.{name}: the train split is empty: of {len(train)} rows {len(pool)} are distinct and not in test, and '
+      f'num_shots takes {num_shots}; give more rows, or lower num_shots or test_size'
+    )
+  kept_train = _choose(rest, train_size or len(rest), seed)
+  num_dropped = len(train) + len(test or ()) - len(pool) - len(asked)
+  return Split(tuple(kept_train), tuple(kept_test), tuple(shots), num_dropped)
+
+
+def _rank(seed: int) -> Callable[[Example], str]:
+  # Without the task's name: two tasks on one file hold out the same rows.
+  return lambda example: hashlib.sha1(f'{seed}/{example.id.rpartition("/")[2]}'.encode()).hexdigest()
+
+
+def _choose(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
+  """Returns `size` of the examples, in their order."""
+  ids = {example.id for example in sorted(examples, key=_rank(seed))[:size]}
+  return [example for example in examples if example.id in ids]
+
+
+def _distinct(examples: Iterable[Example]) -> list[Example]:
+  first: dict[str, Example] = {}
+  for example in examples:
+    first.setdefault(example.id, example)
+  return list(first.values())

@@ -1,0 +1,184 @@
+"""Text <-> token ids: one class around a fast tokenizer of transformers, from a Hugging Face directory or a GGUF file."""
+
+from collections.abc import Sequence
+import functools
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+
+# A GGUF names one token as the end; a chat model also ends its turn, or a document, with these.
+_END_TOKENS = ('<|im_end|>', '<|endoftext|>', '<|eot_id|>')
+_CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
+
+
+class Tokenizer:
+  """Encodes and decodes; knows the chat template, the tokens that end a completion and generation_config.json."""
+
+  def __init__(self, fast, source: object, generation_config: dict[str, Any], end_tokens: Sequence[str] = ()):
+    """Wraps `fast`, a transformers.PreTrainedTokenizerFast; `source` is named in errors."""
+    self._fast, self._source = fast, source
+    self.generation_config = generation_config
+    ends = generation_config.get('eos_token_id')
+    ends = ends if isinstance(ends, list) else [ends]
+    ends = [fast.eos_token_id, *ends, *(fast.get_vocab().get(token) for token in end_tokens)]
+    self.stop_ids = frozenset(token for token in ends if token is not None)
+    self.size = max(fast.get_vocab().values()) + 1
+    ordinary = fast.get_vocab().keys() - set(fast.all_special_tokens)
+    self._alphabet = ordinary if all(len(token) == 1 for token in ordinary) else None
+    self._containing = {}
+
+  @classmethod
+  def load(cls, path: str | os.PathLike[str]) -> 'Tokenizer':
+    """Returns the tokenizer of a Hugging Face directory or of a .gguf file. Runs no code that comes with a model."""
+    path = pathlib.Path(path)
+    if path.suffix == '.gguf' and path.is_file():
+      return cls(_from_gguf(path), path, {}, _END_TOKENS)
+    if not (path / 'tokenizer.json').is_file():
+      raise FileNotFoundError(f'{path}: looked for a directory with tokenizer.json, or a .gguf file')
+    import transformers  # pylint: disable=g-import-not-at-top
+
+    # Not AutoTokenizer: for some classes, Qwen2Tokenizer for one, it builds its own pre-tokenizer instead of the file's.
+    fast = transformers.PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    file = path / 'generation_config.json'
+    return cls(fast, path, json.loads(file.read_text(encoding='utf-8')) if file.exists() else {})
+
+  @classmethod
+  def from_characters(cls, chars: str) -> 'Tokenizer':
+    """Returns a tokenizer with one token a character, numbered in the order of `chars`, and an end token after them."""
+    import tokenizers  # pylint: disable=g-import-not-at-top
+    import transformers  # pylint: disable=g-import-not-at-top
+
+    end = '<end>'
+    if len(set(chars)) < len(chars):
+      raise ValueError(f'from_characters: {chars!r} has a character twice')
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({char: i for i, char in enumerate([*chars, end])}))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r'[\s\S]'), 'isolated')
+    backend.decoder = tokenizers.decoders.Fuse()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end, pad_token=end)
+    return cls(fast, 'characters', {})
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the tokens of `text` and no others."""
+    if self._alphabet is not None:
+      unknown = set(re.sub('|'.join(map(re.escape, self._fast.all_special_tokens)), '', text)) - self._alphabet
+      if unknown:
+        raise ValueError(f'{self._source}: no token for {sorted(unknown)} in {text!r}')
+    return self._fast.encode(text, add_special_tokens=False, verbose=False)
+
+  def encode_prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
+    """Returns the tokens of a prompt that the model is to continue.
+
+    Plain text gets what the tokenizer puts in front (Llama's bos) and nothing behind; messages [{'role', 'content'}] get the
+    chat template and the opening of the assistant's turn.
+    """
+    if isinstance(prompt, str):
+      return self._prefix + self.encode(prompt)
+    if self._fast.chat_template is None:
+      raise ValueError(f"{self._source}: the tokenizer has no chat template; use format='plain'")
+    return self._fast.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+
+  @functools.cached_property
+  def _prefix(self) -> list[int]:
+    probe = self._fast.decode([min(set(range(self.size)) - set(self._fast.all_special_ids))])
+    encoding = self._fast(probe, return_special_tokens_mask=True)
+    return encoding['input_ids'][: encoding['special_tokens_mask'].index(0)]
+
+  def decode(self, tokens: Sequence[int]) -> str:
+    """Returns the text of `tokens`, without special tokens, and with spaces as they are."""
+    return self._fast.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+  def tokens_containing(self, strings: Sequence[str]) -> np.ndarray:
+    """Returns [size] bool: which tokens have one of `strings` whole in their own text. A part of a character has no text."""
+    key = tuple(strings)
+    if key not in self._containing:
+      self._containing[key] = np.array([any(string in text for string in key) for text in self._texts])
+    return self._containing[key]
+
+  @functools.cached_property
+  def _texts(self) -> list[str]:
+    """The text of each token after another one: some decoders drop the space in front of a first token."""
+    decode = self._fast.backend_tokenizer.decode_batch
+    firsts, pairs = decode([[i] for i in range(self.size)]), decode([[i, i] for i in range(self.size)])
+    return [pair[len(first) :] for first, pair in zip(firsts, pairs, strict=True)]
+
+  def check_vocab_size(self, vocab_size: int, source: object) -> None:
+    """Raises ValueError when a model with this vocabulary has no embedding for some token."""
+    if self.size > vocab_size:
+      raise ValueError(f'{source}: the tokenizer of {self._source} has {self.size} tokens, the model only {vocab_size}')
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes tokenizer files, chat template and generation_config.json; transformers stops at the same ids with them."""
+    path = pathlib.Path(path)
+    self._fast.save_pretrained(path)
+    # transformers 5 writes a class name that 4 does not know.
+    file = path / 'tokenizer_config.json'
+    settings = json.loads(file.read_text(encoding='utf-8'))
+    _write_json(file, settings | {'tokenizer_class': 'PreTrainedTokenizerFast'})
+    ids = {
+      'bos_token_id': self._fast.bos_token_id,
+      'eos_token_id': sorted(self.stop_ids) or None,
+      'pad_token_id': self._fast.pad_token_id,
+    }
+    ids = {name: value for name, value in ids.items() if value is not None}
+    _write_json(path / 'generation_config.json', self.generation_config | ids)
+
+
+def _write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
+  file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+def _smollm_pre_tokenizer():
+  from tokenizers import pre_tokenizers  # pylint: disable=g-import-not-at-top
+
+  digits = pre_tokenizers.Digits(individual_digits=True)
+  return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+
+
+# tokenizer.ggml.pre -> the pre-tokenizer of that model's own tokenizer.json.
+_PRE_TOKENIZERS = {'smollm': _smollm_pre_tokenizer}
+
+
+def _from_gguf(path: pathlib.Path):
+  """Returns the byte-level BPE tokenizer in the file's metadata, as a transformers.PreTrainedTokenizerFast."""
+  import gguf  # pylint: disable=g-import-not-at-top
+  import tokenizers  # pylint: disable=g-import-not-at-top
+  import transformers  # pylint: disable=g-import-not-at-top
+
+  try:
+    fields = gguf.GGUFReader(path).fields
+  except (ValueError, IndexError, KeyError) as error:
+    raise ValueError(f'{path}: not a whole GGUF file ({error}); download or copy it again') from None
+  meta: dict[str, Any] = {
+    name.removeprefix('tokenizer.'): field.contents() for name, field in fields.items() if name.startswith('tokenizer.')
+  }
+  for key, known in (('ggml.model', ('gpt2',)), ('ggml.pre', tuple(_PRE_TOKENIZERS))):
+    if meta.get(key) not in known:
+      raise ValueError(
+        f'{path}: tokenizer.{key} = {meta.get(key)!r} is not supported (only {", ".join(known)});'
+        ' convert from the Hugging Face directory instead'
+      )
+  tokens, kinds = meta['ggml.tokens'], meta['ggml.token_type']
+  merges = [tuple(merge.split(' ')) for merge in meta['ggml.merges']]
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+  backend.pre_tokenizer = _PRE_TOKENIZERS[meta['ggml.pre']]()
+  backend.decoder = tokenizers.decoders.ByteLevel()
+  backend.add_tokens(
+    [
+      tokenizers.AddedToken(token, special=kind == _CONTROL, normalized=False)
+      for token, kind in zip(tokens, kinds, strict=True)
+      if kind in (_CONTROL, _USER_DEFINED)
+    ]
+  )
+  names = {'bos_token': 'ggml.bos_token_id', 'eos_token': 'ggml.eos_token_id'}
+  names |= {'unk_token': 'ggml.unknown_token_id', 'pad_token': 'ggml.padding_token_id'}
+  special = {name: tokens[meta[key]] for name, key in names.items() if key in meta}
+  if meta.get('ggml.add_bos_token'):
+    bos = special['bos_token']
+    backend.post_processor = tokenizers.processors.TemplateProcessing(
+      single=f'{bos} $A', special_tokens=[(bos, tokens.index(bos))]
+    )
+  return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=meta.get('chat_template'), **special)

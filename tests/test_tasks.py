@@ -1,0 +1,542 @@
+"""Tasks: prompts to the letter, verifiers by tables of cases, splits by their properties, errors by their one line."""
+
+import gzip
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from imm_jax import tasks
+from imm_jax.tasks import base, sources, splits, synthetic, word_problems
+
+DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'needs the data sets in {DATA}')
+
+ARITHMETIC = {'min_terms': 2, 'max_terms': 2, 'min_digits': 1, 'max_digits': 1}
+
+
+def write(path, rows):
+  path.write_text('\n'.join(json.dumps(row) for row in rows), encoding='utf-8')
+  return str(path)
+
+
+def sums(count):
+  return [{'input': f'What is {i} + {i}?', 'target': 2.0 * i} for i in range(count)]
+
+
+def mawps(path, rows, **spec):
+  spec = {'family': 'word_problems', 'dataset': 'mawps', 'train_source': write(path, rows), 'test_size': 3} | spec
+  return tasks.make('sums', spec)
+
+
+def arc_row(question, options, answer):
+  listed = ' '.join(f'Answer{i}: {option}' for i, option in enumerate(options, 1))
+  ask = f'Please choose the correct answer to the question: {question}'
+  return {'instruction': f'{ask}\n\n{listed}\n\nAnswer format: answer1/answer2', 'answer': answer}
+
+
+@pytest.fixture(scope='module')
+def gym():
+  pytest.importorskip('reasoning_gym')
+  return tasks.make(
+    'chain',
+    {
+      'family': 'reasoning_gym',
+      'dataset': 'chain_sum',
+      'params': ARITHMETIC,
+      'train_size': 60,
+      'test_size': 40,
+      'num_shots': 2,
+    },
+  )
+
+
+# Verifiers.
+
+
+@pytest.mark.parametrize(
+  ('gold', 'completion', 'right'),
+  [
+    ('42', '42', True),
+    ('42', ' 42.', True),
+    ('42', '42.0', True),
+    ('42', '43', False),
+    ('42', '', False),
+    ('42', 'forty-two', False),
+    ('42', 'She has 40 + 2 = 42 apples', True),
+    ('42', 'The answer is 42. There were 7 days.', True),
+    ('42', 'The answer is 7. No: the answer is 42!', True),
+    ('42', 'the ANSWER is: **42** apples for 3 people', True),
+    ('42', 'The answer is 40 + 2 = 42 since 6 * 7 is, too', True),
+    ('42', 'x is 42, the answer is left to you', True),
+    ('42', '40 + 2 = <<40+2=42>>42\n#### 42', True),
+    ('42', '#### 41\n42', False),
+    ('42', r'So \boxed{42} is it, in 3 steps', True),
+    ('1/2', r'\boxed{\frac{1}{2}}', True),
+    ('1/2', r'\boxed{\dfrac{-1}{2}}', False),
+    ('42', 'The answer is 42\n\nQuestion: what is 1 + 1?\nAnswer: 2', True),
+    ('42', '7\n\n42', False),
+    ('1234', '1,234', True),
+    ('1234', '$1,234.00', True),
+    ('1234', r'\$1{,}234', True),
+    ('109200000', '109,200,000', True),
+    ('109200000', '109,200,001', False),
+    ('23', '1,23', True),
+    ('5', '$5', True),
+    ('5', '5.0', True),
+    ('5', '€5 each', True),
+    ('-3', '-3', True),
+    ('-3', '\N{MINUS SIGN}3', True),
+    ('-3', '-$3', True),
+    ('-3', '$-3', True),
+    ('3', '-3', False),
+    ('3', '10-3', True),
+    ('0.5', '1/2', True),
+    ('0.5', '.5', True),
+    ('0.5', '1 / 2', True),
+    ('50', '50%', True),
+    ('50', r'50\%', True),
+    ('0.6666666667', '2/3', True),
+    ('3.33333', '10/3', True),
+    ('3.33333', '3.33', False),
+    ('1000', '1e3', True),
+    ('0', '0', True),
+    ('0', '-0.0', True),
+    ('0', '0.0000001', False),
+    ('1', '1/0', False),
+    ('1', '1e999999999', False),
+    ('1', '1e-999999999', False),
+    ('1', '1' * 1_000_000, False),
+    ('1', '1/' + '1' * 1_000_000, False),
+    ('1', '1,' * 500_000, True),
+    ('1', '1,111' * 200_000 + '٣', False),
+    ('3', '٣', False),
+    ('3', '３', False),
+    ('1', '1３', False),
+    ('3', 'x³', False),
+    ('1', '\x00\ud800', False),
+    ('1', '\\' * 1_000_000 + 'boxed{' * 10_000 + '1', True),
+    ('1', 'answer is' * 100_000, False),
+    ('1', 'the answer is ' + '= ' * 500_000, False),
+    ('1', '$' * 1_000_000, False),
+    ('1', '<<' * 500_000, False),
+  ],
+)
+def test_numeric_verifier(gold, completion, right):
+  task = tasks.WordProblems('t', 'gsm8k', 'unused.jsonl')
+  start = time.monotonic()
+  assert task.verify(base.make_example('t', 'q', gold), completion) is right
+  assert time.monotonic() - start < 1
+
+
+def test_direct_answers_end_at_the_line():
+  task = tasks.WordProblems('t', 'svamp', 'unused.json')
+  example = base.make_example('t', 'q', '8')
+  assert task.verify(example, ' 8\nQuestion: 9') and not task.verify(example, ' 9\n8')
+
+
+@pytest.mark.parametrize(
+  ('completion', 'answer'),
+  [('5.00', '5'), ('0.5', '1/2'), (' so 2/4', '1/2'), ('1,000', '1000'), ('none', ''), ('1e99999', '')],
+)
+def test_extract_is_canonical(completion, answer):
+  assert tasks.WordProblems('t', 'gsm8k', 'unused').extract(completion) == answer
+
+
+@pytest.mark.parametrize(
+  ('completion', 'right'),
+  [
+    ('{gold}', True),
+    (' {gold}\n', True),
+    ('{gold}\n99', True),
+    ('{gold}.0', True),
+    ('{gold} apples', False),
+    ('99\n{gold}', False),
+    ('', False),
+    ('nan', False),
+    ('1e999999999', False),
+    ('9**9**9**9', False),
+    ('9' * 100_000, False),
+    ('\x00\ud800', False),
+  ],
+)
+def test_gym_verifier(gym, completion, right):
+  example = gym.test[0]
+  start = time.monotonic()
+  assert gym.verify(example, completion.format(gold=example.answer)) is right
+  assert time.monotonic() - start < 5  # the first call builds the scorer
+
+
+@pytest.mark.parametrize('completion', ['exit()', '__import__("os").abort()', '9**9**9**9', '(9)' * 50, '1+' * 90])
+def test_scorers_that_run_code_see_only_arithmetic(completion):
+  pytest.importorskip('reasoning_gym')
+  task = tasks.ReasoningGym('t', 'countdown', train_size=1, test_size=1, num_shots=0)
+  assert task.verify(task.test[0], task.target(task.test[0]))
+  start = time.monotonic()
+  assert not task.verify(task.test[0], completion)
+  assert time.monotonic() - start < 5
+
+
+def test_choice_and_synthetic_verifiers():
+  choice = tasks.MultipleChoice('t', 'unused.json')
+  example = base.make_example('t', 'q', 'Dry palms', options=('Dry palms', 'Wet palms'))
+  assert choice.verify(example, ' dry  palms') and not choice.verify(example, 'Wet palms')
+  digit = tasks.Synthetic('t')
+  assert digit.verify(digit.test[0], f'{digit.test[0].answer}\n') and not digit.verify(digit.test[0], '')
+
+
+# Prompts.
+
+SHOT = base.make_example('t', 'Two?', '2', solution='One and one.')
+ASKED = base.make_example('t', ' Three? ', '3')
+
+
+def test_plain_prompts():
+  direct = tasks.WordProblems('t', 'svamp', 'unused.json')
+  assert direct.prompt(ASKED) == 'Question: Three?\nAnswer:'
+  plain = base.make_example('t', 'Two?', '2')
+  assert direct.prompt(ASKED, [plain, plain]) == 'Question: Two?\nAnswer: 2\n\n' * 2 + 'Question: Three?\nAnswer:'
+  worked = tasks.WordProblems('t', 'gsm8k', 'unused.jsonl')
+  assert worked.prompt(ASKED, [SHOT]) == (
+    'Question: Two?\nAnswer: One and one.\nThe answer is 2.\n\nQuestion: Three?\nAnswer:'
+  )
+  assert (direct.stop, worked.stop) == (('\n',), ('\n\n', 'Question:'))
+
+
+def test_chat_prompts():
+  task = tasks.WordProblems('t', 'gsm8k', 'unused.jsonl', format='chat')
+  assert task.prompt(ASKED, [SHOT]) == [
+    {'role': 'user', 'content': 'Two?'},
+    {'role': 'assistant', 'content': 'One and one.\nThe answer is 2.'},
+    {'role': 'user', 'content': 'Three?'},
+  ]
+  assert task.stop == ()
+
+
+def test_choice_prompts():
+  task = tasks.MultipleChoice('t', 'unused.json')
+  shot = base.make_example('t', 'Sky?', 'blue', options=('blue', 'red'))
+  assert task.prompt(shot, [shot]) == 'Question: Sky?\nAnswer: blue\n\nQuestion: Sky?\nAnswer:'
+  assert task.continuations(shot) == (' blue', ' red')
+  assert task.target(shot) == ' blue'
+
+
+@pytest.mark.parametrize('operation', ['sum', 'diff', 'max', 'min'])
+def test_synthetic(operation):
+  task = tasks.make('t', {'family': 'synthetic', 'operation': operation, 'num_shots': 3})
+  everything = (*task.train, *task.test, *task.shots)
+  assert len({example.id for example in everything}) == 100
+  assert (len(task.test), len(task.shots), task.num_dropped) == (20, 3, 0)
+  for example in everything:
+    assert len(task.target(example)) == 1 and task.verify(example, task.target(example))
+    assert set(task.prompt(example, task.shots) + task.target(example)) <= set(synthetic.CHARACTERS)
+  shot, asked = task.shots[0], task.test[0]
+  assert task.prompt(asked, [shot]) == f'{shot.question}{shot.answer}\n{asked.question}'
+  assert task.prompt(asked) == asked.question
+
+
+# Splits.
+
+
+def ids(examples):
+  return {example.id for example in examples}
+
+
+def test_split_counts_what_it_drops():
+  train = [base.make_example('t', q, '1') for q in ('a', 'b', ' A ', 'c', 'd  e', 'D e', 'f')]
+  test = [base.make_example('t', q, '1') for q in ('b', 'B', 'g')]
+  split = splits.make_split('t', train, test, num_shots=1, seed=0)
+  assert split.num_dropped == 4  # A, D e and b of train, B of test
+  assert len(split.train) == 3 and len(split.test) == 2 and len(split.shots) == 1
+  assert not ids(split.train) & ids(split.test) and not ids(split.shots) & (ids(split.train) | ids(split.test))
+
+
+def test_the_first_of_equal_questions_stays():
+  train = [base.make_example('t', 'a', '1'), base.make_example('t', 'A', '2'), base.make_example('t', 'b', '3')]
+  split = splits.make_split('t', train, None, num_shots=0, seed=0, test_size=1)
+  assert {'1', '3'} == {example.answer for example in (*split.train, *split.test)}
+
+
+def test_equal_questions_with_other_options_are_two():
+  one, two = (base.make_example('t', 'q', 'a', options=('a', other)) for other in 'bc')
+  assert one.id != two.id
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_held_out_shown_and_trained_on_are_disjoint_whatever_the_caps(tmp_path, seed):
+  task = mawps(tmp_path / 'a.jsonl', sums(50), test_size=10, train_size=20, num_shots=3, seed=seed)
+  train, test, shots = ids(task.train), ids(task.test), ids(task.shots)
+  assert (len(train), len(test), len(shots)) == (20, 10, 3)
+  assert not train & test and not train & shots and not test & shots
+
+
+def test_a_cap_on_test_lets_nothing_of_it_into_train(tmp_path):
+  source = write(tmp_path / 'test.jsonl', sums(20))
+  task = mawps(tmp_path / 'a.jsonl', sums(30), test_source=source, test_size=5, num_shots=2)
+  assert len(task.test) == 5 and len(task.train) == 8
+  assert task.num_dropped == 20
+
+
+def test_examples_depend_on_seed_and_content_only(tmp_path):
+  one, again = (mawps(tmp_path / 'a.jsonl', sums(40), seed=1) for _ in range(2))
+  assert (one.train, one.test, one.shots) == (again.train, again.test, again.shots)
+  reverse = mawps(tmp_path / 'b.jsonl', sums(40)[::-1], seed=1)
+  assert ids(reverse.train) == ids(one.train) and ids(reverse.test) == ids(one.test) and reverse.shots == one.shots
+  other = mawps(tmp_path / 'c.jsonl', sums(40), seed=2)
+  assert ids(other.test) != ids(one.test) and other.shots != one.shots
+
+
+def test_ids_are_stable():
+  assert base.make_example('t', ' What  is\n1 + 1?', '2').id == base.make_example('t', 'what is 1 + 1?', '3').id
+  assert base.make_example('t', 'what is 1 + 1?', '2').id == 't/89dbceba29c9'  # of sha1 'what is 1 + 1?'
+
+
+def test_gym_draws_on_until_it_has_enough(gym):
+  assert (len(gym.train), len(gym.test), len(gym.shots)) == (60, 40, 2)
+  assert gym.num_dropped > 0  # single digits repeat
+  assert not ids(gym.train) & ids(gym.test) and not ids(gym.shots) & (ids(gym.train) | ids(gym.test))
+  again = tasks.ReasoningGym('chain', 'chain_sum', ARITHMETIC, train_size=60, test_size=40, num_shots=2)
+  assert (again.train, again.test, again.shots) == (gym.train, gym.test, gym.shots)
+
+
+def test_gym_train_is_of_the_train_seed_and_test_of_the_test_seed():
+  import reasoning_gym
+
+  task = tasks.ReasoningGym('t', 'products', train_size=5, test_size=4, train_seed=7, test_seed=1000, num_shots=2)
+  asked = {}
+  for seed in (7, 1000):
+    data = reasoning_gym.create_dataset('products', seed=seed, size=30)
+    asked[seed] = {data[i]['question'].strip() for i in range(30)}
+  assert {example.question for example in task.train + task.shots} <= asked[7]
+  assert {example.question for example in task.test} <= asked[1000]
+
+
+def test_gym_near_seeds_share_nothing():
+  pytest.importorskip('reasoning_gym')
+  task = tasks.ReasoningGym('t', 'products', train_size=50, test_size=50, train_seed=7, test_seed=8)
+  assert not ids(task.train) & ids(task.test) and (len(task.train), len(task.test)) == (50, 50)
+
+
+@pytest.mark.slow
+def test_gym_questions_do_not_depend_on_the_hash_seed():
+  pytest.importorskip('reasoning_gym')
+  task = tasks.ReasoningGym('t', 'isomorphic_strings', train_size=1, test_size=5, num_shots=0)
+  code = f'from imm_jax.tasks import *; print(*[example.id for example in {task!r}.test])'
+  other = subprocess.run(
+    [sys.executable, '-c', code], env=os.environ | {'PYTHONHASHSEED': '1'}, capture_output=True, check=True, text=True
+  )
+  assert other.stdout.split() == [example.id for example in task.test]
+
+
+# Sources.
+
+ROWS = [{'input': 'a\u2028b, "c"', 'target': '1'}, {'input': 'd', 'target': '2'}]
+
+
+@pytest.mark.parametrize('suffix', ['', '.gz'])
+@pytest.mark.parametrize(
+  ('name', 'text'),
+  [
+    ('a.json', json.dumps(ROWS, indent=2)),
+    ('a.json', '\n'.join(map(json.dumps, ROWS))),
+    ('a.jsonl', '\n\n'.join(json.dumps(row, ensure_ascii=False) for row in ROWS) + '\n'),
+    ('a.csv', '\ufeffinput,target\n"a\u2028b, ""c""",1\r\nd,2\n'),
+  ],
+)
+def test_every_format_reads_the_same(tmp_path, name, text, suffix):
+  path = tmp_path / (name + suffix)
+  content = text.encode()
+  path.write_bytes(gzip.compress(content) if suffix else content)
+  assert tasks.read_source(str(path)) == ROWS
+
+
+@pytest.mark.parametrize(
+  ('name', 'content', 'says'),
+  [
+    ('a.jsonl', b'', 'a.jsonl: has no rows'),
+    ('a.json', b'[]', 'a.json: has no rows'),
+    ('a.jsonl', b'{"a": 1}\n{"a": ', 'a.jsonl, line 2: broken JSON'),
+    ('a.json', b'[{"a": 1},\n{"a" 2}]', 'a.json, line 2: broken JSON'),
+    ('a.json', b'[1]', 'a.json, row 1: is int'),
+    ('a.jsonl', b'{"a": ' + b'[' * 200_000, 'a.jsonl, line 1: broken JSON'),
+    ('a.jsonl', b'\xff\xfe', 'a.jsonl: not UTF-8'),
+    ('a.jsonl.gz', b'no gzip', 'a.jsonl.gz: not a complete gzip file'),
+    ('a.jsonl.gz', gzip.compress(b'{"a": 1}')[:-9], 'a.jsonl.gz: not a complete gzip file'),
+    ('a.csv', b'a,b\n1\n', 'a.csv, line 2: has not the 2 fields'),
+    ('a.csv', b'a,b\n1,2,3\n', 'a.csv, line 2: has not the 2 fields'),
+    ('a.txt', b'a', "a.txt': neither a .json"),
+  ],
+)
+def test_broken_sources(tmp_path, name, content, says):
+  path = tmp_path / name
+  path.write_bytes(content)
+  with pytest.raises(ValueError) as error:
+    tasks.read_source(str(path))
+  assert says in str(error.value) and '\n' not in str(error.value)
+
+
+def test_a_missing_source(tmp_path):
+  with pytest.raises(FileNotFoundError) as error:
+    tasks.read_source(str(tmp_path / 'no.jsonl'))
+  assert str(error.value) == f'{tmp_path}/no.jsonl: no such file; check the path'
+
+
+def test_the_hub_is_asked_for_config_and_split():
+  pytest.importorskip('datasets')
+  with pytest.raises(ValueError, match='^nobody/nothing:main:train: the hub does not give it .*'):
+    tasks.read_source('nobody/nothing:main:train')
+
+
+def test_a_missing_field_names_those_there_are(tmp_path):
+  with pytest.raises(ValueError, match=r"a.jsonl: row 1 has no field 'target', only input, goal; is it this data set\?$"):
+    mawps(tmp_path / 'a.jsonl', [{'input': 'q', 'goal': 1}]).split  # noqa: B018
+  with pytest.raises(ValueError, match=r"a.jsonl: row 2 has no field 'target', only input, target"):
+    sources.columns('a.jsonl', [{'input': 'q', 'target': 0}, {'input': 'q', 'target': None}], ('input', 'target'))
+
+
+def test_an_answer_that_is_no_number(tmp_path):
+  with pytest.raises(ValueError, match=r"a.jsonl: the answer 'many' in row 1 is not a number; is it mawps\?"):
+    mawps(tmp_path / 'a.jsonl', [{'input': 'q', 'target': 'many'}]).split  # noqa: B018
+
+
+def test_arc_rows_of_files_and_of_the_hub(tmp_path):
+  local = [arc_row('Sky?', ['blue', 'dark red'], 'answer2'), arc_row('Sea?', ['x', 'y', 'z'], 'answer1')]
+  hub = [
+    {'question': 'Sky?', 'choices': {'text': ['blue', 'dark red'], 'label': ['A', 'B']}, 'answerKey': 'B'},
+    {'question': 'Sea?', 'choices': {'text': ['x', 'y', 'z'], 'label': ['1', '2', '3']}, 'answerKey': '1'},
+  ]
+  one, two = (
+    tasks.MultipleChoice('t', write(tmp_path / name, rows), test_size=1)
+    for name, rows in (('a.jsonl', local), ('b.jsonl', hub))
+  )
+  assert (one.train, one.test) == (two.train, two.test)
+  assert {example.question: example.answer for example in (*one.train, *one.test)} == {'Sky?': 'dark red', 'Sea?': 'x'}
+  assert tasks.guess_accuracy(one, (*one.train, *one.test)) == pytest.approx((1 / 2 + 1 / 3) / 2)
+  bad = write(tmp_path / 'c.jsonl', [arc_row('Sky?', ['blue', 'red'], 'answer3')])
+  with pytest.raises(ValueError, match="c.jsonl: row 1 has no option for its answer 'answer3'"):
+    tasks.MultipleChoice('t', bad, test_size=1).split  # noqa: B018
+
+
+# Configs.
+
+
+@pytest.mark.parametrize(
+  ('spec', 'says'),
+  [
+    ({}, 'tasks.t.family: is missing; the families are multiple_choice, reasoning_gym, synthetic, word_problems'),
+    ({'family': 'word_problem'}, "tasks.t.family: 'word_problem' is unknown; did you mean word_problems?"),
+    ({'family': ['synthetic']}, 'tasks.t.family: '),
+    ({'family': 'synthetic', 'num_shot': 1}, 'tasks.t.num_shot: no such key; did you mean num_shots?'),
+    ({'family': 'synthetic', 'name': 'u'}, 'tasks.t.name: no such key'),
+    ({'family': 'synthetic', 'seed': 'x'}, "tasks.t.seed: 'x' is not a whole number >= 0"),
+    ({'family': 'synthetic', 'seed': True}, 'tasks.t.seed: True is not a whole number >= 0'),
+    ({'family': 'synthetic', 'seed': -1}, 'tasks.t.seed: -1 is not a whole number >= 0'),
+    (
+      {'family': 'synthetic', 'operation': 'som'},
+      "tasks.t.operation: 'som' is not one of sum, diff, max, min; did you mean",
+    ),
+    ({'family': 'multiple_choice'}, 'tasks.t.train_source: is missing; multiple_choice needs it'),
+    ({'family': 'word_problems', 'dataset': 'svamp', 'train_source': 3}, 'tasks.t.train_source: 3 is not a string'),
+    ({'family': 'word_problems', 'dataset': 'math', 'train_source': ''}, "tasks.t.dataset: 'math' is not one of gsm8k"),
+    ({'family': 'reasoning_gym', 'dataset': 'x', 'stop': '\n'}, "tasks.t.stop: '\\n' is not a list of non-empty strings"),
+    ({'family': 'reasoning_gym', 'dataset': 'x', 'stop': ['']}, "tasks.t.stop: ('',) is not a list of non-empty strings"),
+    ({'family': 'reasoning_gym', 'dataset': 'x', 'params': 3}, 'tasks.t.params: 3 is not a mapping'),
+    ({'family': 'reasoning_gym', 'dataset': 'x', 'format': 'html'}, "tasks.t.format: 'html' is not one of plain, chat"),
+    ({'family': 'reasoning_gym', 'dataset': 'x', 'test_size': 0}, 'tasks.t.test_size: 0 questions; give at least 1'),
+  ],
+)
+def test_make_names_the_key(spec, says):
+  with pytest.raises(ValueError) as error:
+    tasks.make('t', spec)
+  assert str(error.value).startswith(says) and '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('spec', 'says'),
+  [
+    ({'dataset': 'chain_sums'}, "tasks.t.dataset: reasoning_gym has no data set 'chain_sums'; did you mean chain_sum"),
+    (
+      {'dataset': 'chain_sum', 'params': {'min_term': 2}},
+      'tasks.t.params.min_term: not a param of .*did you mean min_terms',
+    ),
+    ({'dataset': 'chain_sum', 'params': {'seed': 2}}, "tasks.t.params.seed: not a param of 'chain_sum'; it has "),
+    ({'dataset': 'chain_sum', 'params': {'min_terms': 0}}, "tasks.t.params: 'chain_sum' refuses .* must be positive"),
+    ({'dataset': 'chain_sum', 'params': {'min_terms': 'x'}}, "tasks.t.params: 'chain_sum' refuses "),
+    ({'dataset': 'simple_integration'}, "tasks.t.dataset: 'simple_integration' is not supported: its scorer runs"),
+    ({'dataset': 'rush_hour'}, "tasks.t.dataset: 'rush_hour' gives no text as the gold answer"),
+    ({'dataset': 'n_queens'}, "tasks.t.format: 'n_queens' has answers of several lines; use format='chat'"),
+    ({'dataset': 'chain_sum', 'params': ARITHMETIC, 'test_size': 200}, 'tasks.t: the train split is empty: '),
+  ],
+)
+def test_gym_errors(spec, says):
+  pytest.importorskip('reasoning_gym')
+  task = tasks.make('t', {'family': 'reasoning_gym', 'train_size': 1, 'test_size': 1, 'num_shots': 0} | spec)
+  with pytest.raises(ValueError, match=f'^{says}'):
+    task.split  # noqa: B018
+
+
+def test_splits_that_come_out_empty(tmp_path):
+  with pytest.raises(ValueError, match='^tasks.sums: the test split is empty; give a test_source that has rows, or'):
+    mawps(tmp_path / 'a.jsonl', sums(5), test_size=0).split  # noqa: B018
+  for shots in (3, 9):
+    with pytest.raises(ValueError, match='^tasks.sums: the train split is empty: of 5 rows 2 are distinct and not in test'):
+      mawps(tmp_path / 'a.jsonl', sums(5), num_shots=shots).split  # noqa: B018
+
+
+def test_every_field_can_be_written_as_json():
+  for family, cls in tasks.FAMILIES.items():
+    given = {'dataset': 'svamp', 'train_source': 'a.jsonl'}
+    spec = {key: given[key] for key in given if key in cls.__dataclass_fields__}
+    task = tasks.make('t', {'family': family} | spec)
+    written = {key: getattr(task, key) for key in cls.__dataclass_fields__ if key != 'name'}
+    assert tasks.make('t', {'family': family} | json.loads(json.dumps(written))) == task
+
+
+def test_columns_are_the_data_sets():
+  assert set(word_problems.COLUMNS) == set(tasks.WordProblems.__dataclass_fields__['dataset'].type.__args__)
+
+
+# The guess baseline.
+
+
+def test_guessing_takes_the_commonest_gold(tmp_path):
+  task = mawps(tmp_path / 'a.jsonl', [{'input': str(i), 'target': 7 if i % 4 else i} for i in range(1, 41)], num_shots=0)
+  assert tasks.guess_accuracy(task, [*task.train, *task.test]) == 30 / 40
+  with pytest.raises(ValueError, match='^tasks.sums: no examples'):
+    tasks.guess_accuracy(task, [])
+
+
+# The real data sets.
+
+
+@needs_data
+@pytest.mark.parametrize(
+  ('dataset', 'train', 'test', 'num_train', 'num_test'),
+  [
+    ('gsm8k', 'gsm8k/train.jsonl', 'gsm8k/test.jsonl', 7469, 1319),
+    ('svamp', 'svamp/SVAMP.json', '', 796, 200),
+    ('mawps', 'mawps_parts/multiarith.jsonl', '', 376, 200),
+  ],
+)
+def test_word_problem_files(dataset, train, test, num_train, num_test):
+  test_source = str(DATA / test) if test else ''
+  size = 0 if test else 200
+  task = tasks.WordProblems('t', dataset, str(DATA / train), test_source, test_size=size)
+  assert (len(task.train), len(task.test)) == (num_train, num_test)
+  assert all(task.verify(example, task.target(example)) for example in (*task.train[:500], *task.test))
+  assert not any('<<' in example.solution or '\n\n' in example.solution for example in task.train)
+  assert 0 < tasks.guess_accuracy(task, task.test) < 0.1
+
+
+@needs_data
+@pytest.mark.parametrize(('part', 'rows'), [('easy', (2251, 2376)), ('challenge', (1119, 1172))])
+def test_arc_files(part, rows):
+  source, test_source = (str(DATA / 'arc' / f'{part}_{split}.json') for split in ('train', 'test'))
+  task = tasks.MultipleChoice('t', source, test_source)
+  assert len(task.train) + len(task.test) + task.num_dropped == sum(rows)
+  assert all(example.answer in example.options and all(example.options) for example in task.test)
+  assert tasks.guess_accuracy(task, task.test) == pytest.approx(0.25, abs=0.001)
