@@ -193,7 +193,7 @@ def decode(
     logits, cache = bound(s.token[:, None], s.position[:, None], cache=s.cache, prefix=prefix)
     token, logprob = choose(logits[:, 0], s.key, s.length, config)
     where = jnp.where(s.active, s.length, ring)  # a finished row writes out of range: dropped
-    length = s.length + s.active
+    length = s.length + s.active.astype(jnp.int32)
     return count + 1, dataclasses.replace(
       s,
       cache=dataclasses.replace(cache, index=jnp.where(cache.index == prompt_length + ring, prompt_length, cache.index)),

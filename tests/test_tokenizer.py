@@ -23,7 +23,7 @@ TEMPLATE = (
 def byte_tokens():
   """The 256 bytes as byte-level BPE writes them, and a few merges."""
   alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-  merges = [('Ċ', 'Ċ'), ('Ċ', 'Q'), ('Ġ', 'a'), ('Ġa', 'Ċ')]
+  merges = [('Ċ', 'Ċ'), ('Ċ', 'Q'), ('Ġ', 'a'), ('Ġa', 'Ċ'), ('1', '2')]
   return [*alphabet, *map(''.join, merges)], merges
 
 
@@ -61,9 +61,10 @@ def test_decode_gives_the_text_back_without_special_tokens(llama_like, text):
   assert llama_like.decode([0, *llama_like.encode(text), 2, 1]) == text
 
 
-def test_decode_leaves_spaces_as_they_are(llama_like):
-  text = "it 's , well . he 'll"  # transformers' clean-up would pull these together
-  assert llama_like.decode(llama_like.encode(text)) == text
+def test_decode_leaves_spaces_as_they_are():
+  text = "it 's , well ."  # transformers' clean-up would pull these together
+  tokenizer = Tokenizer.from_characters(''.join(sorted(set(text))))
+  assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 def test_chat_messages_go_through_the_template(tmp_path, llama_like):
@@ -147,7 +148,7 @@ def test_save_is_what_transformers_loads_and_stops_at(tmp_path):
 def test_the_file_rules_not_the_class_named_beside_it(tmp_path):
   file = write_llama_like(tmp_path) / 'tokenizer_config.json'
   file.write_text(json.dumps(json.loads(file.read_text()) | {'tokenizer_class': 'Qwen2Tokenizer'}))
-  assert Tokenizer.load(tmp_path).encode('a\n\n') == Tokenizer.load(write_llama_like(tmp_path / 'plain')).encode('a\n\n')
+  assert Tokenizer.load(tmp_path).encode('a 12') == Tokenizer.load(write_llama_like(tmp_path / 'plain')).encode('a 12')
   assert Tokenizer.load(tmp_path).encode_prompt('a')[0] == 0
 
 

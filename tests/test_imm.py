@@ -1,0 +1,185 @@
+"""The rounds: what a workdir holds, the method's laws and switches, the same bytes again, and going on after a stop."""
+
+import json
+import os
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from imm_jax import imm, lm
+from imm_jax.merging import methods
+from tests.conftest import load_config
+
+ROUND_FILES = ('samples.jsonl', 'evaluations.jsonl')
+
+
+def tiny(**changes):
+  """The tiny config, smaller, with keys replaced: tiny(**{'merge.alpha': 0.3})."""
+  config = load_config('tiny')
+  config.model.random.update({'num_layers': 1, 'embed_dim': 32, 'mlp_dim': 64})
+  config.tasks.ood = {'max': config.tasks.ood['max']}
+  config.optimizer.learning_rate = 3e-3
+  config.update_from_flattened_dict(changes)
+  return config.to_dict()
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+  """A run of two rounds, and its rows."""
+  path = str(tmp_path_factory.mktemp('finished') / 'run')
+  return path, imm.run(tiny(), path)
+
+
+def params_of(path, round_, name='params'):
+  like = lm.load(f'{path}@0')
+  return jax.device_get(lm.restore(lm.Workdir(path), round_, name, like))
+
+
+def read_lines(path):
+  with open(path, encoding='utf-8') as file:
+    return [json.loads(line) for line in file]
+
+
+def without_times(value):
+  if isinstance(value, dict):
+    return {key: without_times(item) for key, item in value.items() if not key.startswith('secs')}
+  return [without_times(item) for item in value] if isinstance(value, list) else value
+
+
+def assert_same_run(one, two):
+  """Same samples and answers byte for byte, same params bit for bit, same metrics but for the times."""
+  for round_ in range(3):
+    for name in ROUND_FILES if round_ else ROUND_FILES[1:]:
+      with open(f'{one}/rounds/{round_:04d}/{name}', 'rb') as a, open(f'{two}/rounds/{round_:04d}/{name}', 'rb') as b:
+        assert a.read() == b.read()
+    jax.tree.map(np.testing.assert_array_equal, params_of(one, round_), params_of(two, round_))
+  assert without_times(read_lines(f'{one}/metrics.jsonl')) == without_times(read_lines(f'{two}/metrics.jsonl'))
+  with open(f'{one}/summary.json') as a, open(f'{two}/summary.json') as b:
+    assert without_times(json.load(a)) == without_times(json.load(b))
+
+
+def test_the_workdir_holds_what_it_should(finished):
+  path, rows = finished
+  assert [row['round'] for row in rows] == [0, 1, 2]
+  with open(f'{path}/summary.json') as file:
+    assert json.load(file) == {'rounds': rows}
+  for row in rows:
+    for domain, task in (('id', 'sum'), ('ood', 'max')):
+      result = row[domain][task]
+      assert result.keys() == {'accuracy', 'low', 'high', 'n', 'guess'}
+      assert result['low'] <= result['accuracy'] <= result['high'] and result['n'] == 20
+  for row in rows[1:]:
+    assert row['sample'].keys() == {'num_samples', 'right_rate', 'acceptance_rate', 'num_accepted'}
+    assert row['finetune'].keys() == {'steps', 'tokens', 'loss_nats'}
+    assert row['merge']['method'] == 'linear' and row['merge']['alpha'] == 0.5
+    assert row['merge']['drift_norm'] > 0
+    assert row['tuned_id'].keys() == row['id'].keys() and row['tuned_ood'].keys() == row['ood'].keys()
+    assert set(row['secs']) == {'sample', 'finetune', 'evaluate_tuned', 'merge', 'evaluate', 'checkpoint'}
+
+
+def test_what_is_learned_is_what_was_right_and_sampled(finished):
+  path, rows = finished
+  records = read_lines(f'{path}/rounds/0001/samples.jsonl')
+  assert len(records) == rows[1]['sample']['num_samples'] == 80 * 16
+  accepted = [record for record in records if record['accepted']]
+  assert len(accepted) == rows[1]['sample']['num_accepted'] == len({record['question_id'] for record in accepted})
+  assert all(record['right'] and record['finish_reason'] == 'stop' for record in accepted)
+  assert {record['reason'] for record in records if not record['accepted']} >= {'wrong'}
+  # Two epochs, a target for each sampled token, the one that stopped it included.
+  assert rows[1]['finetune']['tokens'] == 2 * sum(len(record['tokens']) for record in accepted)
+
+
+def test_the_same_config_gives_the_same_bytes(finished, tmp_path):
+  imm.run(tiny(), str(tmp_path / 'again'))
+  assert_same_run(finished[0], tmp_path / 'again')
+
+
+def test_half_a_run_goes_on_to_the_same_bytes(finished, tmp_path):
+  path = str(tmp_path / 'half')
+  imm.run(tiny(num_rounds=1), path)
+  imm.run(tiny(num_rounds=2), path)
+  assert_same_run(finished[0], path)
+
+
+@pytest.mark.parametrize('lost', [['metrics.json'], ['metrics.json', 'checkpoint'], ['metrics.json', *ROUND_FILES]])
+def test_a_round_that_was_cut_off_is_done_again(finished, tmp_path, lost):
+  path = str(tmp_path / 'cut')
+  shutil.copytree(finished[0], path)
+  for name in lost:
+    target = f'{path}/rounds/0002/{name}'
+    shutil.rmtree(target) if os.path.isdir(target) else os.remove(target)
+  with open(f'{path}/metrics.jsonl', 'a') as file:
+    file.write('{"round": 2, "st')
+  imm.run(tiny(), path)
+  assert_same_run(finished[0], path)
+
+
+def test_a_finished_run_does_nothing_more(finished):
+  path, rows = finished
+  before = {entry: os.stat(entry).st_mtime_ns for entry in (f'{path}/rounds', f'{path}/rounds/0002/metrics.json')}
+  assert imm.run(tiny(), path) == rows
+  assert before == {entry: os.stat(entry).st_mtime_ns for entry in before}
+
+
+def test_the_merge_is_the_methods_and_the_drift_is_its_distance(tmp_path):
+  path = str(tmp_path / 'run')
+  rows = imm.run(tiny(**{'sample_from': 'tuned', 'merge.alpha': 0.3}), path)
+  base = params_of(path, 0)
+  for round_ in (1, 2):
+    merged, tuned = params_of(path, round_), params_of(path, round_, 'tuned')
+    expected = methods.linear(base, tuned, alpha=0.3)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=8 * 2**-24 * 3), merged, expected)
+    moved = sum(np.sum((m - b) ** 2, dtype=np.float64) for m, b in zip(*map(jax.tree.leaves, (merged, base)), strict=True))
+    size = sum(np.sum(b**2, dtype=np.float64) for b in jax.tree.leaves(base))
+    np.testing.assert_allclose(rows[round_]['merge']['drift_norm'], np.sqrt(moved / size), rtol=1e-4)
+  imm.run(tiny(**{'sample_from': 'tuned', 'merge.alpha': 0.3, 'num_rounds': 1}), str(tmp_path / 'half'))
+  imm.run(tiny(**{'sample_from': 'tuned', 'merge.alpha': 0.3}), str(tmp_path / 'half'))
+  assert_same_run(path, tmp_path / 'half')
+
+
+def test_alpha_0_is_the_base_for_ever(tmp_path):
+  path = str(tmp_path / 'run')
+  rows = imm.run(tiny(**{'merge.alpha': 0.0}), path)
+  jax.tree.map(np.testing.assert_array_equal, params_of(path, 0), params_of(path, 2))
+  assert rows[2]['merge']['drift_norm'] == 0
+  assert rows[2]['id'] == rows[0]['id']
+
+
+def test_anchors_and_starts_follow_their_laws(tmp_path):
+  """With D_1 the same, M_1 is the same whatever anchor and start; M_2 is not."""
+  drifts = {}
+  for name, changes in {
+    'base': {},
+    'previous': {'merge.anchor': 'previous'},
+    'from_base': {'finetune_from': 'base'},
+    'vanilla': {'merge.alpha': 1.0},
+    'dare': {'merge.method': 'dare', 'merge.drop_rate': 0.5},
+  }.items():
+    path = str(tmp_path / name)
+    drifts[name] = [row['merge']['drift_norm'] for row in imm.run(tiny(**changes), path)[1:]]
+  assert drifts['base'][0] == drifts['previous'][0] == drifts['from_base'][0]
+  np.testing.assert_allclose(drifts['vanilla'][0], 2 * drifts['base'][0], rtol=1e-4)
+  # d_2 = u_2 / 2 + u_1 / 4 with the base, u_2 / 2 + u_1 / 2 with the previous model, u_2 / 2 from the base again.
+  assert drifts['from_base'][1] < drifts['base'][1] < drifts['previous'][1] < drifts['vanilla'][1]
+  # Masked and rescaled: the same mean, a norm sqrt(1 / keep) as large.
+  np.testing.assert_allclose(drifts['dare'][0], np.sqrt(2) * drifts['base'][0], rtol=0.05)
+
+
+def test_another_config_is_refused_with_the_difference(finished):
+  with pytest.raises(ValueError, match='holds a run of another config: config.merge.alpha was 0.5 and is 0.4; choose another'):
+    imm.run(tiny(**{'merge.alpha': 0.4}), finished[0])
+  with pytest.raises(ValueError, match='config.num_rounds was 2 and is 1'):
+    imm.run(tiny(num_rounds=1), finished[0])
+
+
+def test_a_round_loads_as_a_model_and_converts(finished, tmp_path):
+  path, _ = finished
+  model = lm.load(f'{path}@2')
+  model.save(str(tmp_path / 'out'))
+  again = lm.load(str(tmp_path / 'out'))
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(model.params), jax.device_get(again.params))
+  assert model.generate(['1+2='], max_new_tokens=4) == again.generate(['1+2='], max_new_tokens=4)
+  with pytest.raises(FileNotFoundError, match='round 7 of this run is not done'):
+    lm.load(f'{path}@7')
