@@ -22,18 +22,17 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 from imm_jax import model, sharding
 
-
 ROOT = pathlib.Path(__file__).parent.parent
 DATA = ROOT.parent / 'shared' / 'data'  # real data sets, where there are some
 
 
-def load_config(name: str, argument: str = ''):
-  """Returns get_config() of configs/<name>.py."""
+def load_config(name: str, *arguments: str):
+  """Returns get_config(*arguments) of configs/<name>.py."""
   sys.path.insert(0, str(ROOT / 'configs'))
   spec = importlib.util.spec_from_file_location(name, ROOT / 'configs' / f'{name}.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
-  return module.get_config(argument)
+  return module.get_config(*arguments)
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imm_jax import finetune, optimizer, packing, sharding
+from imm_jax import finetune, packing, sharding
 from imm_jax import model as model_lib
 from imm_jax.finetune import FinetuneConfig
 from imm_jax.model import Transformer
@@ -82,22 +82,6 @@ def test_each_epoch_is_a_permutation_and_depends_on_seed_and_round():
   assert list(order[30:]) == [0, 0]
   others = [np.concatenate([p.tokens.ravel() for p in finetune.batches(rows, settings, *key)]) for key in ((1, 1), (0, 2))]
   assert all((order != other).any() for other in others)
-
-
-def test_the_learning_rate_warms_up_to_its_peak_and_falls_to_zero():
-  schedule = optimizer.learning_rate(OptimizerConfig(learning_rate=1.0, warmup_fraction=0.1), 20)
-  rates = [float(schedule(step)) for step in range(20)]
-  assert rates[0] == 0.5 and rates[1] == max(rates) == 1.0
-  assert rates[1:] == sorted(rates[1:], reverse=True) and 0 < rates[-1] < 0.02
-
-
-def test_norms_and_biases_do_not_decay(config, params):
-  zero = jax.tree.map(jnp.zeros_like, params)
-  tx = optimizer.make(OptimizerConfig(learning_rate=1.0, weight_decay=0.5))
-  with jax.numpy_dtype_promotion('standard'):
-    updates, _ = tx.update(zero, tx.init(params), params)
-  for path, update in jax.tree_util.tree_leaves_with_path(updates):
-    assert bool(jnp.any(update != 0)) == (path[-1].key in ('kernel', 'embedding'))
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,9 @@ def test_anchors_and_starts_follow_their_laws(tmp_path):
 
 
 def test_another_config_is_refused_with_the_difference(finished):
-  with pytest.raises(ValueError, match='holds a run of another config: config.merge.alpha was 0.5 and is 0.4; choose another'):
+  with pytest.raises(
+    ValueError, match='holds a run of another config: config.merge.alpha was 0.5 and is 0.4; choose another'
+  ):
     imm.run(tiny(**{'merge.alpha': 0.4}), finished[0])
   with pytest.raises(ValueError, match='config.num_rounds was 2 and is 1'):
     imm.run(tiny(num_rounds=1), finished[0])

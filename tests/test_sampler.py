@@ -1,4 +1,4 @@
-"""Sampling: the same completion whatever the batch, order, slots or mesh; the model's own distribution; every way to stop."""
+"""Sampling: the same completion whatever the batch, order, slots or mesh; the model's distribution; every way to stop."""
 
 import dataclasses
 import functools
@@ -154,7 +154,11 @@ def test_one_new_token(run):
 def test_the_prefix_is_computed_once_and_each_question_once(run, monkeypatch):
   calls = []
   original = sampler.prefill
-  monkeypatch.setattr(sampler, 'prefill', lambda m, p, prefix, t, l, s: calls.append(t.shape) or original(m, p, prefix, t, l, s))
+  monkeypatch.setattr(
+    sampler,
+    'prefill',
+    lambda m, p, prefix, tokens, *rest: calls.append(tokens.shape) or original(m, p, prefix, tokens, *rest),
+  )
   run(dataclasses.replace(CONFIG, num_slots=24))
   assert calls == [(1, 64), (2, 16), (2, 16), (2, 16)]
 

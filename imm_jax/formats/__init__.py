@@ -1,0 +1,33 @@
+"""Models on disk: Hugging Face directories (both ways) and GGUF files (in)."""
+
+import os
+import pathlib
+import types
+
+import jax
+
+from imm_jax import model, sharding
+from imm_jax.formats import gguf, hf
+
+
+def read_config(path: str | os.PathLike[str]) -> model.ModelConfig:
+  """Returns the architecture of the model in a Hugging Face directory or a .gguf file."""
+  return _module(path).read_config(path)
+
+
+def load_params(
+  path: str | os.PathLike[str], config: model.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
+) -> model.Params:
+  """Returns its weights, float32, sharded over `mesh` by `rules`."""
+  return _module(path).load_params(path, config, mesh, rules)
+
+
+def _module(path: str | os.PathLike[str]) -> types.ModuleType:
+  path = pathlib.Path(path)
+  if path.is_dir():
+    return hf
+  if path.is_file() and path.suffix == '.gguf':
+    return gguf
+  found = 'a file of another kind' if path.exists() else 'nothing'
+  wanted = 'a directory with config.json and *.safetensors, or a .gguf file'
+  raise FileNotFoundError(f'{path}: looked for {wanted}; found {found}')

@@ -1,0 +1,149 @@
+"""GGUF files, llama.cpp's format, of Llama, Qwen2 and Qwen3 models -> ModelConfig and params.
+
+Quantised tensors become float32: what a model knows after 4 bits is what it starts from here.
+"""
+
+from collections.abc import Mapping
+import functools
+import os
+import pathlib
+from typing import Any
+
+import gguf
+from gguf import quants
+import jax
+import numpy as np
+
+from imm_jax import model, sharding
+from imm_jax.formats import table
+
+TABLE = (
+  table.Row('embedding', 'token_embd.weight', 'V D -> V D'),
+  table.Row('layers/attn_norm/scale', 'blk.{layer}.attn_norm.weight', 'D -> D'),
+  table.Row('layers/attn/q/kernel', 'blk.{layer}.attn_q.weight', '(N H) D -> D N H'),
+  table.Row('layers/attn/q/bias', 'blk.{layer}.attn_q.bias', '(N H) -> N H'),
+  table.Row('layers/attn/k/kernel', 'blk.{layer}.attn_k.weight', '(K H) D -> D K H'),
+  table.Row('layers/attn/k/bias', 'blk.{layer}.attn_k.bias', '(K H) -> K H'),
+  table.Row('layers/attn/v/kernel', 'blk.{layer}.attn_v.weight', '(K H) D -> D K H'),
+  table.Row('layers/attn/v/bias', 'blk.{layer}.attn_v.bias', '(K H) -> K H'),
+  table.Row('layers/attn/q_norm/scale', 'blk.{layer}.attn_q_norm.weight', 'H -> H'),
+  table.Row('layers/attn/k_norm/scale', 'blk.{layer}.attn_k_norm.weight', 'H -> H'),
+  table.Row('layers/attn/o/kernel', 'blk.{layer}.attn_output.weight', 'D (N H) -> N H D'),
+  table.Row('layers/mlp_norm/scale', 'blk.{layer}.ffn_norm.weight', 'D -> D'),
+  table.Row('layers/mlp/gate/kernel', 'blk.{layer}.ffn_gate.weight', 'F D -> D F'),
+  table.Row('layers/mlp/up/kernel', 'blk.{layer}.ffn_up.weight', 'F D -> D F'),
+  table.Row('layers/mlp/down/kernel', 'blk.{layer}.ffn_down.weight', 'D F -> F D'),
+  table.Row('final_norm/scale', 'output_norm.weight', 'D -> D'),
+  table.Row('lm_head/kernel', 'output.weight', 'V D -> D V'),
+)
+
+# Architecture -> what it has beside a plain Llama.
+_ARCHITECTURES = {'llama': {}, 'qwen2': {'qkv_bias': True}, 'qwen3': {'qk_norm': True}}
+
+# Metadata '<architecture>.<key>' -> ModelConfig field.
+_FIELDS = {
+  'block_count': 'num_layers',
+  'context_length': 'max_length',
+  'embedding_length': 'embed_dim',
+  'feed_forward_length': 'mlp_dim',
+  'attention.head_count': 'num_heads',
+  'attention.head_count_kv': 'num_kv_heads',
+  'attention.key_length': 'head_dim',
+  'attention.layer_norm_rms_epsilon': 'rms_norm_eps',
+  'rope.freq_base': 'rope_theta',
+}
+_IGNORED = {'vocab_size'}  # The embedding's shape says it.
+
+
+@functools.lru_cache(maxsize=1)
+def _open(path: pathlib.Path, unused_mtime_ns: int) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
+  """Returns the metadata that is no array, and the tensors by name. Reading the file's index takes seconds: kept."""
+  try:
+    reader = gguf.GGUFReader(path)
+  except (ValueError, IndexError, KeyError) as error:
+    raise ValueError(f'{path}: not a whole GGUF file ({error}); download or copy it again') from None
+  fields = {name: field.contents() for name, field in reader.fields.items() if field.types[0] != gguf.GGUFValueType.ARRAY}
+  return fields, {tensor.name: tensor for tensor in reader.tensors}
+
+
+def read_config(path: str | os.PathLike[str]) -> model.ModelConfig:
+  """Returns the architecture that the file's metadata describes."""
+  path = pathlib.Path(path)
+  fields, tensors = _open(path, path.stat().st_mtime_ns)
+  shapes = {name: _shape(tensor) for name, tensor in tensors.items()}
+  return config_from_gguf(fields, shapes, path)
+
+
+def config_from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: object) -> model.ModelConfig:
+  """Returns the config of this metadata and these tensor shapes; raises ValueError naming what is not supported."""
+  arch = fields.get('general.architecture')
+  if arch not in _ARCHITECTURES:
+    raise ValueError(f"{source}: general.architecture '{arch}' is not one of {', '.join(_ARCHITECTURES)}")
+  given = {key.removeprefix(f'{arch}.'): value for key, value in fields.items() if key.startswith(f'{arch}.')}
+  if 'attention.head_count' in given and 'embedding_length' in given:
+    given.setdefault('attention.head_count_kv', given['attention.head_count'])
+    given.setdefault('attention.key_length', given['embedding_length'] // given['attention.head_count'])
+  given.setdefault('rope.freq_base', 10000.0)
+  missing = [f'{arch}.{key}' for key in _FIELDS if key not in given]
+  missing += ['the tensor token_embd.weight'] if 'token_embd.weight' not in shapes else []
+  if missing:
+    raise ValueError(f'{source}: missing: {", ".join(missing)}')
+  # float32 in the file: 9.999999747378752e-06 was written as 1e-05.
+  values = {
+    field: float(str(np.float32(given[key]))) if isinstance(given[key], float) else given[key]
+    for key, field in _FIELDS.items()
+  }
+  fixed = {
+    'attention.value_length': values['head_dim'],
+    'rope.dimension_count': values['head_dim'],
+    'rope.scaling.type': 'none',
+    'expert_count': 0,
+    'expert_used_count': 0,
+  }
+  wrong = [
+    f'{arch}.{key} = {value!r} is not supported' + (f' (only {fixed[key]!r})' if key in fixed else '')
+    for key, value in given.items()
+    if key not in _FIELDS and key not in _IGNORED and value != fixed.get(key)
+  ]
+  wrong += [f'tensor {name} (scaled rotary frequencies) is not supported' for name in shapes if 'rope_freqs' in name]
+  if wrong:
+    raise ValueError(f'{source}: ' + '; '.join(wrong) + '; convert from the Hugging Face directory instead')
+  return model.ModelConfig(
+    family=arch,
+    vocab_size=shapes['token_embd.weight'][0],
+    tie_embeddings='output.weight' not in shapes,
+    **values,
+    **_ARCHITECTURES[arch],
+  )
+
+
+def load_params(
+  path: str | os.PathLike[str], config: model.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
+) -> model.Params:
+  """Returns the file's weights, float32, on the devices of `mesh`."""
+  path = pathlib.Path(path)
+  _, tensors = _open(path, path.stat().st_mtime_ns)
+  table.check(path, table.file_shapes(TABLE, config), {name: _shape(tensor) for name, tensor in tensors.items()})
+
+  @functools.lru_cache(maxsize=1)  # A block of quantised numbers is decoded whole, and each device asks for its part.
+  def whole(name: str) -> np.ndarray:
+    try:
+      x = quants.dequantize(tensors[name].data, tensors[name].tensor_type)
+    except NotImplementedError:
+      raise ValueError(f'{path}: tensor {name}: cannot decode {tensors[name].tensor_type.name}') from None
+    if config.family == 'llama' and '.attn_q.' in name:
+      return _unpermute(x, config.num_heads)
+    if config.family == 'llama' and '.attn_k.' in name:
+      return _unpermute(x, config.num_kv_heads)
+    return x
+
+  return table.load(TABLE, config, mesh, rules, lambda name, index: whole(name)[index].astype(np.float32, copy=False))
+
+
+def _unpermute(x: np.ndarray, num_heads: int) -> np.ndarray:
+  """llama.cpp rotates neighbours, we rotate halves: [N * (H/2, 2), D] -> [N * (2, H/2), D]."""
+  return x.reshape(num_heads, -1, 2, x.shape[1]).swapaxes(1, 2).reshape(x.shape)
+
+
+def _shape(tensor: gguf.ReaderTensor) -> tuple[int, ...]:
+  return tuple(int(size) for size in reversed(tensor.shape))

@@ -1,0 +1,153 @@
+"""From the tensors of a file to stacked, sharded params, through a name table: what hf.py and gguf.py share.
+
+A table has a row for each parameter that a model may have: our path, the file's name, and how the dimensions lie in the file
+and with us. The same rows are read for loading, for saving and for saying what is missing.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import functools
+import math
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imm_jax import model, sharding
+
+LAYERS = 'layers/'  # The params under it are stacked [L, ...] with us, and one tensor a layer in a file.
+
+_abstract_params = functools.cache(model.abstract_params)  # Tracing the model takes a tenth of a second and more.
+
+Index = tuple[slice, ...]
+Read = Callable[[str, Index], np.ndarray]  # (the file's name of a tensor, which part of it) -> that part, float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One parameter: `path` is ours, `name` the file's with {layer}, `dims` the file's dimensions and ours.
+
+  '(N H) D -> D N H': the file holds a matrix whose first dimension is heads and head_dim in one.
+  """
+
+  path: str
+  name: str
+  dims: str
+
+  def groups(self) -> list[list[str]]:
+    """Returns our dimensions that each dimension of the file holds, in order."""
+    groups = re.findall(r'\(([\w ]+)\)|(\w+)', self.dims.split(' -> ')[0])
+    return [(several or single).split() for several, single in groups]
+
+  def ours(self) -> list[str]:
+    """Returns our dimensions."""
+    return self.dims.split(' -> ')[1].split()
+
+  def file_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the tensor's shape in the file; `shape` is ours, of one layer."""
+    sizes = dict(zip(self.ours(), shape, strict=True))
+    return tuple(math.prod(sizes[dim] for dim in group) for group in self.groups())
+
+  def to_file(self, x: jax.Array) -> jax.Array:
+    """Returns one layer's parameter as the file has it."""
+    order = [self.ours().index(dim) for group in self.groups() for dim in group]
+    return x.transpose(order).reshape(self.file_shape(x.shape))
+
+  def read(self, read: Read, name: str, shape: Sequence[int], index: Index) -> np.ndarray:
+    """Returns the part `index` of one layer's parameter of this shape; reads no other part of the file if it can."""
+    ours = self.ours()
+    sizes, wanted = dict(zip(ours, shape, strict=True)), dict(zip(ours, index, strict=True))
+    part, read_sizes, rest = [], {}, []
+    for first, *inner in self.groups():
+      start, stop, _ = wanted[first].indices(sizes[first])
+      inner_size = math.prod(sizes[dim] for dim in inner)
+      part.append(slice(start * inner_size, stop * inner_size))
+      read_sizes |= {first: stop - start} | {dim: sizes[dim] for dim in inner}
+      rest += inner
+    x = read(name, tuple(part)).reshape(list(read_sizes.values()))
+    x = x.transpose([list(read_sizes).index(dim) for dim in ours])
+    return x[tuple(wanted[dim] if dim in rest else slice(None) for dim in ours)]
+
+
+def by_path(params: Any) -> dict[str, Any]:
+  """Returns the leaves by their path, 'layers/attn/q/kernel'."""
+  return {_path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+def used_rows(table: Sequence[Row], config: model.ModelConfig) -> Iterator[tuple[Row, tuple[int, ...]]]:
+  """Yields the rows whose parameter a model of this config has, and its shape with us (stacked)."""
+  abstract, _ = _abstract_params(config)
+  shapes = {path: leaf.shape for path, leaf in by_path(abstract).items()}
+  assert set(shapes) <= {row.path for row in table}, set(shapes) - {row.path for row in table}
+  for row in table:
+    if row.path in shapes:
+      yield row, shapes[row.path]
+
+
+def file_shapes(table: Sequence[Row], config: model.ModelConfig) -> dict[str, tuple[int, ...]]:
+  """Returns the name and shape of every tensor that a file of this config holds."""
+  shapes = {}
+  for row, shape in used_rows(table, config):
+    if row.path.startswith(LAYERS):
+      shapes |= {row.name.format(layer=layer): row.file_shape(shape[1:]) for layer in range(config.num_layers)}
+    else:
+      shapes[row.name] = row.file_shape(shape)
+  return shapes
+
+
+def check(source: object, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+  """Raises ValueError with every tensor that is missing, unknown or of another shape."""
+  lines = [f'missing: {name} {shape}' for name, shape in wanted.items() if name not in found]
+  lines += [f'unknown: {name} {shape}' for name, shape in found.items() if name not in wanted]
+  lines += [
+    f'shape: {name} is {found[name]} in the file, and {shape} by the config'
+    for name, shape in wanted.items()
+    if found.get(name, shape) != shape
+  ]
+  if lines:
+    raise ValueError(f'{source}: the tensors are not those of its config:\n  ' + '\n  '.join(lines))
+
+
+def load(
+  table: Sequence[Row], config: model.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules, read: Read
+) -> model.Params:
+  """Returns float32 params on the devices of `mesh`, read tensor by tensor; each process reads what its devices hold."""
+  abstract, axes = _abstract_params(config)
+  rows = {row.path: row for row in table}
+
+  def leaf(keys, struct, where):
+    row = rows[_path(keys)]
+    if not row.path.startswith(LAYERS):
+      return _read_array(row, row.name, struct.shape, where, read)
+    zeros, write = _stack_functions(struct.shape, where)
+    layer_where = jax.NamedSharding(where.mesh, jax.P(*where.spec[1:]))
+    stack = zeros()
+    for layer in range(config.num_layers):
+      x = _read_array(row, row.name.format(layer=layer), struct.shape[1:], layer_where, read)
+      # Waiting keeps the host at one layer's tensor.
+      stack = jax.block_until_ready(write(stack, x, np.int32(layer)))
+    return stack
+
+  return jax.tree_util.tree_map_with_path(leaf, abstract, sharding.shardings(mesh, rules, abstract, axes))
+
+
+def _read_array(row: Row, name: str, shape: tuple[int, ...], where: jax.NamedSharding, read: Read) -> jax.Array:
+  return jax.make_array_from_callback(shape, where, lambda index: row.read(read, name, shape, index or ()))
+
+
+@functools.cache
+def _stack_functions(shape: tuple[int, ...], where: jax.NamedSharding):
+  """Returns functions that make an array [L, ...] of zeros on the devices, and that write one layer of it in place."""
+  zeros = jax.jit(lambda: jnp.zeros(shape, jnp.float32), out_shardings=where)
+  write = jax.jit(
+    lambda stack, x, layer: jax.lax.dynamic_update_index_in_dim(stack, x, layer, axis=0),
+    out_shardings=where,
+    donate_argnums=0,
+  )
+  return zeros, write
+
+
+def _path(keys) -> str:
+  return jax.tree_util.keystr(keys, simple=True, separator='/')

@@ -1,0 +1,210 @@
+"""The command: what it prints, and that a user's mistake is one line with exit code 1 and nothing lost."""
+
+import json
+import os
+import shutil
+import stat
+import sys
+
+import jax
+import pytest
+
+from imm_jax import cli, lm, sharding
+from imm_jax import model as model_lib
+from imm_jax.tasks.synthetic import CHARACTERS
+from imm_jax.tokenizer import Tokenizer
+from tests.conftest import ROOT
+
+TINY = f'--config={ROOT}/configs/tiny.py'
+WORDS = f'--config={ROOT}/configs/word_problems.py'
+SMALL = ['--config.num_rounds=1', '--config.model.random.num_layers=1', '--config.model.random.embed_dim=32']
+
+
+@pytest.fixture
+def imm(monkeypatch, capsys):
+  """Returns a function that runs `imm ARGUMENTS`: (exit code, what was printed, what was printed as an error)."""
+
+  def run(*arguments):
+    monkeypatch.setattr(sys, 'argv', ['imm', *map(str, arguments)])
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    try:
+      cli.main()
+      code = 0
+    except SystemExit as stop:
+      code = stop.code
+    return code, *capsys.readouterr()
+
+  return run
+
+
+@pytest.fixture
+def fails(imm):
+  """Returns a function that runs a command that must fail with one line; returns the line."""
+
+  def run(*arguments):
+    code, _, errors = imm(*arguments)
+    lines = [line for line in errors.splitlines() if line.startswith('imm: ')]
+    assert code == 1 and len(lines) == 1, errors
+    assert 'Traceback' not in errors and errors.endswith(lines[0] + '\n')
+    return lines[0]
+
+  return run
+
+
+@pytest.fixture(scope='session')
+def model_dir(tmp_path_factory):
+  """A tiny model as a Hugging Face directory."""
+  tokenizer = Tokenizer.from_characters(CHARACTERS)
+  config = model_lib.ModelConfig(
+    family='llama', vocab_size=tokenizer.size, num_layers=1, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=4,
+    head_dim=8, max_length=64, rope_theta=10_000.0, rms_norm_eps=1e-5, tie_embeddings=False,
+  )  # fmt: skip
+  mesh = sharding.make_mesh()
+  path = tmp_path_factory.mktemp('models') / 'model'
+  lm.LM(config, model_lib.init_params(config, 0, mesh), tokenizer, mesh).save(str(path))
+  return path
+
+
+def edit_json(path, **changes):
+  content = json.loads(path.read_text()) | changes
+  path.write_text(json.dumps(content))
+
+
+def test_help_names_the_commands_and_each_has_its_own(imm):
+  code, out, _ = imm('--help')
+  assert code == 0
+  for command in ('run', 'evaluate', 'convert', 'merge'):
+    assert f'imm {command}' in out
+    code, own, _ = imm(command, '--help')
+    assert code == 0 and own.startswith(f'imm {command}')
+  assert '--alpha' in own
+
+
+def test_run_prints_a_row_for_each_set_of_params_and_goes_on(imm, tmp_path):
+  code, out, errors = imm('run', TINY, *SMALL, f'--workdir={tmp_path}/run')
+  assert code == 0
+  for text in (
+    'guess',
+    'base',
+    'round 1 tuned',
+    'round 1 merged',
+    'ID sum',
+    'OOD max',
+    f'summary: {tmp_path}/run/summary.json',
+  ):
+    assert text in out
+  assert 'sample sum: 1280 completions' in errors
+  assert imm('run', TINY, *SMALL, f'--workdir={tmp_path}/run')[1] == out
+  code, evaluated, _ = imm('evaluate', TINY, f'--config.model.path={tmp_path}/run@1')
+  assert code == 0 and 'ID sum' in evaluated
+  # The same accuracy as in the run's table.
+  merged = next(line for line in out.splitlines() if 'round 1 merged' in line)
+  base = next(line for line in evaluated.splitlines() if line.startswith('│ base'))
+  assert base.split('│')[2].split()[0] == merged.split('│')[2].split()[0]
+
+
+def test_convert_and_merge_write_models(imm, model_dir, tmp_path):
+  assert imm('convert', model_dir, tmp_path / 'copy')[0] == 0
+  assert (tmp_path / 'copy' / 'model.safetensors').read_bytes() == (model_dir / 'model.safetensors').read_bytes()
+  code, _, _ = imm('merge', f'--base={model_dir}', f'--tuned={tmp_path}/copy', f'--out={tmp_path}/merged', '--alpha=0.3')
+  assert code == 0
+  assert (tmp_path / 'merged' / 'model.safetensors').read_bytes() == (model_dir / 'model.safetensors').read_bytes()
+
+
+# What users get wrong.
+
+
+def test_no_such_command(fails):
+  assert "'rum' is no command; the commands are run, evaluate, convert, merge" in fails('rum')
+
+
+def test_unknown_config_key(fails, tmp_path):
+  assert 'alhpa' in fails('run', TINY, '--config.merge.alhpa=0.3', f'--workdir={tmp_path}/run')
+  assert not (tmp_path / 'run').exists()
+
+
+def test_wrong_type(fails, tmp_path):
+  line = fails('run', TINY, '--config.num_rounds=two', f'--workdir={tmp_path}/run')
+  assert 'num_rounds' in line and 'two' in line
+  assert 'merge.anchor' in fails('run', TINY, '--config.merge.anchor=bse', f'--workdir={tmp_path}/run')
+
+
+def test_missing_config_and_workdir(fails, tmp_path):
+  assert '--config: is missing' in fails('run', f'--workdir={tmp_path}/run')
+  assert 'no_such.py' in fails('run', '--config=no_such.py', f'--workdir={tmp_path}/run')
+  assert '--workdir: is missing' in fails('run', TINY)
+
+
+def test_missing_model(fails, tmp_path):
+  line = fails('run', TINY, f'--config.model.path={tmp_path}/nowhere', f'--workdir={tmp_path}/run')
+  assert f'{tmp_path}/nowhere' in line
+  assert f'{tmp_path}/nowhere' in fails('convert', tmp_path / 'nowhere', tmp_path / 'out')
+
+
+def test_missing_data_file_field_and_empty_split(fails, tmp_path, model_dir):
+  common = ['run', WORDS, f'--config.model.path={model_dir}', f'--workdir={tmp_path}/run']
+  common.append('--config.tasks.id.svamp.test_source=')
+  assert f'{tmp_path}/none.json' in fails(*common, f'--config.tasks.id.svamp.train_source={tmp_path}/none.json')
+  (tmp_path / 'rows.json').write_text('[{"Body": "a", "Question": "b?"}]')
+  line = fails(*common, f'--config.tasks.id.svamp.train_source={tmp_path}/rows.json')
+  assert 'Answer' in line and 'rows.json' in line
+  (tmp_path / 'rows.json').write_text('[{"Body": "a", "Question": "b?", "Answer": 1.0}]')
+  assert 'split is empty' in fails(*common, f'--config.tasks.id.svamp.train_source={tmp_path}/rows.json')
+
+
+def test_unsupported_architecture_and_field(fails, model_dir, tmp_path):
+  shutil.copytree(model_dir, tmp_path / 'model')
+  edit_json(tmp_path / 'model' / 'config.json', model_type='mamba')
+  assert 'mamba' in fails('convert', tmp_path / 'model', tmp_path / 'out')
+  edit_json(tmp_path / 'model' / 'config.json', model_type='llama', hidden_act='gelu')
+  assert 'hidden_act' in fails('convert', tmp_path / 'model', tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_tokenizer_larger_than_the_model(fails, model_dir, tmp_path):
+  shutil.copytree(model_dir, tmp_path / 'model')
+  Tokenizer.from_characters(CHARACTERS + 'abcdef').save(tmp_path / 'model')
+  line = fails('convert', tmp_path / 'model', tmp_path / 'out')
+  assert '23 tokens' in line and '17' in line
+
+
+@pytest.mark.parametrize('damage', [lambda data: data[:-100], lambda data: b'\xff' * 64 + data[64:], lambda data: b''])
+def test_corrupt_safetensors(fails, model_dir, tmp_path, damage):
+  shutil.copytree(model_dir, tmp_path / 'model')
+  weights = tmp_path / 'model' / 'model.safetensors'
+  weights.write_bytes(damage(weights.read_bytes()))
+  assert str(weights) in fails('convert', tmp_path / 'model', tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+
+
+def test_unwritable_workdir(fails, tmp_path):
+  (tmp_path / 'file').write_text('')
+  assert f'{tmp_path}/file' in fails('run', TINY, f'--workdir={tmp_path}/file')
+  assert f'{tmp_path}/file/run' in fails('run', TINY, f'--workdir={tmp_path}/file/run')
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason='root writes everywhere')
+def test_read_only_workdir(fails, tmp_path):
+  tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
+  assert 'Permission denied' in fails('run', TINY, f'--workdir={tmp_path}/run')
+
+
+def test_a_workdir_of_another_config(fails, imm, tmp_path):
+  assert imm('run', TINY, *SMALL, '--config.num_rounds=0', f'--workdir={tmp_path}/run')[0] == 0
+  line = fails('run', TINY, *SMALL, '--config.seed=7', '--config.num_rounds=0', f'--workdir={tmp_path}/run')
+  assert 'config.seed was 0 and is 7' in line
+
+
+def test_a_target_that_exists_is_not_overwritten(fails, model_dir, tmp_path):
+  (tmp_path / 'out').mkdir()
+  (tmp_path / 'out' / 'keep.txt').write_text('mine')
+  assert 'exists and is not an empty directory' in fails('convert', model_dir, tmp_path / 'out')
+  assert (tmp_path / 'out' / 'keep.txt').read_text() == 'mine'
+
+
+def test_a_batch_that_does_not_fit_the_mesh(fails, tmp_path):
+  line = fails('run', TINY, '--config.finetune.batch_size=3', f'--workdir={tmp_path}/run')
+  assert 'finetune.batch_size' in line
+  line = fails('run', TINY, '--config.mesh.tensor=3', '--config.mesh.fsdp=3', f'--workdir={tmp_path}/other')
+  assert 'needs 9 devices and there are 8' in line
+  assert jax.device_count() == 8

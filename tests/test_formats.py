@@ -1,0 +1,343 @@
+"""Hugging Face directories: equal to transformers (golden files, and live where torch is), bit exact, clear when wrong."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from imm_jax import formats, layers, sharding
+from imm_jax import model as model_lib
+from imm_jax.formats import hf, hf_config, table
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+FAMILIES = ('llama', 'llama3', 'mistral', 'qwen2', 'qwen3', 'smollm2')
+TOLERANCE = 2e-4  # max |logit| is 3 to 5; float32 sums in another order differ by 5e-6
+
+
+def one_device() -> jax.sharding.Mesh:
+  types = (jax.sharding.AxisType.Auto,) * 3
+  return jax.make_mesh((1, 1, 1), sharding.AXES, axis_types=types, devices=jax.devices()[:1])
+
+
+def load(path, mesh=None, rules=sharding.TRAIN):
+  config = formats.read_config(path)
+  return config, formats.load_params(path, config, mesh or one_device(), rules)
+
+
+@functools.cache
+def load_golden(family):
+  return load(GOLDEN / family)
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def logits_of(config, params, tokens):
+  positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
+  return model_lib.Transformer(config).apply({'params': params}, tokens, positions)[0]
+
+
+def tensors_of(path):
+  """The tensors of a directory by name, whatever the number of files."""
+  return {k: v for file in sorted(path.glob('*.safetensors')) for k, v in safetensors.numpy.load_file(file).items()}
+
+
+def assert_same_bits(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+    a, b = np.asarray(a), np.asarray(b)
+    assert (a.dtype, a.shape) == (b.dtype, b.shape)
+    assert a.tobytes() == b.tobytes()
+
+
+def edited(tmp_path, family, **changes):
+  """A copy of a golden directory with fields of its config.json changed, or, where the value is ..., left out."""
+  shutil.copytree(GOLDEN / family, tmp_path / family)
+  file = tmp_path / family / 'config.json'
+  d = json.loads(file.read_text()) | changes
+  file.write_text(json.dumps({key: value for key, value in d.items() if value is not ...}))
+  return tmp_path / family
+
+
+def with_tensors(tmp_path, family, changes):
+  """A copy of a golden directory with tensors replaced, added, or, where None, removed."""
+  path = edited(tmp_path, family)
+  tensors = {k: v for k, v in (tensors_of(path) | changes).items() if v is not None}
+  safetensors.numpy.save_file(tensors, path / 'model.safetensors', metadata={'format': 'pt'})
+  return path
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_logits_are_those_of_transformers(family):
+  golden = np.load(GOLDEN / family / 'logits.npz')
+  logits = logits_of(*load_golden(family), golden['tokens'])
+  np.testing.assert_allclose(logits, golden['logits'], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize('rules', [sharding.TRAIN, sharding.SAMPLE], ids=['train', 'sample'])
+@pytest.mark.parametrize('family', ['llama', 'qwen2'])
+def test_sharded_load_is_the_single_device_load(family, rules, mesh):
+  config, params = load(GOLDEN / family, mesh, rules)
+  assert_same_bits(params, load_golden(family)[1])
+  wanted = model_lib.param_shardings(config, mesh, rules)
+  jax.tree.map(lambda x, where: pytest.fail(f'{x.sharding}') if x.sharding != where else None, params, wanted)
+
+
+def test_a_device_reads_its_part_only():
+  row = table.Row('path', 'name', '(N H) D -> D N H')
+  x, asked = np.arange(6 * 4 * 2, dtype=np.float32).reshape(4 * 2, 6), []
+
+  def read(name, index):
+    asked.append((name, x[index].size))
+    return x[index]
+
+  whole = x.reshape(4, 2, 6).transpose(2, 0, 1)
+  for index in [(slice(0, 3), slice(2, 4), slice(None)), (slice(None), slice(1, 2), slice(0, 2))]:
+    np.testing.assert_array_equal(row.read(read, 'name', whole.shape, index), whole[index])
+  assert asked == [('name', 12), ('name', 12)]
+  # A part of the inner of two merged dimensions is cut out after reading.
+  index = (slice(2, 6), slice(0, 4), slice(1, 2))
+  np.testing.assert_array_equal(row.read(read, 'name', whole.shape, index), whole[index])
+
+
+def test_each_of_8_devices_reads_an_eighth():
+  tensors, asked = tensors_of(GOLDEN / 'llama'), []
+
+  def read(name, index):
+    asked.append((tensors[name].size, tensors[name][index].size))
+    return tensors[name][index]
+
+  config = formats.read_config(GOLDEN / 'llama')
+  params = table.load(hf.TABLE, config, sharding.make_mesh(1, 8, 1), sharding.TRAIN, read)
+  assert_same_bits(params, load_golden('llama')[1])
+  assert len(asked) == 8 * len(tensors)
+  assert all(part == whole // 8 for whole, part in asked)
+
+
+@pytest.mark.parametrize('dtype', [ml_dtypes.bfloat16, np.float16], ids=['bfloat16', 'float16'])
+def test_narrow_weights_are_widened_exactly(tmp_path, dtype):
+  narrow = {k: v.astype(dtype) for k, v in tensors_of(GOLDEN / 'smollm2').items()}
+  wide = {k: v.astype(np.float32) for k, v in narrow.items()}
+  _, params = load(with_tensors(tmp_path / 'narrow', 'smollm2', narrow))
+  assert_same_bits(params, load(with_tensors(tmp_path / 'wide', 'smollm2', wide))[1])
+
+
+def test_old_rotary_buffers_and_an_equal_tied_head_are_harmless(tmp_path):
+  embedding = tensors_of(GOLDEN / 'smollm2')['model.embed_tokens.weight']
+  extra = {'lm_head.weight': embedding, 'model.layers.1.self_attn.rotary_emb.inv_freq': np.ones(4, np.float32)}
+  assert_same_bits(load(with_tensors(tmp_path, 'smollm2', extra))[1], load_golden('smollm2')[1])
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_load_save_load_changes_no_bit(tmp_path, family):
+  config, params = load(GOLDEN / family, sharding.make_mesh(1, 4, 2))
+  for max_shard_bytes in (5e9, 2e4):
+    path = tmp_path / f'{max_shard_bytes:.0f}'
+    hf.save(path, config, params, max_shard_bytes=max_shard_bytes)
+    files = list(path.glob('*.safetensors'))
+    assert_same_bits(tensors_of(path), tensors_of(GOLDEN / family))
+    assert len(files) == 1 if max_shard_bytes == 5e9 else len(files) > 2
+    assert (path / 'model.safetensors.index.json').exists() == (len(files) > 1)
+    for file in files:
+      assert sum(x.nbytes for x in safetensors.numpy.load_file(file).values()) <= max_shard_bytes
+      with safetensors.safe_open(file, framework='numpy') as opened:
+        assert opened.metadata() == {'format': 'pt'}
+    assert ('lm_head.weight' in tensors_of(path)) == (not config.tie_embeddings)
+    config_again, params_again = load(path)
+    assert config_again == config
+    assert_same_bits(params_again, load_golden(family)[1])
+
+
+def test_bfloat16_is_written_rounded_to_nearest(tmp_path):
+  hf.save(tmp_path, *load_golden('llama'), dtype='bfloat16')
+  assert json.loads((tmp_path / 'config.json').read_text())['torch_dtype'] == 'bfloat16'
+  expected = {k: v.astype(ml_dtypes.bfloat16) for k, v in tensors_of(GOLDEN / 'llama').items()}
+  assert_same_bits(tensors_of(tmp_path), expected)
+  with pytest.raises(ValueError, match="dtype: 'int8' is not one of float32, bfloat16"):
+    hf.save(tmp_path, *load_golden('llama'), dtype='int8')
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_transformers_loads_what_we_save(tmp_path, family):
+  torch, transformers = pytest.importorskip('torch'), pytest.importorskip('transformers')
+  config = formats.read_config(GOLDEN / family)
+  rng = np.random.default_rng(0)
+  where = model_lib.param_shardings(config, one_device(), sharding.TRAIN)
+  abstract, _ = model_lib.abstract_params(config)
+  params = jax.tree.map(lambda x, s: jax.device_put(np.float32(0.2 * rng.normal(size=x.shape)), s), abstract, where)
+  hf.save(tmp_path, config, params)
+  model, info = transformers.AutoModelForCausalLM.from_pretrained(
+    tmp_path, attn_implementation='eager', output_loading_info=True
+  )
+  assert type(model).__name__ == json.loads((tmp_path / 'config.json').read_text())['architectures'][0]
+  assert not any(info.values()), info
+  assert model.dtype == torch.float32
+  assert model.config.bos_token_id is model.config.eos_token_id is None  # those are the tokenizer's to say
+  tokens = rng.integers(0, config.vocab_size, (2, 12)).astype(np.int32)
+  with torch.no_grad():
+    expected = model(torch.from_numpy(tokens).long()).logits.numpy()
+  np.testing.assert_allclose(logits_of(config, params, tokens), expected, rtol=0, atol=TOLERANCE)
+
+
+BASE = model_lib.ModelConfig(
+    family='llama', vocab_size=64, num_layers=2, embed_dim=32, mlp_dim=48, num_heads=4, num_kv_heads=2, head_dim=8,
+    max_length=256, rope_theta=10000.0, rms_norm_eps=1e-5, tie_embeddings=False,
+)  # fmt: skip
+SCALED = layers.Llama3Rope(8.0, 1.0, 4.0, 128)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {},
+    {'rope_scaling': SCALED, 'tie_embeddings': True, 'rope_theta': 500000.0},
+    {'family': 'mistral', 'sliding_window': None, 'head_dim': 16},
+    {'family': 'mistral', 'sliding_window': 4096},
+    {'family': 'qwen2', 'qkv_bias': True},
+    {'family': 'qwen2', 'qkv_bias': True, 'sliding_window': 64},
+    {'family': 'qwen3', 'qk_norm': True, 'head_dim': 128},
+    {'dtype': 'bfloat16', 'remat': 'full'},
+  ],
+  ids=str,
+)
+def test_config_goes_there_and_back(changes):
+  config = dataclasses.replace(BASE, **changes)
+  d = json.loads(json.dumps(hf_config.config_to_hf(config)))
+  read = hf_config.config_from_hf(d, 'config.json')
+  assert dataclasses.replace(read, dtype=config.dtype, remat=config.remat) == config
+
+
+def test_config_that_the_family_cannot_have():
+  with pytest.raises(ValueError, match='a llama of Hugging Face cannot be like this.*qkv_bias=True'):
+    hf_config.config_to_hf(dataclasses.replace(BASE, qkv_bias=True))
+
+
+def test_the_same_model_in_the_styles_of_transformers_4_and_5(tmp_path):
+  old_style = edited(
+      tmp_path, 'llama3', rope_parameters=..., rope_theta=10000.0, dtype=..., torch_dtype='bfloat16', head_dim=...,
+      rope_scaling={'type': 'llama3', 'factor': 8.0, 'low_freq_factor': 1, 'high_freq_factor': 4,
+                    'original_max_position_embeddings': 128},
+  )  # fmt: skip
+  config = formats.read_config(old_style)
+  assert config == formats.read_config(GOLDEN / 'llama3')
+  assert config.rope_scaling == SCALED
+  assert formats.read_config(GOLDEN / 'smollm2').rope_theta == 100000.0
+
+
+@pytest.mark.parametrize(
+  ('family', 'changes', 'window'),
+  [
+    ('mistral', {}, 4),
+    ('mistral', {'sliding_window': None}, None),
+    ('qwen2', {'sliding_window': 8, 'use_sliding_window': False}, None),
+    ('qwen2', {'sliding_window': 8, 'use_sliding_window': True, 'max_window_layers': 0, 'layer_types': ...}, 8),
+    ('qwen2', {'sliding_window': 8, 'use_sliding_window': True, 'layer_types': ['sliding_attention'] * 2}, 8),
+    ('qwen3', {'sliding_window': 8, 'use_sliding_window': True, 'max_window_layers': 2, 'layer_types': ...}, None),
+  ],
+)
+def test_sliding_window(tmp_path, family, changes, window):
+  assert formats.read_config(edited(tmp_path, family, **changes)).sliding_window == window
+
+
+@pytest.mark.parametrize(
+  ('family', 'changes', 'message'),
+  [
+    ('llama', {'model_type': 'gemma2'}, "model_type = 'gemma2' is not supported (only llama, mistral, qwen2, qwen3)"),
+    ('llama', {'hidden_act': 'gelu'}, "hidden_act = 'gelu' is not supported (only 'silu')"),
+    ('llama', {'attention_bias': True, 'mlp_bias': True}, 'attention_bias = True is not supported (only False); mlp_bias'),
+    ('llama', {'num_experts': 8}, 'num_experts = 8 is not known, and may change what the model computes'),
+    ('llama', {'hidden_size': ..., 'rms_norm_eps': ...}, 'hidden_size is missing; rms_norm_eps is missing'),
+    ('llama', {'vocab_size': '64'}, "vocab_size = '64' is not of type int"),
+    ('llama', {'num_key_value_heads': 3}, 'num_heads=4 is not a multiple of num_kv_heads=3'),
+    ('llama', {'sliding_window': 8}, 'sliding_window = 8 is not supported in a model_type llama'),
+    ('llama', {'rope_parameters': {'rope_type': 'yarn', 'factor': 4.0}}, "rope_type = 'yarn' is not supported"),
+    ('llama', {'rope_parameters': ..., 'rope_scaling': {'type': 'linear', 'factor': 2.0}}, "rope_type = 'linear' is not"),
+    ('llama', {'rope_parameters': {'rope_type': 'llama3', 'factor': 8.0}}, 'low_freq_factor = None is not a number'),
+    ('llama', {'rope_parameters': {'rope_theta': 1e4, 'mscale': 2}}, 'type default: mscale = 2 is not known'),
+    ('llama', {'rope_parameters': {'partial_rotary_factor': 0.5}}, 'partial_rotary_factor is not supported (only 1.0)'),
+    ('mistral', {'sliding_window': ...}, 'sliding_window is missing (null means that there is none)'),
+    ('mistral', {'num_key_value_heads': ...}, 'num_key_value_heads is missing'),
+    ('qwen3', {'head_dim': ...}, 'head_dim is missing'),
+    ('qwen2', {'layer_types': ['full_attention', 'sliding_attention']}, 'layers of the kinds'),
+    (
+      'qwen2',
+      {'use_sliding_window': True, 'sliding_window': 8, 'max_window_layers': 1, 'layer_types': ...},
+      "layers of the kinds ['full_attention', 'sliding_attention'] are not supported (only sliding_attention",
+    ),
+  ],
+)
+def test_config_errors_name_the_file_the_field_and_its_value(tmp_path, family, changes, message):
+  path = edited(tmp_path, family, **changes)
+  with pytest.raises(ValueError) as error:
+    formats.read_config(path)
+  assert message in str(error.value)
+  assert str(path / 'config.json') in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_all_wrong_tensors_are_named_at_once(tmp_path):
+  path = with_tensors(tmp_path, 'llama', {
+      'model.norm.weight': None,
+      'model.layers.1.mlp.up_proj.weight': None,
+      'model.layers.2.mlp.up_proj.weight': np.zeros((48, 32), np.float32),
+      'model.layers.0.self_attn.k_proj.weight': np.zeros((8, 32), np.float32),
+  })  # fmt: skip
+  with pytest.raises(ValueError) as error:
+    load(path)
+  assert str(error.value).splitlines() == [
+    f'{path}: the tensors are not those of its config:',
+    '  missing: model.layers.1.mlp.up_proj.weight (48, 32)',
+    '  missing: model.norm.weight (32,)',
+    '  unknown: model.layers.2.mlp.up_proj.weight (48, 32)',
+    '  shape: model.layers.0.self_attn.k_proj.weight is (8, 32) in the file, and (16, 32) by the config',
+  ]
+
+
+def test_a_tied_model_with_another_head(tmp_path):
+  embedding = tensors_of(GOLDEN / 'smollm2')['model.embed_tokens.weight']
+  with pytest.raises(ValueError, match='lm_head.weight differs from model.embed_tokens.weight'):
+    load(with_tensors(tmp_path, 'smollm2', {'lm_head.weight': embedding + 1}))
+
+
+def test_weights_that_are_not_floats(tmp_path):
+  quantised = {'model.norm.weight': np.zeros(32, np.int8)}
+  with pytest.raises(ValueError, match='only F32, BF16 and F16 tensors are supported: model.norm.weight is I8'):
+    load(with_tensors(tmp_path, 'llama', quantised))
+
+
+@pytest.mark.parametrize(
+  'damage', [lambda x: x[:-100], lambda x: b'garbage' * 30, lambda x: b''], ids=['cut', 'garbage', 'empty']
+)
+@pytest.mark.parametrize('file', ['model.safetensors', 'config.json'])
+def test_a_damaged_file_is_named_in_one_line(tmp_path, file, damage):
+  path = edited(tmp_path, 'llama')
+  (path / file).write_bytes(damage((path / file).read_bytes()))
+  with pytest.raises(ValueError) as error:
+    load(path)
+  assert str(path / file) in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_missing_files_are_named(tmp_path):
+  with pytest.raises(
+    FileNotFoundError, match='nowhere: looked for a directory with config.json .* or a .gguf file; found nothing'
+  ):
+    load(tmp_path / 'nowhere')
+  with pytest.raises(FileNotFoundError, match='found a file of another kind'):
+    load(__file__)
+  with pytest.raises(FileNotFoundError, match='has no config.json'):
+    load(tmp_path)
+  path = edited(tmp_path, 'llama')
+  (path / 'model.safetensors').unlink()
+  with pytest.raises(FileNotFoundError, match='has no model.safetensors and no model.safetensors.index.json'):
+    load(path)
+  index = {'weight_map': {'model.norm.weight': 'model-00001-of-00002.safetensors'}}
+  (path / 'model.safetensors.index.json').write_text(json.dumps(index))
+  with pytest.raises(FileNotFoundError, match='names files that are not there: model-00001-of-00002.safetensors'):
+    load(path)

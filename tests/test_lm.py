@@ -1,0 +1,66 @@
+"""The front door: load, logits, generate and save agree with each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import imm_jax
+from imm_jax import model as model_lib
+from imm_jax import sharding
+from imm_jax.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+  tokenizer = Tokenizer.from_characters('abcdefghijklmnopqrstuvwxyz \n')
+  config = model_lib.ModelConfig(
+    family='qwen3', vocab_size=32, num_layers=2, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2, head_dim=8,
+    max_length=64, rope_theta=10_000.0, rms_norm_eps=1e-6, tie_embeddings=True, qk_norm=True,
+  )  # fmt: skip
+  mesh = sharding.make_mesh()
+  lm = imm_jax.LM(config, model_lib.init_params(config, 0, mesh), tokenizer, mesh)
+  lm.save(str(tmp_path_factory.mktemp('lm') / 'model'))
+  return str(tmp_path_factory.getbasetemp() / 'lm0' / 'model'), lm
+
+
+def test_what_is_saved_is_what_is_loaded(saved):
+  path, lm = saved
+  loaded = imm_jax.load(path)
+  assert loaded.config == lm.config
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(loaded.params), jax.device_get(lm.params))
+  assert loaded.tokenizer.encode('hello world') == lm.tokenizer.encode('hello world')
+  tokens = jnp.asarray([lm.tokenizer.encode('abc'), lm.tokenizer.encode('xyz')])
+  assert lm.logits(tokens).shape == (2, 3, 32) and lm.logits(tokens).dtype == jnp.float32
+  np.testing.assert_allclose(loaded.logits(tokens), lm.logits(tokens), atol=2e-5)
+
+
+def test_generate_gives_samples_a_prompt_and_is_a_function_of_the_prompt(saved):
+  _, lm = saved
+  options = {'num_samples': 3, 'temperature': 1.5, 'max_new_tokens': 6, 'seed': 3}
+
+  def texts(prompts, **changes):
+    return [[sample.text for sample in samples] for samples in lm.generate(prompts, **(options | changes))]
+
+  both = texts(['hello', 'bye'])
+  assert [len(samples) for samples in both] == [3, 3]
+  assert texts(['bye']) == [both[1]]
+  assert texts(['bye', 'hello']) == both[::-1]
+  one, two = texts(['bye', 'bye'])
+  assert one == both[1] != two  # the same prompt again is another draw
+  assert texts(['bye'], seed=4) != [both[1]]
+  for sample in lm.generate(['hello'], **options)[0]:
+    assert sample.finish_reason in ('stop', 'length') and len(sample.tokens) == len(sample.logprobs) <= 6
+    assert lm.tokenizer.decode(sample.tokens) == sample.text
+
+
+def test_a_chat_needs_a_template(saved):
+  _, lm = saved
+  with pytest.raises(ValueError, match='no chat template'):
+    lm.generate([[{'role': 'user', 'content': 'hi'}]], max_new_tokens=1)
+
+
+def test_the_package_has_no_other_names():
+  assert imm_jax.load is not None
+  with pytest.raises(AttributeError, match="has no attribute 'loads'"):
+    imm_jax.loads  # noqa: B018

@@ -1,0 +1,48 @@
+"""A workdir belongs to one config, and a round is done when its row is there."""
+
+import json
+
+import pytest
+
+from imm_jax.workdir import AT_ROUND, fingerprint, Workdir
+
+CONFIG = {'seed': 0, 'num_rounds': 2, 'merge': {'alpha': 0.5}}
+
+
+def test_it_opens_again_with_the_same_config_or_more_rounds(tmp_path):
+  workdir = Workdir(str(tmp_path / 'run'))
+  assert workdir.open(CONFIG) == 0
+  assert workdir.open(CONFIG | {'num_rounds': 5}) == 0
+  with open(tmp_path / 'run' / 'config.json') as file:
+    assert json.load(file) == CONFIG | {'num_rounds': 5}
+
+
+def test_every_difference_is_named(tmp_path):
+  workdir = Workdir(str(tmp_path))
+  workdir.open(CONFIG)
+  with pytest.raises(ValueError) as error:
+    workdir.open({'seed': 1, 'num_rounds': 2, 'merge': {'alpha': 0.5, 'method': 'dare'}})
+  assert 'config.seed was 0 and is 1' in str(error.value)
+  assert "config.merge.method was None and is 'dare'" in str(error.value)
+  with open(tmp_path / 'config.json') as file:
+    assert json.load(file) == CONFIG
+
+
+def test_rounds_count_up_to_the_first_gap(tmp_path):
+  workdir = Workdir(str(tmp_path))
+  workdir.open(CONFIG)
+  for round_ in (0, 1, 3):
+    workdir.write_lines(round_, 'samples.jsonl', [{'text': 'a\nb'}])
+    workdir.finish({'round': round_, 'x': round_})
+  assert workdir.open(CONFIG) == 2
+  assert [row['x'] for row in workdir.finished()] == [0, 1]
+
+
+def test_the_fingerprint_is_of_what_must_not_change():
+  assert fingerprint(CONFIG) == fingerprint(CONFIG | {'num_rounds': 9}) != fingerprint(CONFIG | {'seed': 1})
+
+
+@pytest.mark.parametrize('path, parts', [('runs/a@2', ('runs/a', '2')), ('a@b@10', ('a@b', '10')), ('runs/a', None)])
+def test_a_round_is_named_by_workdir_and_number(path, parts):
+  match = AT_ROUND.fullmatch(path)
+  assert (match and match.groups()) == parts
