@@ -5,7 +5,7 @@ fine-tuning on them gives S_t, and M_t = merge(theta_0, S_t) starts the next rou
 `merge.anchor` are the method's switches.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -68,7 +68,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
             answers += evaluate_domains(exp, lm, tuned_params, key, entry, 'tuned')
         with entry.phase('merge'):
           keep_tuned = exp.sample_from == 'tuned'
-          params = make_merge(exp.merge, lm.config, mesh, keep_tuned)(anchor, tuned_params, exp.merge.alpha, key)
+          params = merge(exp.merge, lm, anchor, tuned_params, key, keep_tuned)
           sample_params = tuned_params if keep_tuned else params
           drift = float(drift_norm(base_params, params))
           entry.values['merge'] = {'method': exp.merge.method, 'alpha': exp.merge.alpha, 'drift_norm': drift}
@@ -186,18 +186,24 @@ def for_sampling(lm: LM, params: Params) -> tuple[Transformer, Params]:
   return Transformer(lm.config, sharding.SAMPLE), jax.device_put(params, shardings)
 
 
-@functools.lru_cache
-def make_merge(config: MergeConfig, model_config: model_lib.ModelConfig, mesh: jax.sharding.Mesh, keep_tuned: bool):
-  """Returns merge(anchor, tuned, alpha, key) -> params, jitted; tuned is donated unless it is kept."""
+def merge(config: MergeConfig, lm: LM, anchor: Params, tuned: Params, key: jax.Array, keep_tuned: bool = False) -> Params:
+  """Returns the merge of tuned, which is donated unless it is kept, with anchor; key seeds the masks."""
   method, extra = METHODS[config.method]
-  options = {name: getattr(config, name) for name in extra}
-  randomised = config.method == 'dare'
+  options = {name: getattr(config, name) for name in extra} | {'alpha': config.alpha}
+  if config.method == 'dare':
+    options['key'] = key
+  return make_merge(method, lm.config, lm.mesh, keep_tuned)(anchor, tuned, options)
 
-  def merge(anchor, tuned, alpha, key):
-    return method(anchor, tuned, alpha=alpha, **options, **({'key': key} if randomised else {}))
 
-  shardings = model_lib.param_shardings(model_config, mesh, sharding.TRAIN)
-  return jax.jit(merge, donate_argnames=() if keep_tuned else ('tuned',), out_shardings=shardings)
+@functools.cache
+def make_merge(method: Callable[..., Params], config: model_lib.ModelConfig, mesh: jax.sharding.Mesh, keep_tuned: bool):
+  """Returns merge(anchor, tuned, options) -> params, compiled once for all values of the options."""
+
+  def merge_leaves(anchor, tuned, options):
+    return method(anchor, tuned, **options)
+
+  shardings = model_lib.param_shardings(config, mesh, sharding.TRAIN)
+  return jax.jit(merge_leaves, donate_argnames=() if keep_tuned else ('tuned',), out_shardings=shardings)
 
 
 @jax.jit
@@ -260,5 +266,4 @@ def merge_only(config: MergeConfig, base: str, tuned: str, seed: int) -> LM:
     differences = [f'{name} is {ours[name]!r} and {theirs[name]!r}' for name in ours if ours[name] != theirs[name]]
     if differences:
       raise ValueError(f'{base} and {tuned} are not the same architecture: {"; ".join(differences)}')
-    merge = make_merge(config, lm.config, mesh, False)
-    return dataclasses.replace(lm, params=merge(lm.params, other.params, config.alpha, jax.random.key(seed)))
+    return dataclasses.replace(lm, params=merge(config, lm, lm.params, other.params, jax.random.key(seed)))

@@ -5,6 +5,7 @@ return value. `Transformer(config).apply({'params': params}, tokens, positions, 
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -187,6 +188,7 @@ def _init(config: ModelConfig, key: jax.Array) -> Any:
   return Transformer(config).init(key, tokens, tokens)['params']
 
 
+@functools.cache
 def abstract_params(config: ModelConfig) -> tuple[Any, Any]:
   """Returns the params as ShapeDtypeStructs, and the logical axes of each as a tuple of names."""
   boxed = jax.eval_shape(lambda key: _init(config, key), jax.random.key(0))

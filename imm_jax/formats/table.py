@@ -19,7 +19,6 @@ from imm_jax import model, sharding
 
 LAYERS = 'layers/'  # The params under it are stacked [L, ...] with us, and one tensor a layer in a file.
 
-_abstract_params = functools.cache(model.abstract_params)  # Tracing the model takes a tenth of a second and more.
 
 Index = tuple[slice, ...]
 Read = Callable[[str, Index], np.ndarray]  # (the file's name of a tensor, which part of it) -> that part, float32
@@ -78,7 +77,7 @@ def by_path(params: Any) -> dict[str, Any]:
 
 def used_rows(table: Sequence[Row], config: model.ModelConfig) -> Iterator[tuple[Row, tuple[int, ...]]]:
   """Yields the rows whose parameter a model of this config has, and its shape with us (stacked)."""
-  abstract, _ = _abstract_params(config)
+  abstract, _ = model.abstract_params(config)
   shapes = {path: leaf.shape for path, leaf in by_path(abstract).items()}
   assert set(shapes) <= {row.path for row in table}, set(shapes) - {row.path for row in table}
   for row in table:
@@ -114,7 +113,7 @@ def load(
   table: Sequence[Row], config: model.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules, read: Read
 ) -> model.Params:
   """Returns float32 params on the devices of `mesh`, read tensor by tensor; each process reads what its devices hold."""
-  abstract, axes = _abstract_params(config)
+  abstract, axes = model.abstract_params(config)
   rows = {row.path: row for row in table}
 
   def leaf(keys, struct, where):
