@@ -248,7 +248,7 @@ def sample(
   shared = _shared_length(prompts)
   prefix = _prefix(model, params, prompts[0][:shared])
   suffixes = [prompt[shared:] for prompt in prompts]
-  prompt_length = _bucket(max(map(len, suffixes)), 16)
+  prompt_length = _bucket(max(map(len, suffixes)), 8)
   keys = _row_keys(key, ids or [str(i) for i in range(len(prompts))], n)
   stop_table = np.zeros(model.config.vocab_size, bool)
   stop_table[: tokenizer.size] = tokenizer.tokens_containing(stop)
@@ -305,7 +305,7 @@ def score(
   shared = _shared_length(prompts)
   prefix = _prefix(model, params, prompts[0][:shared])
   rows = [[*p[shared:], *c] for p, c in zip(prompts, completions, strict=True)]
-  length = _bucket(max(map(len, rows)), 16)
+  length = _bucket(max(map(len, rows)), 8)
   results = []
   for start in range(0, len(rows), batch_size):
     tokens, lengths = _pad(rows[start : start + batch_size], batch_size, length)

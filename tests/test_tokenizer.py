@@ -232,6 +232,7 @@ def smollm2():
   return Tokenizer.load(next(pathlib.Path(INSTALLED.submodule_search_locations[0]).rglob('*.gguf')))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('row', json.loads(GOLDEN.read_text())['encode'], ids=lambda row: ascii(row['text']))
 def test_smollm2_tokens(smollm2, row):
   assert smollm2.encode(row['text']) == row['tokens'] == smollm2.encode_prompt(row['text'])
@@ -239,6 +240,7 @@ def test_smollm2_tokens(smollm2, row):
     assert smollm2.decode(row['tokens']) == row['text']
 
 
+@pytest.mark.slow
 def test_smollm2_saves_what_transformers_loads(smollm2, tmp_path):
   assert (smollm2.size, smollm2.stop_ids) == (49152, {0, 2})
   prompt = smollm2.encode_prompt([{'role': 'user', 'content': 'Add 12 and 30.'}])
