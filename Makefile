@@ -10,7 +10,7 @@ quickstart: $(VENV)/quickstart
 	$(BIN)/imm run --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/dev $(VENV)/quickstart
 	$(BIN)/python -m pytest -m slow

@@ -76,7 +76,7 @@ def reasoning_gym(dataset: str, params: dict, **overrides) -> dict:
     'test_seed': 1_000_000,
     'num_shots': 4,  # solved examples in front of a question, when sampling and when measuring
     'format': 'plain',  # or 'chat': the model's chat template
-    'stop': ['\n'],
+    'stop': ('\n',),
     'max_new_tokens': 16,
   } | overrides
 
@@ -93,7 +93,7 @@ def word_problems(dataset: str, **overrides) -> dict:
     'num_shots': 4,
     'seed': 0,  # chooses shots and held-out rows
     'format': 'plain',  # or 'chat'
-    'stop': ['\n'],
+    'stop': ('\n',),
     'max_new_tokens': 16,
   } | overrides
 

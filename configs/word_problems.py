@@ -20,7 +20,7 @@ def get_config(arg: str = 'svamp'):
   """Returns three rounds on the data set that `arg` names, with short arithmetic out of domain."""
   if arg not in SOURCES:
     raise ValueError(f'configs/word_problems.py:{arg}: the data sets are {", ".join(SOURCES)}')
-  answer = {'max_new_tokens': 256, 'stop': ['\n\n', 'Question:']} if arg == 'gsm8k' else {}
+  answer = {'max_new_tokens': 256, 'stop': ('\n\n', 'Question:')} if arg == 'gsm8k' else {}
   sums = {'min_terms': 2, 'max_terms': 2, 'min_digits': 1, 'max_digits': 2}
   return common.config(
     num_rounds=3,

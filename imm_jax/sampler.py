@@ -113,11 +113,9 @@ def prefill(
 def empty_slots(model: Transformer, num_slots: int, prompt_length: int, max_new_tokens: int) -> Slots:
   """Returns slots with nothing in them."""
   cache = empty_cache(model.config, num_slots, prompt_length + max_new_tokens)
-  axes = ('layers', 'batch', 'length', 'kv_heads', 'head_dim')
-  k, v = (sharding.constrain(x, axes, model.rules) for x in (cache.k, cache.v))
   zeros = jnp.zeros((num_slots,), jnp.int32)
   return Slots(
-    cache=dataclasses.replace(cache, k=k, v=v, index=jnp.int32(prompt_length)),
+    cache=_pin(model, dataclasses.replace(cache, index=jnp.int32(prompt_length))),
     token=zeros,
     position=zeros,
     active=zeros.astype(bool),
@@ -128,8 +126,9 @@ def empty_slots(model: Transformer, num_slots: int, prompt_length: int, max_new_
   )
 
 
-@functools.partial(jax.jit, static_argnames='config', donate_argnames='slots')
+@functools.partial(jax.jit, static_argnames=('model', 'config'), donate_argnames='slots')
 def insert(
+  model: Transformer,
   slots: Slots,
   prompts: KVCache,
   logits: jax.Array,
@@ -157,13 +156,14 @@ def insert(
   def put_prompt(old, new):
     return old.at[:, rows, :prompt_length].set(jnp.repeat(new, n, axis=1), mode='drop')
 
+  cache = dataclasses.replace(
+    slots.cache,
+    k=put_prompt(slots.cache.k, prompts.k),
+    v=put_prompt(slots.cache.v, prompts.v),
+    positions=put(slots.cache.positions, positions),
+  )
   return Slots(
-    cache=dataclasses.replace(
-      slots.cache,
-      k=put_prompt(slots.cache.k, prompts.k),
-      v=put_prompt(slots.cache.v, prompts.v),
-      positions=put(slots.cache.positions, positions),
-    ),
+    cache=_pin(model, cache),
     token=put(slots.token, token),
     position=put(slots.position, jnp.repeat(next_positions, n)),
     active=put(slots.active, ~stops[token] & (ring > 1)),
@@ -194,9 +194,10 @@ def decode(
     token, logprob = choose(logits[:, 0], s.key, s.length, config)
     where = jnp.where(s.active, s.length, ring)  # a finished row writes out of range: dropped
     length = s.length + s.active.astype(jnp.int32)
+    index = jnp.where(cache.index == prompt_length + ring, prompt_length, cache.index)
     return count + 1, dataclasses.replace(
       s,
-      cache=dataclasses.replace(cache, index=jnp.where(cache.index == prompt_length + ring, prompt_length, cache.index)),
+      cache=_pin(model, dataclasses.replace(cache, index=index)),
       token=token,
       position=s.position + 1,
       active=s.active & ~stops[token] & (length < ring),
@@ -242,6 +243,10 @@ def sample(
     ValueError: a prompt is empty, or longer with its completion than the model's context.
   """
   n = config.num_samples_per_prompt
+  if max_new_tokens < 1:
+    raise ValueError(f'max_new_tokens: {max_new_tokens} is less than 1')
+  if isinstance(stop, str) or '' in stop:
+    raise ValueError(f'stop: {stop!r} is not a list of strings with something in each')
   _check(prompts, max_new_tokens, model.config.max_length)
   if not prompts:
     return []
@@ -270,7 +275,7 @@ def sample(
       rows = np.full(wave * n, num_questions * n, np.int32)
       rows[: len(taken)] = taken
       row_keys = keys[np.resize(batch, wave)].reshape(-1)
-      slots = insert(slots, cache, logits, shared + lengths, row_keys, jnp.asarray(rows), stops, config)
+      slots = insert(model, slots, cache, logits, shared + lengths, row_keys, jnp.asarray(rows), stops, config)
     slots = decode(model, params, prefix, slots, stops, config)
     active, length, tokens, logprob = jax.device_get((slots.active, slots.length, slots.tokens, slots.logprobs))
     active = active.copy()
@@ -324,6 +329,13 @@ def _score(model, params, prefix, tokens, lengths, start):
   positions = jnp.where(offsets < lengths[:, None], start + offsets, layers.EMPTY)
   x, _ = model.bind({'params': params}).features(tokens, positions, prefix=prefix)
   return jnp.roll(logprobs(model, params, x, jnp.roll(tokens, -1, axis=1)), 1, axis=1)
+
+
+def _pin(model: Transformer, cache: KVCache) -> KVCache:
+  """Returns the cache with its sharding pinned: it stays where it is from one call to the next."""
+  axes = ('layers', 'batch', 'length', 'kv_heads', 'head_dim')
+  k, v = (sharding.constrain(x, axes, model.rules) for x in (cache.k, cache.v))
+  return dataclasses.replace(cache, k=k, v=v)
 
 
 def _check(prompts, max_new_tokens, max_length):

@@ -25,25 +25,26 @@ class Workdir:
   """The directory of one run."""
 
   def __init__(self, path: str):
-    self.path = os.path.abspath(path)
+    self.path = os.path.abspath(os.path.expanduser(path))
 
   def open(self, config: Mapping[str, Any]) -> int:
-    """Writes the config, or compares it with the one the run began with; returns the first round that is not done.
+    """Writes the config, or compares it with the one rounds were done with; returns the first round that is not done.
 
     Raises:
-      ValueError: the run began under another config (each difference is named), or the directory is something else's.
+      ValueError: rounds were done under another config; each difference is named.
       OSError: the directory cannot be written.
     """
     os.makedirs(os.path.join(self.path, 'rounds'), exist_ok=True)
     saved = os.path.join(self.path, 'config.json')
     config = json.loads(json.dumps(config))
-    if os.path.exists(saved):
-      with open(saved, encoding='utf-8') as file:
-        differences = _differences(json.load(file), config)
+    rows = self.finished()
+    if rows:
+      differences = _differences(_read(saved), config)
       if differences:
         raise ValueError(f'{self.path}: holds a run of another config: {"; ".join(differences)}; choose another workdir')
+      self._write_summary(rows)  # a run that was cut off may have left an old one
     _write(saved, json.dumps(config, indent=2) + '\n')
-    return len(self.finished())
+    return len(rows)
 
   def round(self, round_: int) -> str:
     """Returns the directory of a round."""
@@ -63,24 +64,42 @@ class Workdir:
     os.makedirs(self.round(round_), exist_ok=True)
     _write(os.path.join(self.round(round_), name), ''.join(json.dumps(record) + '\n' for record in records))
 
+  def read_lines(self, round_: int, name: str) -> list[dict[str, Any]] | None:
+    """Returns the records of a file of a round, None when it was not written."""
+    path = os.path.join(self.round(round_), name)
+    if not os.path.exists(path):
+      return None
+    with open(path, encoding='utf-8') as file:
+      return [json.loads(line) for line in file]
+
   def finish(self, entry: Mapping[str, Any]) -> None:
     """Writes a round's row, which makes the round done, and the summary."""
     _write(os.path.join(self.round(entry['round']), 'metrics.json'), json.dumps(entry, indent=2) + '\n')
-    _write(os.path.join(self.path, 'summary.json'), json.dumps({'rounds': self.finished()}, indent=2) + '\n')
+    self._write_summary(self.finished())
 
   def finished(self) -> list[dict[str, Any]]:
     """Returns the rows of the rounds that are done, from round 0 on without a gap."""
     rows: list[dict[str, Any]] = []
     while os.path.exists(path := os.path.join(self.round(len(rows)), 'metrics.json')):
-      with open(path, encoding='utf-8') as file:
-        rows.append(json.load(file))
+      rows.append(_read(path))
     return rows
+
+  def _write_summary(self, rows: list[dict[str, Any]]) -> None:
+    _write(os.path.join(self.path, 'summary.json'), json.dumps({'rounds': rows}, indent=2) + '\n')
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
   """Returns a digest of what must not change while a run goes on."""
   fixed = {key: value for key, value in config.items() if key != _GROWS}
   return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read(path: str) -> Any:
+  with open(path, encoding='utf-8') as file:
+    try:
+      return json.load(file)
+    except ValueError as error:
+      raise ValueError(f'{path}: is damaged ({error}); restore it, or choose another workdir') from error
 
 
 def _write(path: str, text: str) -> None:

@@ -96,10 +96,10 @@ def test_run_prints_a_row_for_each_set_of_params_and_goes_on(imm, tmp_path):
   assert 'sample sum: 1280 completions' in errors
   assert imm('run', TINY, *SMALL, f'--workdir={tmp_path}/run')[1] == out
   code, evaluated, _ = imm('evaluate', TINY, f'--config.model.path={tmp_path}/run@1')
-  assert code == 0 and 'ID sum' in evaluated
+  assert code == 0 and 'ID sum' in evaluated and 'change from base' not in evaluated
   # The same accuracy as in the run's table.
   merged = next(line for line in out.splitlines() if 'round 1 merged' in line)
-  base = next(line for line in evaluated.splitlines() if line.startswith('│ base'))
+  base = next(line for line in evaluated.splitlines() if 'run@1' in line or line.count('│') == 6 and '[' in line)
   assert base.split('│')[2].split()[0] == merged.split('│')[2].split()[0]
 
 
@@ -202,9 +202,20 @@ def test_a_target_that_exists_is_not_overwritten(fails, model_dir, tmp_path):
   assert (tmp_path / 'out' / 'keep.txt').read_text() == 'mine'
 
 
-def test_a_batch_that_does_not_fit_the_mesh(fails, tmp_path):
-  line = fails('run', TINY, '--config.finetune.batch_size=3', f'--workdir={tmp_path}/run')
-  assert 'finetune.batch_size' in line
-  line = fails('run', TINY, '--config.mesh.tensor=3', '--config.mesh.fsdp=3', f'--workdir={tmp_path}/other')
+def test_a_mesh_that_does_not_fit_the_devices(fails, tmp_path):
+  line = fails('run', TINY, '--config.mesh.tensor=3', '--config.mesh.fsdp=3', f'--workdir={tmp_path}/run')
   assert 'needs 9 devices and there are 8' in line
   assert jax.device_count() == 8
+
+
+def test_a_failed_first_try_does_not_lock_the_workdir(fails, imm, tmp_path):
+  first = ['run', TINY, *SMALL, '--config.num_rounds=0', f'--workdir={tmp_path}/run']
+  fails(*first, f'--config.model.path={tmp_path}/nowhere')
+  assert imm(*first)[0] == 0
+
+
+def test_an_error_inside_a_config_is_its_own_line(fails, tmp_path):
+  line = fails('run', f'{WORDS}:svmap', f'--workdir={tmp_path}/run')
+  assert line == 'imm: configs/word_problems.py:svmap: the data sets are svamp, mawps, gsm8k'
+  line = fails('run', f'{WORDS}:mawps', '--config.model.path=x', f'--workdir={tmp_path}/run')
+  assert line.startswith('imm: tasks.mawps.train_source: is empty')

@@ -29,6 +29,8 @@ def test_every_config_resolves_and_is_plain_data(name):
     ('merge.method', 'lerp', "merge.method: 'lerp' is not one of linear, dare"),
     ('merge.anchor', 'first', "merge.anchor: 'first' is not one of base, previous"),
     ('merge.drop_rate', 1.0, r'merge.drop_rate: 1.0 is not in \[0, 1\)'),
+    ('num_rounds', -1, 'config.num_rounds: -1 is negative'),
+    ('merge.alpha', float('nan'), r'merge.alpha: nan is not in \[0, 1\]'),
     ('num_rounds', 2.5, 'config.num_rounds: 2.5 is float, not int'),
     ('sample_from', 'both', "sample_from: 'both' is not one of merged, tuned"),
     ('finetune_from', 'tuned', "finetune_from: 'tuned' is not one of merged, base"),

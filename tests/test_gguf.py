@@ -126,7 +126,7 @@ def test_unknown_tensors_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'damage', [lambda x: x[:-100], lambda x: x[:40], lambda x: b'no', lambda x: b'garbage' * 9], ids=str
+  'damage', [lambda x: x[:-100], lambda x: x[:40], lambda x: b'no', lambda x: b'garbage' * 9], ids=range(4)
 )
 def test_a_damaged_file_is_named_in_one_line(tmp_path, damage):
   path = write_gguf(tmp_path / 'model.gguf', 'llama')

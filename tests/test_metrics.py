@@ -13,7 +13,7 @@ def rounds(path):
 def test_a_run_that_goes_on_drops_what_it_does_again(tmp_path):
   writer = metrics.Writer(str(tmp_path), 0, tensorboard=False)
   for round_ in (0, 1, 1, 2):
-    writer.write(round_, 0, {'finetune/loss_nats': 1.0})
+    writer.write(round_, {'finetune/loss_nats': 1.0}, 0)
   writer.close()
   with open(tmp_path / 'metrics.jsonl', 'a') as file:
     file.write('{"round": 2, "step')
@@ -22,25 +22,26 @@ def test_a_run_that_goes_on_drops_what_it_does_again(tmp_path):
 
 
 def test_lines_are_there_before_the_writer_closes(tmp_path):
-  metrics.Writer(str(tmp_path), 0, tensorboard=False).write(1, 3, {'eval/x/accuracy': 0.5})
+  metrics.Writer(str(tmp_path), 0, tensorboard=False).write(1, {'eval/x/accuracy': 0.5}, 3)
   with open(tmp_path / 'metrics.jsonl') as file:
     assert json.load(file) == {'round': 1, 'step': 3, 'eval/x/accuracy': 0.5}
 
 
 def test_tensorboard_gets_the_same_values(tmp_path):
   from tensorboardX.proto.event_pb2 import Event
-  from tensorboardX.record_writer import RecordWriter  # noqa: F401  (the extra is installed)
 
   writer = metrics.Writer(str(tmp_path), 0, tensorboard=True)
-  writer.write(1, 0, {'finetune/loss_nats': 2.5})
+  writer.write(1, {'finetune/loss_nats': 2.5}, 4)
+  writer.write(1, {'eval/x/accuracy': 0.5})
   writer.close()
   [file] = (tmp_path / 'tensorboard').iterdir()
   data, values = file.read_bytes(), []
   while data:
     length = int.from_bytes(data[:8], 'little')
-    values += [(v.tag, v.simple_value) for v in Event.FromString(data[12 : 12 + length]).summary.value]
+    event = Event.FromString(data[12 : 12 + length])
+    values += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
     data = data[12 + length + 4 :]
-  assert values == [('round1/finetune/loss_nats', 2.5)]
+  assert values == [('finetune/loss_nats/round1', 4, 2.5), ('eval/x/accuracy', 1, 0.5)]
 
 
 def test_progress_without_a_terminal_is_plain_lines(capsys, monkeypatch):

@@ -155,6 +155,15 @@ def test_bfloat16_computes_in_bfloat16_over_float32_params(config, params, token
   assert forward(config, params, tokens).dtype == jnp.float32
 
 
+def test_bfloat16_logits_are_float32_sums_tied_or_not(config, params, tokens):
+  config = dataclasses.replace(config, dtype='bfloat16')
+  untied = params | {'lm_head': {'kernel': params['embedding'].T}}
+  tied = {name: leaf for name, leaf in params.items() if name != 'lm_head'}
+  one = forward(config, untied, tokens)
+  np.testing.assert_allclose(one, forward(dataclasses.replace(config, tie_embeddings=True), tied, tokens), atol=1e-4)
+  assert (one != one.astype(jnp.bfloat16).astype(jnp.float32)).any()
+
+
 @pytest.mark.parametrize(
   'changes, message',
   [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -163,12 +164,32 @@ def test_the_prefix_is_computed_once_and_each_question_once(run, monkeypatch):
   assert calls == [(1, 64), (2, 16), (2, 16), (2, 16)]
 
 
+@pytest.mark.parametrize('shape', [(1, 8, 1), (1, 1, 8), (2, 2, 2)])
+def test_a_decode_step_gathers_no_weight_and_no_cache(config, shape):
+  """Collectives of a decode step carry activations only: none is as large as the smallest matrix of a layer."""
+  config = dataclasses.replace(config, embed_dim=64, mlp_dim=256, vocab_size=512, num_heads=8, num_kv_heads=8)
+  mesh, model = sharding.make_mesh(*shape), Transformer(config, sharding.SAMPLE)
+  abstract, _ = model_lib.abstract_params(config)
+  shardings = model_lib.param_shardings(config, mesh, sharding.SAMPLE)
+  with jax.set_mesh(mesh):
+    slots = sampler.empty_slots(model, 4, 32, 8)
+    params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    lowered = sampler.decode.lower(model, params, None, slots, jnp.zeros(512, bool), SamplerConfig(temperature=0.0))
+  gathered = re.findall(r'= \w+\[([\d,]*)\][^=]* all-gather\(', lowered.compile().as_text())
+  sizes = [int(np.prod([int(n) for n in dims.split(',') if n])) for dims in gathered]
+  assert max(sizes, default=0) < 64 * 64
+
+
 def test_no_prompts_and_bad_prompts(run):
   assert run(prompts=[], ids=[]) == []
   with pytest.raises(ValueError, match='prompt 1 has no token'):
     run(prompts=[[1], []], ids=['a', 'b'])
   with pytest.raises(ValueError, match='prompt 0 has 125 tokens: with 7 new ones it exceeds the context of 128'):
     run(prompts=[[1] * 125], ids=['a'])
+  with pytest.raises(ValueError, match='max_new_tokens: 0 is less than 1'):
+    run(max_new_tokens=0)
+  with pytest.raises(ValueError, match="stop: 'ab' is not a list of strings"):
+    run(stop='ab')
 
 
 @pytest.mark.parametrize('key, value', [('top_p', 0.0), ('temperature', -1.0), ('num_slots', 0), ('top_k', -1)])

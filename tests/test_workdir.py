@@ -6,13 +6,21 @@ import pytest
 
 from imm_jax.workdir import AT_ROUND, fingerprint, Workdir
 
+
+def finish(workdir, round_):
+  workdir.write_lines(round_, 'samples.jsonl', [{'text': 'a\nb'}])
+  workdir.finish({'round': round_})
+
+
 CONFIG = {'seed': 0, 'num_rounds': 2, 'merge': {'alpha': 0.5}}
 
 
 def test_it_opens_again_with_the_same_config_or_more_rounds(tmp_path):
   workdir = Workdir(str(tmp_path / 'run'))
-  assert workdir.open(CONFIG) == 0
-  assert workdir.open(CONFIG | {'num_rounds': 5}) == 0
+  assert workdir.open(CONFIG | {'seed': 9}) == 0
+  assert workdir.open(CONFIG) == 0  # no round is done: nothing is lost by another config
+  finish(workdir, 0)
+  assert workdir.open(CONFIG | {'num_rounds': 5}) == 1
   with open(tmp_path / 'run' / 'config.json') as file:
     assert json.load(file) == CONFIG | {'num_rounds': 5}
 
@@ -20,6 +28,7 @@ def test_it_opens_again_with_the_same_config_or_more_rounds(tmp_path):
 def test_every_difference_is_named(tmp_path):
   workdir = Workdir(str(tmp_path))
   workdir.open(CONFIG)
+  finish(workdir, 0)
   with pytest.raises(ValueError) as error:
     workdir.open({'seed': 1, 'num_rounds': 2, 'merge': {'alpha': 0.5, 'method': 'dare'}})
   assert 'config.seed was 0 and is 1' in str(error.value)
@@ -32,10 +41,21 @@ def test_rounds_count_up_to_the_first_gap(tmp_path):
   workdir = Workdir(str(tmp_path))
   workdir.open(CONFIG)
   for round_ in (0, 1, 3):
-    workdir.write_lines(round_, 'samples.jsonl', [{'text': 'a\nb'}])
-    workdir.finish({'round': round_, 'x': round_})
+    finish(workdir, round_)
   assert workdir.open(CONFIG) == 2
-  assert [row['x'] for row in workdir.finished()] == [0, 1]
+  assert [row['round'] for row in workdir.finished()] == [0, 1]
+
+
+def test_a_summary_that_was_cut_off_is_written_again_and_damage_is_named(tmp_path):
+  workdir = Workdir(str(tmp_path))
+  workdir.open(CONFIG)
+  finish(workdir, 0)
+  (tmp_path / 'summary.json').unlink()
+  workdir.open(CONFIG)
+  assert json.loads((tmp_path / 'summary.json').read_text()) == {'rounds': [{'round': 0}]}
+  (tmp_path / 'rounds' / '0000' / 'metrics.json').write_text('{"round')
+  with pytest.raises(ValueError, match='metrics.json: is damaged'):
+    workdir.open(CONFIG)
 
 
 def test_the_fingerprint_is_of_what_must_not_change():

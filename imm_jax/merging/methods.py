@@ -1,7 +1,7 @@
 """Merge methods: pure functions on pytrees, float32 inside, the input's dtype outside.
 
-`base` is the original theta_0, `tuned` the fine-tuned theta_1, `alpha` the weight of tuned: 0 returns base and 1 returns
-tuned, bit for bit.
+`base` is the original theta_0, `tuned` the fine-tuned theta_1, `alpha` the weight of tuned: 0 returns base, bit for bit, and
+1 returns tuned where nothing is dropped.
 """
 
 from collections.abc import Callable

@@ -91,6 +91,8 @@ class Family:
   def __post_init__(self) -> None:
     """Raises ValueError naming the field that has a wrong type or value."""
     check_fields(self)
+    if getattr(self, 'train_source', None) == '':
+      raise ValueError(f'tasks.{self.name}.train_source: is empty; give a .json, .jsonl or .csv file, or a hub id')
 
   @property
   def train(self) -> tuple[Example, ...]:

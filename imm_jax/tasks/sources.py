@@ -107,7 +107,8 @@ def _from_hub(path: str, config: str, split: str) -> list[Row]:
 
   try:
     rows = datasets.load_dataset(path, config or None, split=split)
-  except (OSError, ValueError) as error:  # what it raises offline, and for an unknown name, config or split
+  # What it raises offline, for an unknown name, config or split, and for a data set that needs its own script.
+  except (OSError, ValueError, RuntimeError) as error:
     reason = str(error).strip().split('\n')[0]
     raise ValueError(
       f'{path}:{config}:{split}: the hub does not give it ({reason}); check the id, or give a local file'
