@@ -40,10 +40,8 @@ def get_config(arg: str = ''):
       },
       'ood': {
         'lcm': common.reasoning_gym('lcm', lcm, test_size=60, max_new_tokens=8, **ood),
-        'needle_haystack': common.reasoning_gym('needle_haystack', needle, test_size=80, max_new_tokens=8, **ood),
-        'sentence_reordering': common.reasoning_gym(
-          'sentence_reordering', sentence, test_size=100, max_new_tokens=12, **ood
-        ),
+        'needle_haystack': common.reasoning_gym('needle_haystack', needle, test_size=60, max_new_tokens=8, **ood),
+        'sentence_reordering': common.reasoning_gym('sentence_reordering', sentence, test_size=80, max_new_tokens=12, **ood),
       },
     },
     sampler={'num_slots': 128, 'chunk_steps': 2},  # answers of three or four tokens

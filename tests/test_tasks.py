@@ -277,7 +277,9 @@ def test_held_out_shown_and_trained_on_are_disjoint_whatever_the_caps(tmp_path, 
 def test_a_cap_on_test_lets_nothing_of_it_into_train(tmp_path):
   source = write(tmp_path / 'test.jsonl', sums(20))
   task = mawps(tmp_path / 'a.jsonl', sums(30), test_source=source, test_size=5, num_shots=2)
-  assert len(task.test) == 5 and len(task.train) == 8
+  shown_or_asked = ids(task.shots) | {base.make_example('sums', row['input'], row['target']).id for row in sums(20)}
+  assert len(task.test) == 5 and len(task.train) == 30 - len(shown_or_asked)
+  assert not ids(task.train) & shown_or_asked
   assert task.num_dropped == 20
 
 
@@ -313,6 +315,17 @@ def test_gym_train_is_of_the_train_seed_and_test_of_the_test_seed():
     asked[seed] = {data[i]['question'].strip() for i in range(30)}
   assert {example.question for example in task.train + task.shots} <= asked[7]
   assert {example.question for example in task.test} <= asked[1000]
+
+
+def test_gym_shots_depend_on_the_train_seed_only():
+  pytest.importorskip('reasoning_gym')
+  options = [{}, {'train_size': 40}, {'test_seed': 500, 'test_size': 30}]
+  sets = [tasks.ReasoningGym('t', 'products', **{'train_size': 9, 'test_size': 9, **changes}) for changes in options]
+  assert sets[0].shots == sets[1].shots == sets[2].shots
+  assert tasks.ReasoningGym('t', 'products', train_size=9, test_size=9, train_seed=3).shots != sets[0].shots
+  for task in sets:
+    assert len(task.shots) == 4 and not ids(task.shots) & (ids(task.train) | ids(task.test))
+  assert tasks.ReasoningGym('t', 'products', train_size=9, test_size=9, num_shots=0).shots == ()
 
 
 def test_gym_near_seeds_share_nothing():
@@ -485,8 +498,8 @@ def test_gym_errors(spec, says):
 def test_splits_that_come_out_empty(tmp_path):
   with pytest.raises(ValueError, match='^tasks.sums: the test split is empty; give a test_source that has rows, or'):
     mawps(tmp_path / 'a.jsonl', sums(5), test_size=0).split  # noqa: B018
-  for shots in (3, 9):
-    with pytest.raises(ValueError, match='^tasks.sums: the train split is empty: of 5 rows 2 are distinct and not in test'):
+  for shots, says in ((3, 'train split is empty: of 5 rows 3 are few-shot examples'), (9, 'test split is empty')):
+    with pytest.raises(ValueError, match=f'^tasks.sums: the {says}'):
       mawps(tmp_path / 'a.jsonl', sums(5), num_shots=shots).split  # noqa: B018
 
 

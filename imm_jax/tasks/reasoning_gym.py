@@ -77,9 +77,16 @@ class ReasoningGym(base.Family):
   def split(self) -> splits.Split:
     """The questions. Raises ValueError when dataset or params are unknown, or the answers do not fit the format."""
     train_entries, test_entries = self._entries()
-    test = self._draw(test_entries, self.test_size, set())
-    train = self._draw(train_entries, self.train_size + self.num_shots, {example.id for example in test})
-    return splits.make_split(self.name, train, test, num_shots=self.num_shots, seed=self.train_seed)
+    # The first questions are the shots, whatever train_size and test are.
+    train_entries = iter(train_entries)
+    shots = self._draw(train_entries, self.num_shots, set())
+    shown = {example.id for example in shots}
+    test = self._draw(test_entries, self.test_size, shown)
+    train = self._draw(train_entries, self.train_size, shown | {example.id for example in test})
+    distinct = list({example.id: example for example in shots}.values())
+    return splits.make_split(
+      self.name, [*shots, *train], test, num_shots=self.num_shots, seed=self.train_seed, shots=distinct
+    )
 
   def verify(self, example: base.Example, completion: str) -> bool:
     """Returns whether the completion is the gold answer, or the data set's scorer gives it full credit."""
@@ -147,7 +154,7 @@ class ReasoningGym(base.Family):
   def _draw(self, entries: Iterable[dict[str, Any]], size: int, taken: Set[str]) -> list[base.Example]:
     """Returns the first entries as examples, up to `size` distinct ones that are not in `taken`."""
     examples, ids = [], set()
-    for entry in entries:
+    for entry in entries if size else ():
       question, answer = entry['question'], entry['answer']
       if not isinstance(answer, str):
         raise ValueError(f'tasks.{self.name}.dataset: {self.dataset!r} gives no text as the gold answer; choose another')

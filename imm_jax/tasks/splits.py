@@ -26,39 +26,42 @@ def make_split(
   seed: int,
   train_size: int = 0,
   test_size: int = 0,
+  shots: Sequence[Example] | None = None,
 ) -> Split:
-  """Returns the distinct examples: train without what test asks and without the few-shot examples taken from it.
+  """Returns the distinct examples: shots from train, test without them, train without what either asks.
 
   Which rows are held out, shown as shots, or kept under a cap depends on `seed` and on what they ask, not on their order.
+  The shots do not depend on test: the same prompts are measured on any test set.
 
   Args:
     name: of the task, for errors.
     train: rows as read, repetitions included.
     test: rows as read; None holds out `test_size` rows of train.
-    num_shots: few-shot examples.
+    num_shots: few-shot examples chosen from train.
     seed: chooses the rows.
     train_size: keeps at most so many rows of train; 0 keeps all.
     test_size: keeps at most so many rows of test; 0 keeps all. Train never has a row of test, kept or not.
+    shots: the few-shot examples, in place of `num_shots` chosen ones.
 
   Raises:
     ValueError: train or test is empty after that.
   """
   pool = _distinct(train)
-  asked = _choose(pool, test_size, seed) if test is None else _distinct(test)
+  if shots is None:
+    shots = sorted(pool, key=_rank(seed))[:num_shots]
+  pool = _without(pool, shots)
+  asked = _choose(pool, test_size, seed) if test is None else _without(_distinct(test), shots)
   kept_test = _choose(asked, test_size or len(asked), seed)
   if not kept_test:
     raise ValueError(f'tasks.{name}: the test split is empty; give a test_source that has rows, or a test_size > 0')
-  ids = {example.id for example in asked}
-  pool = [example for example in pool if example.id not in ids]
-  shots = sorted(pool, key=_rank(seed))[:num_shots]
-  rest = [example for example in pool if example not in shots]
+  rest = _without(pool, asked)
   if not rest:
     raise ValueError(
-      f'tasks.{name}: the train split is empty: of {len(train)} rows {len(pool)} are distinct and not in test, and '
-      f'num_shots takes {num_shots}; give more rows, or lower num_shots or test_size'
+      f'tasks.{name}: the train split is empty: of {len(train)} rows {len(shots)} are few-shot examples and test or other '
+      f'rows ask the rest; give more rows, or lower num_shots or test_size'
     )
   kept_train = _choose(rest, train_size or len(rest), seed)
-  num_dropped = len(train) + len(test or ()) - len(pool) - len(asked)
+  num_dropped = len(train) + len(test or ()) - len(rest) - len(shots) - len(asked)
   return Split(tuple(kept_train), tuple(kept_test), tuple(shots), num_dropped)
 
 
@@ -71,6 +74,11 @@ def _choose(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
   """Returns `size` of the examples, in their order."""
   ids = {example.id for example in sorted(examples, key=_rank(seed))[:size]}
   return [example for example in examples if example.id in ids]
+
+
+def _without(examples: Sequence[Example], others: Iterable[Example]) -> list[Example]:
+  ids = {example.id for example in others}
+  return [example for example in examples if example.id not in ids]
 
 
 def _distinct(examples: Iterable[Example]) -> list[Example]:
