@@ -1,4 +1,4 @@
-"""What a round is on disk: Orbax checkpoints of params, each with a small JSON of what they are."""
+"""What a round is on disk: Orbax checkpoints of params."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ import jax
 import orbax.checkpoint as ocp
 
 
-def save(path: str, trees: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
-  """Writes named trees of arrays and JSON metadata to a new directory; it appears whole or not at all."""
+def save(path: str, trees: Mapping[str, Any]) -> None:
+  """Writes named trees of arrays to a new directory; it appears whole or not at all."""
   items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-    checkpointer.save(path, ocp.args.Composite(**items, metadata=ocp.args.JsonSave(dict(metadata))), force=True)
+    checkpointer.save(path, ocp.args.Composite(**items), force=True)
 
 
 def restore(path: str, name: str, abstract: Any) -> Any:

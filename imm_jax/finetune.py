@@ -19,10 +19,10 @@ from imm_jax.packing import Batch
 class FinetuneConfig:
   """How long, and on how much at a time."""
 
-  num_epochs: int = 3  # passes over the round's sequences
-  batch_size: int = 8  # packed rows per optimizer step
-  accumulation_steps: int = 1  # parts a batch is computed in, one after the other
-  max_length: int = 512  # tokens a packed row
+  num_epochs: int  # passes over the round's sequences
+  batch_size: int  # packed rows per optimizer step
+  accumulation_steps: int  # parts a batch is computed in, one after the other
+  max_length: int  # tokens a packed row
 
   def __post_init__(self):
     for field in dataclasses.fields(self):

@@ -25,7 +25,7 @@ from imm_jax.merging import METHODS
 from imm_jax.model import Params, Transformer
 from imm_jax.tasks import Task
 from imm_jax.tokenizer import Tokenizer
-from imm_jax.workdir import fingerprint, Workdir
+from imm_jax.workdir import Workdir
 
 
 def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
@@ -80,7 +80,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
         workdir.write_lines(round_, 'evaluations.jsonl', answers)
       with entry.phase('checkpoint'):
         trees = {'params': params} | ({'tuned': sample_params} if exp.sample_from == 'tuned' else {})
-        checkpoint.save(workdir.checkpoint(round_), trees, {'round': round_, 'config': fingerprint(config)})
+        checkpoint.save(workdir.checkpoint(round_), trees)
       writer.write(round_, entry.scalars())
       workdir.finish(entry.values)
   return workdir.finished()
@@ -136,7 +136,7 @@ def sample(exp: Experiment, lm: LM, params: Params, key: jax.Array) -> list[dict
       examples,
       completions,
       task.verify,
-      prompts=[lm.tokenizer.encode_prompt(task.prompt(example, ())) for example in examples],
+      prompts=[lm.tokenizer.encode_prompt(task.prompt(example)) for example in examples],
       max_length=exp.finetune.max_length,
       max_accepted_per_question=exp.synthesize.max_accepted_per_question,
     )
@@ -147,10 +147,9 @@ def fine_tune(
   exp: Experiment, lm: LM, params: Params, records: Sequence[Mapping[str, Any]], round_: int, writer: metrics.Writer
 ) -> tuple[Params, dict[str, float]]:
   """Returns params, which are donated, fine-tuned on the accepted records, and what to say of it."""
-  prompts = {}
-  for task in exp.id_tasks.values():
-    prompts |= {example.id: lm.tokenizer.encode_prompt(task.prompt(example, ())) for example in task.train}
-  pairs = [(prompts[record['question_id']], record['tokens']) for record in records if record['accepted']]
+  prompts = {example.id: task.prompt(example) for task in exp.id_tasks.values() for example in task.train}
+  accepted = [record for record in records if record['accepted']]
+  pairs = [(lm.tokenizer.encode_prompt(prompts[record['question_id']]), record['tokens']) for record in accepted]
   rows = packing.pack(pairs, exp.finetune.max_length)
   history = []
   with metrics.progress(f'fine-tune on {len(pairs)} samples', finetune.num_steps(rows, exp.finetune), 'steps') as advance:

@@ -65,7 +65,7 @@ class LM:
     """
     if isinstance(prompts, str):
       raise ValueError('prompts: is one text; give a list of texts or chats')
-    config = SamplerConfig(num_samples, temperature, top_k, top_p, num_slots)
+    config = SamplerConfig(num_samples, temperature, top_k, top_p, num_slots, chunk_steps=8)
     encoded = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]
     # A prompt is named by its tokens, and equal ones are numbered.
     seen: Counter[str] = Counter()
@@ -134,7 +134,7 @@ def load(
     raise FileNotFoundError(f'{path}: there is no run in {at_round["workdir"]}')
   source = Workdir(at_round['workdir']).model if at_round else path
   config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat)
-  tokenizer = Tokenizer.load(source)
+  tokenizer = formats.load_tokenizer(source)
   tokenizer.check_vocab_size(config.vocab_size, source)
   lm = LM(config, {}, tokenizer, mesh, rules)
   if at_round:

@@ -12,12 +12,12 @@ class OptimizerConfig:
   """AdamW (arXiv 1711.05101) with warmup, cosine decay to zero and clipping."""
 
   learning_rate: float  # at the peak
-  warmup_fraction: float = 0.03  # of all steps
-  weight_decay: float = 0.0  # on matrices, not on norms and biases
-  b1: float = 0.9
-  b2: float = 0.999
-  eps: float = 1e-8
-  clip_norm: float = 1.0  # of the whole gradient
+  warmup_fraction: float  # of all steps
+  weight_decay: float  # on matrices, not on norms and biases
+  b1: float
+  b2: float
+  eps: float
+  clip_norm: float  # of the whole gradient
 
   def __post_init__(self):
     if self.learning_rate <= 0 or self.clip_norm <= 0 or not 0 <= self.warmup_fraction <= 1:

@@ -5,7 +5,7 @@ keys and values at the same cache index, so the part of the cache behind the pro
 the cache holds and who may see it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 import zlib
@@ -24,12 +24,12 @@ from imm_jax.tokenizer import Tokenizer
 class SamplerConfig:
   """How tokens are chosen, and how many rows decode at once."""
 
-  num_samples_per_prompt: int = 1
-  temperature: float = 1.0  # 0 is greedy
-  top_k: int = 0  # 0 keeps all tokens
-  top_p: float = 1.0  # 1 keeps all tokens
-  num_slots: int = 64  # rows
-  chunk_steps: int = 8  # decode steps between two looks at which rows are done
+  num_samples_per_prompt: int
+  temperature: float  # 0 is greedy
+  top_k: int  # 0 keeps all tokens
+  top_p: float  # 1 keeps all tokens
+  num_slots: int  # rows
+  chunk_steps: int  # decode steps between two looks at which rows are done
 
   def __post_init__(self):
     for name, valid in (
@@ -101,10 +101,8 @@ def prefill(
 
   tokens [B, T] int32, of which the first lengths [B] of a row count; start [] int32 is the position of the first.
   """
-  offsets = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-  positions = jnp.where(offsets < lengths[:, None], start + offsets, layers.EMPTY)
   bound = model.bind({'params': params})
-  x, cache = bound.features(tokens, positions, prefix=prefix)
+  x, cache = bound.features(tokens, _positions(tokens, lengths, start), prefix=prefix)
   last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
   return bound.unembed(last)[:, 0], cache
 
@@ -250,20 +248,20 @@ def sample(
   _check(prompts, max_new_tokens, model.config.max_length)
   if not prompts:
     return []
-  shared = _shared_length(prompts)
-  prefix = _prefix(model, params, prompts[0][:shared])
-  suffixes = [prompt[shared:] for prompt in prompts]
+  start, prefix, suffixes = _share_prefix(model, params, prompts)
   prompt_length = _bucket(max(map(len, suffixes)), 8)
   keys = _row_keys(key, ids or [str(i) for i in range(len(prompts))], n)
-  stop_table = np.zeros(model.config.vocab_size, bool)
-  stop_table[: tokenizer.size] = tokenizer.tokens_containing(stop)
-  stop_table[list(tokenizer.stop_ids)] = True
-  stops = jnp.asarray(stop_table)
+  stops = np.zeros(model.config.vocab_size, bool)
+  stops[: tokenizer.size] = tokenizer.tokens_containing(stop)
+  stops[list(tokenizer.stop_ids)] = True
+  stops = jnp.asarray(stops)
 
   num_questions = max(1, config.num_slots // n)
+  num_rows = num_questions * n
   wave = -(-num_questions // 4)  # Questions prefilled at once: a quarter of the slots is refilled when it is free.
-  slots = empty_slots(model, num_questions * n, prompt_length, max_new_tokens)
-  free, owners, pending = list(range(num_questions * n)), {}, list(range(len(prompts)))[::-1]
+  slots = empty_slots(model, num_rows, prompt_length, max_new_tokens)
+  free, pending = list(range(num_rows)), list(range(len(prompts)))[::-1]
+  owners: dict[int, tuple[int, int]] = {}  # slot -> (prompt, sample index)
   completions: list[dict[int, Completion]] = [{} for _ in prompts]
   while pending or owners:
     while pending and len(free) >= min(wave, len(pending)) * n:
@@ -271,26 +269,19 @@ def sample(
       taken = [free.pop() for _ in range(len(batch) * n)]
       owners.update({slot: (batch[i // n], i % n) for i, slot in enumerate(taken)})
       tokens, lengths = _pad([suffixes[i] for i in batch], wave, prompt_length)
-      logits, cache = prefill(model, params, prefix, tokens, lengths, jnp.int32(shared))
-      rows = np.full(wave * n, num_questions * n, np.int32)
-      rows[: len(taken)] = taken
+      logits, cache = prefill(model, params, prefix, tokens, lengths, start)
+      rows = jnp.asarray(np.pad(taken, (0, wave * n - len(taken)), constant_values=num_rows), jnp.int32)
       row_keys = keys[np.resize(batch, wave)].reshape(-1)
-      slots = insert(model, slots, cache, logits, shared + lengths, row_keys, jnp.asarray(rows), stops, config)
+      slots = insert(model, slots, cache, logits, start + lengths, row_keys, rows, stops, config)
     slots = decode(model, params, prefix, slots, stops, config)
-    active, length, tokens, logprob = jax.device_get((slots.active, slots.length, slots.tokens, slots.logprobs))
-    active = active.copy()
-    finished = []
-    for slot, (question, index) in owners.items():
-      done = _complete(tokenizer, tokens[slot, : length[slot]], logprob[slot], stop, stop_table, bool(active[slot]))
-      if done is not None:
-        completions[question][index] = done
-        finished.append(slot)
-    for slot in finished:
-      del owners[slot]
-      active[slot] = False
-    free += finished
+    done = _finished(slots, owners, tokenizer, stop)
+    for slot, completion in done.items():
+      prompt, index = owners.pop(slot)
+      completions[prompt][index] = completion
+    free += done
+    active = np.array([slot in owners for slot in range(num_rows)])
     slots = dataclasses.replace(slots, active=jax.device_put(active, slots.active.sharding))
-    advance(len(finished))
+    advance(len(done))
   return [[samples[i] for i in range(n)] for samples in completions]
 
 
@@ -307,28 +298,30 @@ def score(
   _check(prompts, max(map(len, completions), default=0), model.config.max_length)
   if not prompts:
     return []
-  shared = _shared_length(prompts)
-  prefix = _prefix(model, params, prompts[0][:shared])
-  rows = [[*p[shared:], *c] for p, c in zip(prompts, completions, strict=True)]
+  start, prefix, suffixes = _share_prefix(model, params, prompts)
+  rows = [[*p, *c] for p, c in zip(suffixes, completions, strict=True)]
   length = _bucket(max(map(len, rows)), 8)
   results = []
-  for start in range(0, len(rows), batch_size):
-    tokens, lengths = _pad(rows[start : start + batch_size], batch_size, length)
-    scores = np.asarray(_score(model, params, prefix, tokens, lengths, jnp.int32(shared)))
-    for row, completion in zip(scores, range(start, min(start + batch_size, len(rows))), strict=False):
-      end = len(rows[completion])
-      results.append(row[end - len(completions[completion]) : end])
-    advance(min(batch_size, len(rows) - start))
+  for first in range(0, len(rows), batch_size):
+    batch = rows[first : first + batch_size]
+    scores = np.asarray(_score(model, params, prefix, *_pad(batch, batch_size, length), start))
+    for row, completion, row_scores in zip(batch, completions[first:], scores, strict=False):
+      results.append(row_scores[len(row) - len(completion) : len(row)])
+    advance(len(batch))
   return results
 
 
 @functools.partial(jax.jit, static_argnames='model')
 def _score(model, params, prefix, tokens, lengths, start):
   """Returns [B, T] f32: the log-probability of each token given those before it (the first token's is meaningless)."""
-  offsets = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-  positions = jnp.where(offsets < lengths[:, None], start + offsets, layers.EMPTY)
-  x, _ = model.bind({'params': params}).features(tokens, positions, prefix=prefix)
+  x, _ = model.bind({'params': params}).features(tokens, _positions(tokens, lengths, start), prefix=prefix)
   return jnp.roll(logprobs(model, params, x, jnp.roll(tokens, -1, axis=1)), 1, axis=1)
+
+
+def _positions(tokens: jax.Array, lengths: jax.Array, start: jax.Array) -> jax.Array:
+  """Returns [B, T] int32: start, start + 1, ... for a row's first lengths tokens, layers.EMPTY behind."""
+  offsets = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
+  return jnp.where(offsets < lengths[:, None], start + offsets, layers.EMPTY)
 
 
 def _pin(model: Transformer, cache: KVCache) -> KVCache:
@@ -350,21 +343,24 @@ def _check(prompts, max_new_tokens, max_length):
 
 def _bucket(length: int, multiple: int) -> int:
   """Returns the length rounded up, so that few shapes are compiled."""
-  return max(multiple, -(-length // multiple) * multiple)
+  return -(-length // multiple) * multiple
 
 
-def _shared_length(prompts: Sequence[Sequence[int]]) -> int:
-  """Returns how many tokens all prompts share at the beginning, short of the last token of the shortest."""
+def _share_prefix(
+  model: Transformer, params: Params, prompts: Sequence[Sequence[int]]
+) -> tuple[jax.Array, KVCache | None, list[Sequence[int]]]:
+  """Returns how many tokens [] int32 all prompts share at the beginning, their cache, and what each has behind them.
+
+  The last token of a prompt is never shared: its logits are what the first new token is chosen from.
+  """
   first, last = min(map(tuple, prompts)), max(map(tuple, prompts))  # in order, the two that differ first
   limit = min(map(len, prompts)) - 1
-  return next((i for i in range(limit) if first[i] != last[i]), limit)
-
-
-def _prefix(model: Transformer, params: Params, tokens: Sequence[int]) -> KVCache | None:
-  if not tokens:
-    return None
-  padded, lengths = _pad([tokens], 1, _bucket(len(tokens), 64))
-  return prefill(model, params, None, padded, lengths, jnp.int32(0))[1]
+  shared = next((i for i in range(limit) if first[i] != last[i]), limit)
+  prefix = None
+  if shared:
+    padded, lengths = _pad([prompts[0][:shared]], 1, _bucket(shared, 64))
+    prefix = prefill(model, params, None, padded, lengths, jnp.int32(0))[1]
+  return jnp.int32(shared), prefix, [prompt[shared:] for prompt in prompts]
 
 
 def _pad(rows: Sequence[Sequence[int]], num_rows: int, length: int) -> tuple[jax.Array, jax.Array]:
@@ -386,16 +382,20 @@ def _row_keys(key: jax.Array, ids: Sequence[str], n: int) -> jax.Array:
   return _fold_rows(key, jnp.asarray([zlib.crc32(name.encode()) for name in ids], jnp.uint32), n)
 
 
-def _complete(tokenizer, tokens, logprob, stop, stop_table, active) -> Completion | None:
-  """Returns the completion when it has ended, by a stop token, a stop string or its length; None while it goes on."""
-  tokens = [int(token) for token in tokens]
-  text = tokenizer.decode(tokens)
-  found = [text.find(string) for string in stop if string in text]
-  if found:
-    # The tokens that the stop string needed; what was decoded beyond it in this chunk is dropped.
-    end = next(i for i in range(1, len(tokens) + 1) if any(string in tokenizer.decode(tokens[:i]) for string in stop))
-    return Completion(text[: min(found)], tokens[:end], [float(x) for x in logprob[:end]], 'stop')
-  if active:
-    return None
-  reason = 'stop' if stop_table[tokens[-1]] else 'length'
-  return Completion(text, tokens, [float(x) for x in logprob[: len(tokens)]], reason)
+def _finished(slots: Slots, owned: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str]) -> dict[int, Completion]:
+  """Returns the completions of the owned slots that have ended: by a stop token, a stop string or their length."""
+  active, length, tokens, logprobs = jax.device_get((slots.active, slots.length, slots.tokens, slots.logprobs))
+  done = {}
+  for slot in owned:
+    row, reason = [int(token) for token in tokens[slot, : length[slot]]], ''
+    text = tokenizer.decode(row)
+    found = [text.find(string) for string in stop if string in text]
+    if found:
+      # The tokens that the stop string needed; what was decoded beyond it in this chunk is dropped.
+      end = next(i for i in range(1, len(row) + 1) if any(string in tokenizer.decode(row[:i]) for string in stop))
+      text, row, reason = text[: min(found)], row[:end], 'stop'
+    elif not active[slot]:
+      reason = 'stop' if row[-1] in tokenizer.stop_ids else 'length'
+    if reason:
+      done[slot] = Completion(text, row, [float(x) for x in logprobs[slot, : len(row)]], reason)
+  return done

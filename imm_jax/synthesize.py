@@ -13,8 +13,8 @@ from imm_jax.tasks import Example
 class SynthesizeConfig:
   """What becomes training data."""
 
-  num_questions: int = 0  # train questions a round; 0 takes all
-  max_accepted_per_question: int = 1
+  num_questions: int  # train questions a round; 0 takes all
+  max_accepted_per_question: int
 
   def __post_init__(self):
     if self.num_questions < 0 or self.max_accepted_per_question < 1:

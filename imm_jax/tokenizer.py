@@ -1,6 +1,6 @@
-"""Text <-> token ids: one class around a fast tokenizer of transformers, from a Hugging Face directory or a GGUF file."""
+"""Text <-> token ids: one class around a fast tokenizer of transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import json
 import os
@@ -33,18 +33,21 @@ class Tokenizer:
 
   @classmethod
   def load(cls, path: str | os.PathLike[str]) -> 'Tokenizer':
-    """Returns the tokenizer of a Hugging Face directory or of a .gguf file. Runs no code that comes with a model."""
+    """Returns the tokenizer of a Hugging Face directory. Runs no code that comes with a model."""
     path = pathlib.Path(path)
-    if path.suffix == '.gguf' and path.is_file():
-      return cls(_from_gguf(path), path, {}, _END_TOKENS)
     if not (path / 'tokenizer.json').is_file():
-      raise FileNotFoundError(f'{path}: looked for a directory with tokenizer.json, or a .gguf file')
+      raise FileNotFoundError(f'{path}: has no tokenizer.json')
     import transformers  # pylint: disable=g-import-not-at-top
 
     # Not AutoTokenizer: for some classes, Qwen2Tokenizer for one, it builds its own pre-tokenizer instead of the file's.
     fast = transformers.PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
     file = path / 'generation_config.json'
     return cls(fast, path, json.loads(file.read_text(encoding='utf-8')) if file.exists() else {})
+
+  @classmethod
+  def from_gguf(cls, meta: Mapping[str, Any], source: object) -> 'Tokenizer':
+    """Returns the byte-level BPE tokenizer of a GGUF file's metadata, given without 'tokenizer.' in front of the keys."""
+    return cls(_from_gguf(meta, source), source, {}, _END_TOKENS)
 
   @classmethod
   def from_characters(cls, chars: str) -> 'Tokenizer':
@@ -142,23 +145,15 @@ def _smollm_pre_tokenizer():
 _PRE_TOKENIZERS = {'smollm': _smollm_pre_tokenizer}
 
 
-def _from_gguf(path: pathlib.Path):
-  """Returns the byte-level BPE tokenizer in the file's metadata, as a transformers.PreTrainedTokenizerFast."""
-  import gguf  # pylint: disable=g-import-not-at-top
+def _from_gguf(meta: Mapping[str, Any], source: object):
+  """Returns the tokenizer as a transformers.PreTrainedTokenizerFast."""
   import tokenizers  # pylint: disable=g-import-not-at-top
   import transformers  # pylint: disable=g-import-not-at-top
 
-  try:
-    fields = gguf.GGUFReader(path).fields
-  except (ValueError, IndexError, KeyError) as error:
-    raise ValueError(f'{path}: not a whole GGUF file ({error}); download or copy it again') from None
-  meta: dict[str, Any] = {
-    name.removeprefix('tokenizer.'): field.contents() for name, field in fields.items() if name.startswith('tokenizer.')
-  }
   for key, known in (('ggml.model', ('gpt2',)), ('ggml.pre', tuple(_PRE_TOKENIZERS))):
     if meta.get(key) not in known:
       raise ValueError(
-        f'{path}: tokenizer.{key} = {meta.get(key)!r} is not supported (only {", ".join(known)});'
+        f'{source}: tokenizer.{key} = {meta.get(key)!r} is not supported (only {", ".join(known)});'
         ' convert from the Hugging Face directory instead'
       )
   tokens, kinds = meta['ggml.tokens'], meta['ggml.token_type']

@@ -11,7 +11,6 @@ WORKDIR/summary.json                    all rounds
 """
 
 from collections.abc import Iterable, Mapping
-import hashlib
 import json
 import os
 import re
@@ -86,12 +85,6 @@ class Workdir:
 
   def _write_summary(self, rows: list[dict[str, Any]]) -> None:
     _write(os.path.join(self.path, 'summary.json'), json.dumps({'rounds': rows}, indent=2) + '\n')
-
-
-def fingerprint(config: Mapping[str, Any]) -> str:
-  """Returns a digest of what must not change while a run goes on."""
-  fixed = {key: value for key, value in config.items() if key != _GROWS}
-  return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _read(path: str) -> Any:

@@ -16,7 +16,7 @@ def abstract(tree, mesh, spec):
 def saved(tmp_path):
   odd = jnp.asarray([0.0, -0.0, jnp.inf, jnp.nan, 1e-40, 1.0, 2.0, 3.0]).repeat(8).reshape(8, 8)
   trees = {'params': {'a': odd, 'b': {'c': jnp.arange(16.0)}}, 'tuned': {'a': odd + 1, 'b': {'c': jnp.ones(16)}}}
-  checkpoint.save(str(tmp_path / 'checkpoint'), trees, {'round': 1})
+  checkpoint.save(str(tmp_path / 'checkpoint'), trees)
   return tmp_path / 'checkpoint', trees
 
 
@@ -31,7 +31,7 @@ def test_bits_come_back_on_another_mesh(saved, mesh, name):
 
 def test_saving_again_replaces(saved):
   path, trees = saved
-  checkpoint.save(str(path), {'params': {'x': jnp.zeros(8)}}, {})
+  checkpoint.save(str(path), {'params': {'x': jnp.zeros(8)}})
   target = abstract({'x': jnp.zeros(8)}, sharding.make_mesh(), jax.P())
   assert checkpoint.restore(str(path), 'params', target)['x'].shape == (8,)
 

@@ -1,5 +1,6 @@
 """Evaluation: intervals and estimators against known values, and accuracies against the answers recorded."""
 
+import dataclasses
 import itertools
 import json
 
@@ -8,16 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imm_jax import evaluate, sharding, tasks
+from imm_jax import evaluate, sharding
 from imm_jax import model as model_lib
 from imm_jax.evaluate import EvaluateConfig
+from imm_jax.experiment import make_task
 from imm_jax.model import Transformer
 from imm_jax.sampler import SamplerConfig
 from imm_jax.tasks.synthetic import CHARACTERS
 from imm_jax.tokenizer import Tokenizer
 from tests.conftest import random_params
 
-SUM = tasks.make('sum', {'family': 'synthetic', 'operation': 'sum'})
+SAMPLER = SamplerConfig(num_samples_per_prompt=1, temperature=1.0, top_k=0, top_p=1.0, num_slots=8, chunk_steps=8)
+SUM = make_task('sum', {'family': 'synthetic', 'operation': 'sum'})
 
 
 @pytest.mark.parametrize('right, n, low, high', [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)])
@@ -40,8 +43,8 @@ def model(config):
 
 
 def test_generated_answers_are_counted_and_recorded(model):
-  settings = EvaluateConfig(num_samples_per_prompt=4, temperature=1.0)
-  results, records = evaluate.evaluate(*model, {'sum': SUM}, settings, SamplerConfig(num_slots=8), key=jax.random.key(0))
+  settings = EvaluateConfig(tuned=False, num_samples_per_prompt=4, temperature=1.0)
+  results, records = evaluate.evaluate(*model, {'sum': SUM}, settings, SAMPLER, key=jax.random.key(0))
   result = results['sum']
   assert result['n'] == len(records) == 20
   assert result['accuracy'] == np.mean([record['right'] for record in records])
@@ -64,9 +67,15 @@ def test_the_likeliest_option_is_taken(model, tmp_path):
   logits = jax.jit(lambda p, t: transformer.apply({'params': p}, t, jnp.arange(40)[None])[0])
   chosen = {}
   for normalize in ('sum', 'per_character'):
-    task = tasks.make('choice', {**spec, 'normalize': normalize})
+    task = make_task('choice', {**spec, 'normalize': normalize})
     results, records = evaluate.evaluate(
-      transformer, params, tokenizer, {'choice': task}, EvaluateConfig(), SamplerConfig(num_slots=5), key=jax.random.key(0)
+      transformer,
+      params,
+      tokenizer,
+      {'choice': task},
+      EvaluateConfig(False, 0, 1.0),
+      dataclasses.replace(SAMPLER, num_slots=5),
+      key=jax.random.key(0),
     )
     np.testing.assert_allclose(results['choice']['guess'], 1 / 3)
     chosen[normalize] = [record['answer'] for record in records]

@@ -24,14 +24,14 @@ def test_every_config_resolves_and_is_plain_data(name):
 @pytest.mark.parametrize(
   'path, value, message',
   [
-    ('merge.alhpa', 0.5, "merge.alhpa: no such key; did you mean 'alpha'"),
-    ('merge.alpha', 'half', "merge.alpha: 'half' is str, not float"),
+    ('merge.alhpa', 0.5, 'merge.alhpa: no such key; did you mean alpha'),
+    ('merge.alpha', 'half', "merge.alpha: 'half' is not a number"),
     ('merge.method', 'lerp', "merge.method: 'lerp' is not one of linear, dare"),
     ('merge.anchor', 'first', "merge.anchor: 'first' is not one of base, previous"),
     ('merge.drop_rate', 1.0, r'merge.drop_rate: 1.0 is not in \[0, 1\)'),
     ('num_rounds', -1, 'config.num_rounds: -1 is negative'),
     ('merge.alpha', float('nan'), r'merge.alpha: nan is not in \[0, 1\]'),
-    ('num_rounds', 2.5, 'config.num_rounds: 2.5 is float, not int'),
+    ('num_rounds', 2.5, 'config.num_rounds: 2.5 is not a whole number'),
     ('sample_from', 'both', "sample_from: 'both' is not one of merged, tuned"),
     ('finetune_from', 'tuned', "finetune_from: 'tuned' is not one of merged, base"),
     ('sampler.temperature', -1, 'sampler.temperature: -1.0 is out of range'),

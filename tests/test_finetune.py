@@ -13,7 +13,7 @@ from imm_jax.finetune import FinetuneConfig
 from imm_jax.model import Transformer
 from imm_jax.optimizer import OptimizerConfig
 
-OPTIMIZER = OptimizerConfig(learning_rate=1e-2, weight_decay=0.1, clip_norm=0.5)
+OPTIMIZER = OptimizerConfig(1e-2, warmup_fraction=0.03, weight_decay=0.1, b1=0.9, b2=0.999, eps=1e-8, clip_norm=0.5)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_the_loss_ignores_prompt_targets_and_padding(config, params, pairs):
 
 def test_accumulation_and_meshes_change_nothing(config, params, pairs, mesh):
   rows = packing.pack(pairs, 16)
-  small = FinetuneConfig(num_epochs=2, batch_size=16, max_length=16)
+  small = FinetuneConfig(num_epochs=2, batch_size=16, accumulation_steps=1, max_length=16)
   whole, metrics = tune(config, params, rows, small, sharding.make_mesh())
   parts, other = tune(config, params, rows, dataclasses.replace(small, accumulation_steps=2), mesh)
   np.testing.assert_allclose([m['loss_nats'] for m in metrics], [m['loss_nats'] for m in other], rtol=1e-5)
@@ -65,7 +65,7 @@ def test_accumulation_and_meshes_change_nothing(config, params, pairs, mesh):
 
 def test_it_learns_and_leaves_no_gradient_to_chance(config, params, pairs):
   rows = packing.pack(pairs, 32)
-  settings = FinetuneConfig(num_epochs=30, batch_size=8, max_length=32)
+  settings = FinetuneConfig(num_epochs=30, batch_size=8, accumulation_steps=1, max_length=32)
   tuned, metrics = tune(config, params, rows, settings, sharding.make_mesh())
   again, _ = tune(config, params, rows, settings, sharding.make_mesh())
   assert metrics[-1]['loss_nats'] < 0.2 * metrics[0]['loss_nats']
@@ -75,7 +75,7 @@ def test_it_learns_and_leaves_no_gradient_to_chance(config, params, pairs):
 
 def test_each_epoch_is_a_permutation_and_depends_on_seed_and_round():
   rows = packing.pack([([i], [i + 1]) for i in range(1, 11)], 1)
-  settings = FinetuneConfig(num_epochs=3, batch_size=4, max_length=1)
+  settings = FinetuneConfig(num_epochs=3, batch_size=4, accumulation_steps=1, max_length=1)
   order = np.concatenate([part.tokens.ravel() for part in finetune.batches(rows, settings, 0, 1)])
   for epoch in range(3):
     assert sorted(order[10 * epoch : 10 * (epoch + 1)]) == list(range(1, 11))
@@ -93,13 +93,13 @@ def test_each_epoch_is_a_permutation_and_depends_on_seed_and_round():
 )
 def test_wrong_settings_name_the_key(settings, message):
   with pytest.raises(ValueError, match=message):
-    FinetuneConfig(**settings)
+    FinetuneConfig(**{'num_epochs': 1, 'accumulation_steps': 1, 'max_length': 8} | settings)
 
 
 def test_a_batch_that_does_not_split_over_the_mesh_is_padded(config, params, pairs, mesh):
   rows = packing.pack(pairs, 24)
   one = jax.make_mesh((1, 1, 1), sharding.AXES, (jax.sharding.AxisType.Auto,) * 3, devices=jax.devices()[:1])
-  settings = FinetuneConfig(num_epochs=1, batch_size=3, max_length=24)
+  settings = FinetuneConfig(num_epochs=1, batch_size=3, accumulation_steps=1, max_length=24)
   _, metrics = tune(config, params, rows, settings, mesh)
   _, expected = tune(config, params, rows, settings, one)
   assert len(metrics) == len(expected) == finetune.num_steps(rows, settings)

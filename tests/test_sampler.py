@@ -19,7 +19,7 @@ CHARACTERS = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789\n' 
 TOKENIZER = Tokenizer.from_characters(CHARACTERS)
 PROMPTS = [list(range(5)) + tail for tail in ([7], [8, 9, 10], [11, 12], [13, 14, 15, 16, 17], [8, 9], [20] * 9)]
 IDS = [f'q{i}' for i in range(len(PROMPTS))]
-CONFIG = SamplerConfig(num_samples_per_prompt=3, temperature=1.3, num_slots=6, chunk_steps=3)
+CONFIG = SamplerConfig(num_samples_per_prompt=3, temperature=1.3, top_k=0, top_p=1.0, num_slots=6, chunk_steps=3)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_draws_follow_the_distribution_that_is_left(options, allowed):
   draws = 20_000
   logits = jnp.broadcast_to(jnp.log(jnp.asarray([0.5, 0.25, 0.15, 0.1])), (draws, 4))
   keys = jax.random.split(jax.random.key(0), draws)
-  choose = jax.jit(lambda *a: sampler.choose(*a, SamplerConfig(**{'temperature': 1.0, **options})))
+  choose = jax.jit(lambda *a: sampler.choose(*a, dataclasses.replace(CONFIG, **{'temperature': 1.0, **options})))
   tokens, logprobs = choose(logits, keys, jnp.zeros(draws, jnp.int32))
   share = np.bincount(tokens, minlength=4) / draws
   errors = np.sqrt(np.multiply(allowed, 1 - np.asarray(allowed)) / draws)
@@ -174,7 +174,9 @@ def test_a_decode_step_gathers_no_weight_and_no_cache(config, shape):
   with jax.set_mesh(mesh):
     slots = sampler.empty_slots(model, 4, 32, 8)
     params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    lowered = sampler.decode.lower(model, params, None, slots, jnp.zeros(512, bool), SamplerConfig(temperature=0.0))
+    lowered = sampler.decode.lower(
+      model, params, None, slots, jnp.zeros(512, bool), dataclasses.replace(CONFIG, temperature=0.0)
+    )
   gathered = re.findall(r'= \w+\[([\d,]*)\][^=]* all-gather\(', lowered.compile().as_text())
   sizes = [int(np.prod([int(n) for n in dims.split(',') if n])) for dims in gathered]
   assert max(sizes, default=0) < 64 * 64
@@ -195,7 +197,7 @@ def test_no_prompts_and_bad_prompts(run):
 @pytest.mark.parametrize('key, value', [('top_p', 0.0), ('temperature', -1.0), ('num_slots', 0), ('top_k', -1)])
 def test_a_value_out_of_range_is_named(key, value):
   with pytest.raises(ValueError, match=f'sampler.{key}: {value} is out of range'):
-    SamplerConfig(**{key: value})
+    dataclasses.replace(CONFIG, **{key: value})
 
 
 def test_scores_equal_the_full_forward(config, params, place):

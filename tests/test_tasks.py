@@ -1,17 +1,22 @@
 """Tasks: prompts to the letter, verifiers by tables of cases, splits by their properties, errors by their one line."""
 
+import dataclasses
 import gzip
 import json
 import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
 
 from imm_jax import tasks
+from imm_jax.experiment import make_task
 from imm_jax.tasks import base, sources, splits, synthetic, word_problems
+from imm_jax.tasks.multiple_choice import MultipleChoice
+from imm_jax.tasks.reasoning_gym import ReasoningGym
+from imm_jax.tasks.synthetic import Synthetic
+from imm_jax.tasks.word_problems import WordProblems
 
 DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'needs the data sets in {DATA}')
@@ -30,7 +35,7 @@ def sums(count):
 
 def mawps(path, rows, **spec):
   spec = {'family': 'word_problems', 'dataset': 'mawps', 'train_source': write(path, rows), 'test_size': 3} | spec
-  return tasks.make('sums', spec)
+  return make_task('sums', spec)
 
 
 def arc_row(question, options, answer):
@@ -42,7 +47,7 @@ def arc_row(question, options, answer):
 @pytest.fixture(scope='module')
 def gym():
   pytest.importorskip('reasoning_gym')
-  return tasks.make(
+  return make_task(
     'chain',
     {
       'family': 'reasoning_gym',
@@ -127,14 +132,12 @@ def gym():
   ],
 )
 def test_numeric_verifier(gold, completion, right):
-  task = tasks.WordProblems('t', 'gsm8k', 'unused.jsonl')
-  start = time.monotonic()
+  task = WordProblems(name='t', dataset='gsm8k', train_source='unused.jsonl')
   assert task.verify(base.make_example('t', 'q', gold), completion) is right
-  assert time.monotonic() - start < 1
 
 
 def test_direct_answers_end_at_the_line():
-  task = tasks.WordProblems('t', 'svamp', 'unused.json')
+  task = WordProblems(name='t', dataset='svamp', train_source='unused.json')
   example = base.make_example('t', 'q', '8')
   assert task.verify(example, ' 8\nQuestion: 9') and not task.verify(example, ' 9\n8')
 
@@ -144,7 +147,7 @@ def test_direct_answers_end_at_the_line():
   [('5.00', '5'), ('0.5', '1/2'), (' so 2/4', '1/2'), ('1,000', '1000'), ('none', ''), ('1e99999', '')],
 )
 def test_extract_is_canonical(completion, answer):
-  assert tasks.WordProblems('t', 'gsm8k', 'unused').extract(completion) == answer
+  assert WordProblems(name='t', dataset='gsm8k', train_source='unused').extract(completion) == answer
 
 
 @pytest.mark.parametrize(
@@ -166,26 +169,22 @@ def test_extract_is_canonical(completion, answer):
 )
 def test_gym_verifier(gym, completion, right):
   example = gym.test[0]
-  start = time.monotonic()
   assert gym.verify(example, completion.format(gold=example.answer)) is right
-  assert time.monotonic() - start < 5  # the first call builds the scorer
 
 
 @pytest.mark.parametrize('completion', ['exit()', '__import__("os").abort()', '9**9**9**9', '(9)' * 50, '1+' * 90])
 def test_scorers_that_run_code_see_only_arithmetic(completion):
   pytest.importorskip('reasoning_gym')
-  task = tasks.ReasoningGym('t', 'countdown', train_size=1, test_size=1, num_shots=0)
+  task = ReasoningGym('t', 'countdown', train_size=1, test_size=1, num_shots=0)
   assert task.verify(task.test[0], task.target(task.test[0]))
-  start = time.monotonic()
   assert not task.verify(task.test[0], completion)
-  assert time.monotonic() - start < 5
 
 
 def test_choice_and_synthetic_verifiers():
-  choice = tasks.MultipleChoice('t', 'unused.json')
+  choice = MultipleChoice(name='t', train_source='unused.json')
   example = base.make_example('t', 'q', 'Dry palms', options=('Dry palms', 'Wet palms'))
   assert choice.verify(example, ' dry  palms') and not choice.verify(example, 'Wet palms')
-  digit = tasks.Synthetic('t')
+  digit = Synthetic('t')
   assert digit.verify(digit.test[0], f'{digit.test[0].answer}\n') and not digit.verify(digit.test[0], '')
 
 
@@ -196,11 +195,11 @@ ASKED = base.make_example('t', ' Three? ', '3')
 
 
 def test_plain_prompts():
-  direct = tasks.WordProblems('t', 'svamp', 'unused.json')
+  direct = WordProblems(name='t', dataset='svamp', train_source='unused.json')
   assert direct.prompt(ASKED) == 'Question: Three?\nAnswer:'
   plain = base.make_example('t', 'Two?', '2')
   assert direct.prompt(ASKED, [plain, plain]) == 'Question: Two?\nAnswer: 2\n\n' * 2 + 'Question: Three?\nAnswer:'
-  worked = tasks.WordProblems('t', 'gsm8k', 'unused.jsonl')
+  worked = WordProblems(name='t', dataset='gsm8k', train_source='unused.jsonl')
   assert worked.prompt(ASKED, [SHOT]) == (
     'Question: Two?\nAnswer: One and one.\nThe answer is 2.\n\nQuestion: Three?\nAnswer:'
   )
@@ -208,7 +207,7 @@ def test_plain_prompts():
 
 
 def test_chat_prompts():
-  task = tasks.WordProblems('t', 'gsm8k', 'unused.jsonl', format='chat')
+  task = WordProblems(name='t', dataset='gsm8k', train_source='unused.jsonl', format='chat')
   assert task.prompt(ASKED, [SHOT]) == [
     {'role': 'user', 'content': 'Two?'},
     {'role': 'assistant', 'content': 'One and one.\nThe answer is 2.'},
@@ -218,7 +217,7 @@ def test_chat_prompts():
 
 
 def test_choice_prompts():
-  task = tasks.MultipleChoice('t', 'unused.json')
+  task = MultipleChoice(name='t', train_source='unused.json')
   shot = base.make_example('t', 'Sky?', 'blue', options=('blue', 'red'))
   assert task.prompt(shot, [shot]) == 'Question: Sky?\nAnswer: blue\n\nQuestion: Sky?\nAnswer:'
   assert task.continuations(shot) == (' blue', ' red')
@@ -227,7 +226,7 @@ def test_choice_prompts():
 
 @pytest.mark.parametrize('operation', ['sum', 'diff', 'max', 'min'])
 def test_synthetic(operation):
-  task = tasks.make('t', {'family': 'synthetic', 'operation': operation, 'num_shots': 3})
+  task = make_task('t', {'family': 'synthetic', 'operation': operation, 'num_shots': 3})
   everything = (*task.train, *task.test, *task.shots)
   assert len({example.id for example in everything}) == 100
   assert (len(task.test), len(task.shots), task.num_dropped) == (20, 3, 0)
@@ -301,14 +300,14 @@ def test_gym_draws_on_until_it_has_enough(gym):
   assert (len(gym.train), len(gym.test), len(gym.shots)) == (60, 40, 2)
   assert gym.num_dropped > 0  # single digits repeat
   assert not ids(gym.train) & ids(gym.test) and not ids(gym.shots) & (ids(gym.train) | ids(gym.test))
-  again = tasks.ReasoningGym('chain', 'chain_sum', ARITHMETIC, train_size=60, test_size=40, num_shots=2)
+  again = ReasoningGym('chain', 'chain_sum', ARITHMETIC, train_size=60, test_size=40, num_shots=2)
   assert (again.train, again.test, again.shots) == (gym.train, gym.test, gym.shots)
 
 
 def test_gym_train_is_of_the_train_seed_and_test_of_the_test_seed():
   import reasoning_gym
 
-  task = tasks.ReasoningGym('t', 'products', train_size=5, test_size=4, train_seed=7, test_seed=1000, num_shots=2)
+  task = ReasoningGym('t', 'products', train_size=5, test_size=4, train_seed=7, test_seed=1000, num_shots=2)
   asked = {}
   for seed in (7, 1000):
     data = reasoning_gym.create_dataset('products', seed=seed, size=30)
@@ -320,25 +319,25 @@ def test_gym_train_is_of_the_train_seed_and_test_of_the_test_seed():
 def test_gym_shots_depend_on_the_train_seed_only():
   pytest.importorskip('reasoning_gym')
   options = [{}, {'train_size': 40}, {'test_seed': 500, 'test_size': 30}]
-  sets = [tasks.ReasoningGym('t', 'products', **{'train_size': 9, 'test_size': 9, **changes}) for changes in options]
+  sets = [ReasoningGym('t', 'products', **{'train_size': 9, 'test_size': 9, **changes}) for changes in options]
   assert sets[0].shots == sets[1].shots == sets[2].shots
-  assert tasks.ReasoningGym('t', 'products', train_size=9, test_size=9, train_seed=3).shots != sets[0].shots
+  assert ReasoningGym('t', 'products', train_size=9, test_size=9, train_seed=3).shots != sets[0].shots
   for task in sets:
     assert len(task.shots) == 4 and not ids(task.shots) & (ids(task.train) | ids(task.test))
-  assert tasks.ReasoningGym('t', 'products', train_size=9, test_size=9, num_shots=0).shots == ()
+  assert ReasoningGym('t', 'products', train_size=9, test_size=9, num_shots=0).shots == ()
 
 
 def test_gym_near_seeds_share_nothing():
   pytest.importorskip('reasoning_gym')
-  task = tasks.ReasoningGym('t', 'products', train_size=50, test_size=50, train_seed=7, test_seed=8)
+  task = ReasoningGym('t', 'products', train_size=50, test_size=50, train_seed=7, test_seed=8)
   assert not ids(task.train) & ids(task.test) and (len(task.train), len(task.test)) == (50, 50)
 
 
 @pytest.mark.slow
 def test_gym_questions_do_not_depend_on_the_hash_seed():
   pytest.importorskip('reasoning_gym')
-  task = tasks.ReasoningGym('t', 'isomorphic_strings', train_size=1, test_size=5, num_shots=0)
-  code = f'from imm_jax.tasks import *; print(*[example.id for example in {task!r}.test])'
+  task = ReasoningGym('t', 'isomorphic_strings', train_size=1, test_size=5, num_shots=0)
+  code = f'from imm_jax.tasks.reasoning_gym import ReasoningGym; print(*[example.id for example in {task!r}.test])'
   other = subprocess.run(
     [sys.executable, '-c', code], env=os.environ | {'PYTHONHASHSEED': '1'}, capture_output=True, check=True, text=True
   )
@@ -364,7 +363,7 @@ def test_every_format_reads_the_same(tmp_path, name, text, suffix):
   path = tmp_path / (name + suffix)
   content = text.encode()
   path.write_bytes(gzip.compress(content) if suffix else content)
-  assert tasks.read_source(str(path)) == ROWS
+  assert sources.read_source(str(path)) == ROWS
 
 
 @pytest.mark.parametrize(
@@ -378,7 +377,7 @@ def test_every_format_reads_the_same(tmp_path, name, text, suffix):
     ('a.jsonl', b'{"a": ' + b'[' * 200_000, 'a.jsonl, line 1: broken JSON'),
     ('a.jsonl', b'\xff\xfe', 'a.jsonl: not UTF-8'),
     ('a.jsonl.gz', b'no gzip', 'a.jsonl.gz: not a complete gzip file'),
-    ('a.jsonl.gz', gzip.compress(b'{"a": 1}')[:-9], 'a.jsonl.gz: not a complete gzip file'),
+    ('a.jsonl.gz', gzip.compress(b'{"a": 1}', mtime=0)[:-9], 'a.jsonl.gz: not a complete gzip file'),
     ('a.csv', b'a,b\n1\n', 'a.csv, line 2: has not the 2 fields'),
     ('a.csv', b'a,b\n1,2,3\n', 'a.csv, line 2: has not the 2 fields'),
     ('a.txt', b'a', "a.txt': neither a .json"),
@@ -388,20 +387,20 @@ def test_broken_sources(tmp_path, name, content, says):
   path = tmp_path / name
   path.write_bytes(content)
   with pytest.raises(ValueError) as error:
-    tasks.read_source(str(path))
+    sources.read_source(str(path))
   assert says in str(error.value) and '\n' not in str(error.value)
 
 
 def test_a_missing_source(tmp_path):
   with pytest.raises(FileNotFoundError) as error:
-    tasks.read_source(str(tmp_path / 'no.jsonl'))
+    sources.read_source(str(tmp_path / 'no.jsonl'))
   assert str(error.value) == f'{tmp_path}/no.jsonl: no such file; check the path'
 
 
 def test_the_hub_is_asked_for_config_and_split():
   pytest.importorskip('datasets')
   with pytest.raises(ValueError, match='^nobody/nothing:main:train: the hub does not give it .*'):
-    tasks.read_source('nobody/nothing:main:train')
+    sources.read_source('nobody/nothing:main:train')
 
 
 def test_a_missing_field_names_those_there_are(tmp_path):
@@ -423,7 +422,7 @@ def test_arc_rows_of_files_and_of_the_hub(tmp_path):
     {'question': 'Sea?', 'choices': {'text': ['x', 'y', 'z'], 'label': ['1', '2', '3']}, 'answerKey': '1'},
   ]
   one, two = (
-    tasks.MultipleChoice('t', write(tmp_path / name, rows), test_size=1)
+    MultipleChoice(name='t', train_source=write(tmp_path / name, rows), test_size=1)
     for name, rows in (('a.jsonl', local), ('b.jsonl', hub))
   )
   assert (one.train, one.test) == (two.train, two.test)
@@ -431,7 +430,7 @@ def test_arc_rows_of_files_and_of_the_hub(tmp_path):
   assert tasks.guess_accuracy(one, (*one.train, *one.test)) == pytest.approx((1 / 2 + 1 / 3) / 2)
   bad = write(tmp_path / 'c.jsonl', [arc_row('Sky?', ['blue', 'red'], 'answer3')])
   with pytest.raises(ValueError, match="c.jsonl: row 1 has no option for its answer 'answer3'"):
-    tasks.MultipleChoice('t', bad, test_size=1).split  # noqa: B018
+    MultipleChoice(name='t', train_source=bad, test_size=1).split  # noqa: B018
 
 
 # Configs.
@@ -445,14 +444,14 @@ def test_arc_rows_of_files_and_of_the_hub(tmp_path):
     ({'family': ['synthetic']}, 'tasks.t.family: '),
     ({'family': 'synthetic', 'num_shot': 1}, 'tasks.t.num_shot: no such key; did you mean num_shots?'),
     ({'family': 'synthetic', 'name': 'u'}, 'tasks.t.name: no such key'),
-    ({'family': 'synthetic', 'seed': 'x'}, "tasks.t.seed: 'x' is not a whole number >= 0"),
-    ({'family': 'synthetic', 'seed': True}, 'tasks.t.seed: True is not a whole number >= 0'),
-    ({'family': 'synthetic', 'seed': -1}, 'tasks.t.seed: -1 is not a whole number >= 0'),
+    ({'family': 'synthetic', 'seed': 'x'}, "tasks.t.seed: 'x' is not a whole number"),
+    ({'family': 'synthetic', 'seed': True}, 'tasks.t.seed: True is not a whole number'),
+    ({'family': 'synthetic', 'seed': -1}, 'tasks.t.seed: -1 is negative'),
     (
       {'family': 'synthetic', 'operation': 'som'},
       "tasks.t.operation: 'som' is not one of sum, diff, max, min; did you mean",
     ),
-    ({'family': 'multiple_choice'}, 'tasks.t.train_source: is missing; multiple_choice needs it'),
+    ({'family': 'multiple_choice'}, 'tasks.t.train_source: is missing; write it in the config'),
     ({'family': 'word_problems', 'dataset': 'svamp', 'train_source': 3}, 'tasks.t.train_source: 3 is not a string'),
     ({'family': 'word_problems', 'dataset': 'math', 'train_source': ''}, "tasks.t.dataset: 'math' is not one of gsm8k"),
     ({'family': 'reasoning_gym', 'dataset': 'x', 'stop': '\n'}, "tasks.t.stop: '\\n' is not a list of non-empty strings"),
@@ -462,9 +461,9 @@ def test_arc_rows_of_files_and_of_the_hub(tmp_path):
     ({'family': 'reasoning_gym', 'dataset': 'x', 'test_size': 0}, 'tasks.t.test_size: 0 questions; give at least 1'),
   ],
 )
-def test_make_names_the_key(spec, says):
+def test_a_wrong_key_or_value_is_named(spec, says):
   with pytest.raises(ValueError) as error:
-    tasks.make('t', spec)
+    make_task('t', spec)
   assert str(error.value).startswith(says) and '\n' not in str(error.value)
 
 
@@ -490,7 +489,7 @@ def test_make_names_the_key(spec, says):
 )
 def test_gym_errors(spec, says):
   pytest.importorskip('reasoning_gym')
-  task = tasks.make('t', {'family': 'reasoning_gym', 'train_size': 1, 'test_size': 1, 'num_shots': 0} | spec)
+  task = make_task('t', {'family': 'reasoning_gym', 'train_size': 1, 'test_size': 1, 'num_shots': 0} | spec)
   with pytest.raises(ValueError, match=f'^{says}'):
     task.split  # noqa: B018
 
@@ -506,14 +505,15 @@ def test_splits_that_come_out_empty(tmp_path):
 def test_every_field_can_be_written_as_json():
   for family, cls in tasks.FAMILIES.items():
     given = {'dataset': 'svamp', 'train_source': 'a.jsonl'}
-    spec = {key: given[key] for key in given if key in cls.__dataclass_fields__}
-    task = tasks.make('t', {'family': family} | spec)
-    written = {key: getattr(task, key) for key in cls.__dataclass_fields__ if key != 'name'}
-    assert tasks.make('t', {'family': family} | json.loads(json.dumps(written))) == task
+    names = [field.name for field in dataclasses.fields(cls)]
+    spec = {key: given[key] for key in given if key in names}
+    task = make_task('t', {'family': family} | spec)
+    written = {key: getattr(task, key) for key in names if key != 'name'}
+    assert make_task('t', {'family': family} | json.loads(json.dumps(written))) == task
 
 
 def test_columns_are_the_data_sets():
-  assert set(word_problems.COLUMNS) == set(tasks.WordProblems.__dataclass_fields__['dataset'].type.__args__)
+  assert set(word_problems.COLUMNS) == set(WordProblems.__dataclass_fields__['dataset'].type.__args__)
 
 
 # The guess baseline.
@@ -541,7 +541,7 @@ def test_guessing_takes_the_commonest_gold(tmp_path):
 def test_word_problem_files(dataset, train, test, num_train, num_test):
   test_source = str(DATA / test) if test else ''
   size = 0 if test else 200
-  task = tasks.WordProblems('t', dataset, str(DATA / train), test_source, test_size=size)
+  task = WordProblems(name='t', dataset=dataset, train_source=str(DATA / train), test_source=test_source, test_size=size)
   assert (len(task.train), len(task.test)) == (num_train, num_test)
   assert all(task.verify(example, task.target(example)) for example in (*task.train[:500], *task.test))
   assert not any('<<' in example.solution or '\n\n' in example.solution for example in task.train)
@@ -552,7 +552,7 @@ def test_word_problem_files(dataset, train, test, num_train, num_test):
 @pytest.mark.parametrize(('part', 'rows'), [('easy', (2251, 2376)), ('challenge', (1119, 1172))])
 def test_arc_files(part, rows):
   source, test_source = (str(DATA / 'arc' / f'{part}_{split}.json') for split in ('train', 'test'))
-  task = tasks.MultipleChoice('t', source, test_source)
+  task = MultipleChoice(name='t', train_source=source, test_source=test_source)
   assert len(task.train) + len(task.test) + task.num_dropped == sum(rows)
   assert all(example.answer in example.options and all(example.options) for example in task.test)
   assert tasks.guess_accuracy(task, task.test) == pytest.approx(0.25, abs=0.001)

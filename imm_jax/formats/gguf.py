@@ -16,26 +16,9 @@ import numpy as np
 
 from imm_jax import model, sharding
 from imm_jax.formats import table
+from imm_jax.tokenizer import Tokenizer
 
-TABLE = (
-  table.Row('embedding', 'token_embd.weight', 'V D -> V D'),
-  table.Row('layers/attn_norm/scale', 'blk.{layer}.attn_norm.weight', 'D -> D'),
-  table.Row('layers/attn/q/kernel', 'blk.{layer}.attn_q.weight', '(N H) D -> D N H'),
-  table.Row('layers/attn/q/bias', 'blk.{layer}.attn_q.bias', '(N H) -> N H'),
-  table.Row('layers/attn/k/kernel', 'blk.{layer}.attn_k.weight', '(K H) D -> D K H'),
-  table.Row('layers/attn/k/bias', 'blk.{layer}.attn_k.bias', '(K H) -> K H'),
-  table.Row('layers/attn/v/kernel', 'blk.{layer}.attn_v.weight', '(K H) D -> D K H'),
-  table.Row('layers/attn/v/bias', 'blk.{layer}.attn_v.bias', '(K H) -> K H'),
-  table.Row('layers/attn/q_norm/scale', 'blk.{layer}.attn_q_norm.weight', 'H -> H'),
-  table.Row('layers/attn/k_norm/scale', 'blk.{layer}.attn_k_norm.weight', 'H -> H'),
-  table.Row('layers/attn/o/kernel', 'blk.{layer}.attn_output.weight', 'D (N H) -> N H D'),
-  table.Row('layers/mlp_norm/scale', 'blk.{layer}.ffn_norm.weight', 'D -> D'),
-  table.Row('layers/mlp/gate/kernel', 'blk.{layer}.ffn_gate.weight', 'F D -> D F'),
-  table.Row('layers/mlp/up/kernel', 'blk.{layer}.ffn_up.weight', 'F D -> D F'),
-  table.Row('layers/mlp/down/kernel', 'blk.{layer}.ffn_down.weight', 'D F -> F D'),
-  table.Row('final_norm/scale', 'output_norm.weight', 'D -> D'),
-  table.Row('lm_head/kernel', 'output.weight', 'V D -> D V'),
-)
+TABLE = table.rows(lambda names: names.gguf)
 
 # Architecture -> what it has beside a plain Llama.
 _ARCHITECTURES = {'llama': {}, 'qwen2': {'qkv_bias': True}, 'qwen3': {'qk_norm': True}}
@@ -56,22 +39,30 @@ _IGNORED = {'vocab_size'}  # The embedding's shape says it.
 
 
 @functools.lru_cache(maxsize=1)
-def _open(path: pathlib.Path, unused_mtime_ns: int) -> tuple[dict[str, Any], dict[str, gguf.ReaderTensor]]:
-  """Returns the metadata that is no array, and the tensors by name. Reading the file's index takes seconds: kept."""
+def _open(path: pathlib.Path, unused_mtime_ns: int) -> tuple[dict[str, gguf.ReaderField], dict[str, gguf.ReaderTensor]]:
+  """Returns the metadata and the tensors by name. Reading the file's index takes seconds: kept."""
   try:
     reader = gguf.GGUFReader(path)
   except (ValueError, IndexError, KeyError) as error:
     raise ValueError(f'{path}: not a whole GGUF file ({error}); download or copy it again') from None
-  fields = {name: field.contents() for name, field in reader.fields.items() if field.types[0] != gguf.GGUFValueType.ARRAY}
-  return fields, {tensor.name: tensor for tensor in reader.tensors}
+  return reader.fields, {tensor.name: tensor for tensor in reader.tensors}
 
 
 def read_config(path: str | os.PathLike[str]) -> model.ModelConfig:
   """Returns the architecture that the file's metadata describes."""
   path = pathlib.Path(path)
   fields, tensors = _open(path, path.stat().st_mtime_ns)
+  values = {name: field.contents() for name, field in fields.items() if field.types[0] != gguf.GGUFValueType.ARRAY}
   shapes = {name: _shape(tensor) for name, tensor in tensors.items()}
-  return config_from_gguf(fields, shapes, path)
+  return config_from_gguf(values, shapes, path)
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+  """Returns the tokenizer that the file's metadata describes."""
+  path, start = pathlib.Path(path), 'tokenizer.'
+  fields, _ = _open(path, path.stat().st_mtime_ns)
+  values = {name.removeprefix(start): field.contents() for name, field in fields.items() if name.startswith(start)}
+  return Tokenizer.from_gguf(values, path)
 
 
 def config_from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: object) -> model.ModelConfig:

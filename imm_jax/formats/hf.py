@@ -16,26 +16,9 @@ import safetensors.numpy
 
 from imm_jax import model, sharding
 from imm_jax.formats import hf_config, table
+from imm_jax.tokenizer import Tokenizer
 
-TABLE = (
-  table.Row('embedding', 'model.embed_tokens.weight', 'V D -> V D'),
-  table.Row('layers/attn_norm/scale', 'model.layers.{layer}.input_layernorm.weight', 'D -> D'),
-  table.Row('layers/attn/q/kernel', 'model.layers.{layer}.self_attn.q_proj.weight', '(N H) D -> D N H'),
-  table.Row('layers/attn/q/bias', 'model.layers.{layer}.self_attn.q_proj.bias', '(N H) -> N H'),
-  table.Row('layers/attn/k/kernel', 'model.layers.{layer}.self_attn.k_proj.weight', '(K H) D -> D K H'),
-  table.Row('layers/attn/k/bias', 'model.layers.{layer}.self_attn.k_proj.bias', '(K H) -> K H'),
-  table.Row('layers/attn/v/kernel', 'model.layers.{layer}.self_attn.v_proj.weight', '(K H) D -> D K H'),
-  table.Row('layers/attn/v/bias', 'model.layers.{layer}.self_attn.v_proj.bias', '(K H) -> K H'),
-  table.Row('layers/attn/q_norm/scale', 'model.layers.{layer}.self_attn.q_norm.weight', 'H -> H'),
-  table.Row('layers/attn/k_norm/scale', 'model.layers.{layer}.self_attn.k_norm.weight', 'H -> H'),
-  table.Row('layers/attn/o/kernel', 'model.layers.{layer}.self_attn.o_proj.weight', 'D (N H) -> N H D'),
-  table.Row('layers/mlp_norm/scale', 'model.layers.{layer}.post_attention_layernorm.weight', 'D -> D'),
-  table.Row('layers/mlp/gate/kernel', 'model.layers.{layer}.mlp.gate_proj.weight', 'F D -> D F'),
-  table.Row('layers/mlp/up/kernel', 'model.layers.{layer}.mlp.up_proj.weight', 'F D -> D F'),
-  table.Row('layers/mlp/down/kernel', 'model.layers.{layer}.mlp.down_proj.weight', 'D F -> F D'),
-  table.Row('final_norm/scale', 'model.norm.weight', 'D -> D'),
-  table.Row('lm_head/kernel', 'lm_head.weight', 'V D -> D V'),
-)
+TABLE = table.rows(lambda names: names.hf)
 
 
 def read_config(path: str | os.PathLike[str]) -> model.ModelConfig:
@@ -51,6 +34,11 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding='utf-8'))
   except ValueError as error:
     raise ValueError(f'{file}: not JSON ({error})') from None
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
+  """Returns the directory's tokenizer."""
+  return Tokenizer.load(path)
 
 
 def load_params(

@@ -1,7 +1,7 @@
 """From the tensors of a file to stacked, sharded params, through a name table: what hf.py and gguf.py share.
 
-A table has a row for each parameter that a model may have: our path, the file's name, and how the dimensions lie in the file
-and with us. The same rows are read for loading, for saving and for saying what is missing.
+The table has a row for each parameter that a model may have: our path, how the dimensions lie in a file and with us, and the
+tensor's name in each format. The same rows are read for loading, for saving and for saying what is missing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +22,38 @@ LAYERS = 'layers/'  # The params under it are stacked [L, ...] with us, and one 
 
 Index = tuple[slice, ...]
 Read = Callable[[str, Index], np.ndarray]  # (the file's name of a tensor, which part of it) -> that part, float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+  """One parameter: `path` is ours, the others are the names of its tensor, {layer} the number of its layer."""
+
+  path: str
+  dims: str  # see Row
+  hf: str
+  gguf: str
+
+
+_HF, _GGUF = 'model.layers.{layer}.', 'blk.{layer}.'
+_TABLE = (
+  Names('embedding', 'V D -> V D', 'model.embed_tokens.weight', 'token_embd.weight'),
+  Names('layers/attn_norm/scale', 'D -> D', f'{_HF}input_layernorm.weight', f'{_GGUF}attn_norm.weight'),
+  Names('layers/attn/q/kernel', '(N H) D -> D N H', f'{_HF}self_attn.q_proj.weight', f'{_GGUF}attn_q.weight'),
+  Names('layers/attn/q/bias', '(N H) -> N H', f'{_HF}self_attn.q_proj.bias', f'{_GGUF}attn_q.bias'),
+  Names('layers/attn/k/kernel', '(K H) D -> D K H', f'{_HF}self_attn.k_proj.weight', f'{_GGUF}attn_k.weight'),
+  Names('layers/attn/k/bias', '(K H) -> K H', f'{_HF}self_attn.k_proj.bias', f'{_GGUF}attn_k.bias'),
+  Names('layers/attn/v/kernel', '(K H) D -> D K H', f'{_HF}self_attn.v_proj.weight', f'{_GGUF}attn_v.weight'),
+  Names('layers/attn/v/bias', '(K H) -> K H', f'{_HF}self_attn.v_proj.bias', f'{_GGUF}attn_v.bias'),
+  Names('layers/attn/q_norm/scale', 'H -> H', f'{_HF}self_attn.q_norm.weight', f'{_GGUF}attn_q_norm.weight'),
+  Names('layers/attn/k_norm/scale', 'H -> H', f'{_HF}self_attn.k_norm.weight', f'{_GGUF}attn_k_norm.weight'),
+  Names('layers/attn/o/kernel', 'D (N H) -> N H D', f'{_HF}self_attn.o_proj.weight', f'{_GGUF}attn_output.weight'),
+  Names('layers/mlp_norm/scale', 'D -> D', f'{_HF}post_attention_layernorm.weight', f'{_GGUF}ffn_norm.weight'),
+  Names('layers/mlp/gate/kernel', 'F D -> D F', f'{_HF}mlp.gate_proj.weight', f'{_GGUF}ffn_gate.weight'),
+  Names('layers/mlp/up/kernel', 'F D -> D F', f'{_HF}mlp.up_proj.weight', f'{_GGUF}ffn_up.weight'),
+  Names('layers/mlp/down/kernel', 'D F -> F D', f'{_HF}mlp.down_proj.weight', f'{_GGUF}ffn_down.weight'),
+  Names('final_norm/scale', 'D -> D', 'model.norm.weight', 'output_norm.weight'),
+  Names('lm_head/kernel', 'V D -> D V', 'lm_head.weight', 'output.weight'),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +102,14 @@ class Row:
     return x[tuple(wanted[dim] if dim in rest else slice(None) for dim in ours)]
 
 
+def rows(name: Callable[[Names], str]) -> tuple[Row, ...]:
+  """Returns the table with one format's names."""
+  return tuple(Row(names.path, name(names), names.dims) for names in _TABLE)
+
+
 def by_path(params: Any) -> dict[str, Any]:
   """Returns the leaves by their path, 'layers/attn/q/kernel'."""
-  return {_path(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(params)}
+  return {_path(keys): leaf for keys, leaf in jax.tree.leaves_with_path(params)}
 
 
 def used_rows(table: Sequence[Row], config: model.ModelConfig) -> Iterator[tuple[Row, tuple[int, ...]]]:
@@ -114,10 +151,10 @@ def load(
 ) -> model.Params:
   """Returns float32 params on the devices of `mesh`, read tensor by tensor; each process reads what its devices hold."""
   abstract, axes = model.abstract_params(config)
-  rows = {row.path: row for row in table}
+  row_of = {row.path: row for row in table}
 
   def leaf(keys, struct, where):
-    row = rows[_path(keys)]
+    row = row_of[_path(keys)]
     if not row.path.startswith(LAYERS):
       return _read_array(row, row.name, struct.shape, where, read)
     zeros, write = _stack_functions(struct.shape, where)
@@ -129,7 +166,7 @@ def load(
       stack = jax.block_until_ready(write(stack, x, np.int32(layer)))
     return stack
 
-  return jax.tree_util.tree_map_with_path(leaf, abstract, sharding.shardings(mesh, rules, abstract, axes))
+  return jax.tree.map_with_path(leaf, abstract, sharding.shardings(mesh, rules, abstract, axes))
 
 
 def _read_array(row: Row, name: str, shape: tuple[int, ...], where: jax.NamedSharding, read: Read) -> jax.Array:

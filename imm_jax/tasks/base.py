@@ -1,26 +1,19 @@
-"""What a task is, and what all families share: prompts, field checks, the guess baseline."""
+"""What a task is, and what all families share: prompts, the guess baseline."""
 
 import collections
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 import dataclasses
 import difflib
 import hashlib
-import typing
-from typing import Any, Literal, Protocol
+from typing import Any, cast, Literal
 
 Message = dict[str, str]
 Prompt = str | list[Message]
 Format = Literal['plain', 'chat']
 Scoring = Literal['generate', 'likelihood']
+Normalize = Literal['sum', 'per_character']
 
 AUTO: Any = None  # the default of a field that its family fills in from the other fields
-
-_WANTED = {
-  int: 'a whole number >= 0',
-  str: 'a string',
-  tuple: 'a list of non-empty strings',
-  dict: 'a mapping',
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,64 +28,26 @@ class Example:
   metadata: Any = dataclasses.field(default=None, compare=False, repr=False)  # what the verifier needs
 
 
-class Task(Protocol):
-  """A task owns its data, its prompts and its verifier. Each family is a frozen dataclass whose fields are config keys."""
+class Task:
+  """A task owns its data, its prompts and its verifier. A family of tasks is a frozen dataclass on top of this one.
 
-  @property
-  def name(self) -> str: ...  # noqa: D102
-  @property
-  def scoring(self) -> Scoring: ...  # noqa: D102
-  @property
-  def stop(self) -> tuple[str, ...]: ...  # noqa: D102
-  @property
-  def max_new_tokens(self) -> int: ...  # noqa: D102
-  @property
-  def num_shots(self) -> int: ...  # noqa: D102
-  @property
-  def train(self) -> tuple[Example, ...]: ...  # noqa: D102
-  @property
-  def test(self) -> tuple[Example, ...]: ...  # noqa: D102
-  @property
-  def shots(self) -> tuple[Example, ...]: ...  # noqa: D102
-  @property
-  def num_dropped(self) -> int: ...  # noqa: D102
+  A family's fields are config keys. It has `split`, a splits.Split as a cached property, and what differs from this.
+  """
 
-  def prompt(self, example: Example, shots: Sequence[Example] = ()) -> Prompt:
-    """Returns the text, or the chat messages, that ask `example` after the solved `shots`."""
-    ...
-
-  def continuation(self, answer: str) -> str:
-    """Returns `answer` as it follows the prompt."""
-    ...
-
-  def target(self, example: Example) -> str:
-    """Returns the right text to follow the prompt: what a shot shows, and what training on real solutions takes."""
-    ...
-
-  def extract(self, completion: str) -> str:
-    """Returns the answer that `completion` gives, in a canonical form; '' when it gives none."""
-    ...
-
-  def verify(self, example: Example, completion: str) -> bool:
-    """Returns whether `completion` answers `example`. Never raises on what a model wrote, and takes bounded time."""
-    ...
-
-
-class Family:
-  """What the families share. A family adds its fields, `split` as a cached property, and `verify`."""
-
-  name: Any
-  scoring: Any = 'generate'
-  format: Any = 'plain'
-  stop: Any = ()
-  max_new_tokens: Any = 0
+  name: str
+  scoring: Scoring = 'generate'
+  format: Format = 'plain'
+  stop: tuple[str, ...] = ()
+  max_new_tokens: int = 0
+  normalize: Normalize = 'sum'  # of an option's log-probability
   split: Any
 
   def __post_init__(self) -> None:
-    """Raises ValueError naming the field that has a wrong type or value."""
-    check_fields(self)
-    if getattr(self, 'train_source', None) == '':
-      raise ValueError(f'tasks.{self.name}.train_source: is empty; give a .json, .jsonl or .csv file, or a hub id')
+    """Raises ValueError naming the field that is out of range."""
+    for field in dataclasses.fields(cast(Any, self)):
+      value = getattr(self, field.name)
+      if field.type is int and value < 0:
+        raise ValueError(f'tasks.{self.name}.{field.name}: {value} is negative')
 
   @property
   def train(self) -> tuple[Example, ...]:
@@ -128,15 +83,23 @@ class Family:
     """Returns `answer` as it follows the prompt: after a space in plain text, bare in a chat turn."""
     return f' {answer}' if self.format == 'plain' else answer
 
+  def continuations(self, example: Example) -> tuple[str, ...]:
+    """Returns each option as it follows the prompt, in the order of example.options."""
+    return tuple(self.continuation(option) for option in example.options)
+
   def target(self, example: Example) -> str:
-    """Returns the right text to follow the prompt."""
+    """Returns the right text to follow the prompt: what a shot shows, and what training on real solutions takes."""
     return self.continuation(example.answer)
 
   def extract(self, completion: str) -> str:
-    """Returns the completion up to the first stop string, stripped."""
+    """Returns the answer that `completion` gives, '' for none: what stands before the first stop string, stripped."""
     text = completion.strip()
     ends = [text.find(string) for string in self.stop if string in text]
     return text[: min(ends, default=len(text))].strip()
+
+  def verify(self, example: Example, completion: str) -> bool:
+    """Returns whether `completion` gives the gold answer. Never raises on what a model wrote, and takes bounded time."""
+    return self.extract(completion) == example.answer
 
 
 def normalise(text: str) -> str:
@@ -165,35 +128,7 @@ def guess_accuracy(task: Task, examples: Sequence[Example]) -> float:
   return sum(task.verify(example, task.continuation(commonest)) for example in examples) / len(examples)
 
 
-def check_fields(task: Any) -> None:
-  """Turns lists into tuples and mappings into dicts. Raises ValueError naming the field that has a wrong type or value."""
-  for field in dataclasses.fields(task):
-    value: Any = getattr(task, field.name)
-    kind: Any = typing.get_origin(field.type) or field.type
-    if kind is Literal:
-      allowed: Any = typing.get_args(field.type)
-      good, wanted = value in allowed, f'one of {", ".join(allowed)}{nearest(value, allowed)}'
-    else:
-      wanted = _WANTED[kind]
-      if kind is tuple and isinstance(value, list):
-        value = tuple(value)
-      if kind is dict and isinstance(value, Mapping):
-        value = dict(value)
-      good = _fits(value, kind)
-    if not good:
-      raise ValueError(f'tasks.{task.name}.{field.name}: {value!r} is not {wanted}')
-    object.__setattr__(task, field.name, value)
-
-
 def nearest(word: Any, allowed: Iterable[str]) -> str:
   """Returns '; did you mean ...?' with the names nearest to `word`, or ''."""
   close = difflib.get_close_matches(str(word), list(allowed), n=3)
   return f'; did you mean {" or ".join(close)}?' if close else ''
-
-
-def _fits(value: Any, kind: Any) -> bool:
-  if kind is int:
-    return type(value) is int and value >= 0
-  if kind is tuple:
-    return isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)
-  return isinstance(value, kind)

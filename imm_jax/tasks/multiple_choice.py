@@ -1,57 +1,30 @@
 """Multiple choice by the likelihood of each option: ARC, from local files or the hub."""
 
 import dataclasses
-import functools
 import re
-from typing import Any, Literal
+from typing import Any
 
-from imm_jax.tasks import base, sources, splits
+from imm_jax.tasks import base, sources
 
 _INSTRUCTION = re.compile(
   r'Please choose the correct answer to the question:(.*?)\n\n(Answer1:.*)\n\nAnswer format:', re.DOTALL
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class MultipleChoice(base.Family):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MultipleChoice(sources.FromSources):
   """Questions with options; the model's answer is the option it finds likeliest after 'Question: ...\\nAnswer:'."""
 
-  name: str
-  train_source: str  # see sources.read_source
-  test_source: str = ''  # '' holds out test_size rows of train
-  train_size: int = 0  # at most so many questions; 0 takes all
-  test_size: int = 0  # at most so many questions; 0 takes all
-  num_shots: int = 0
-  seed: int = 0  # chooses shots, held-out questions, and those kept under a cap
-  format: base.Format = 'plain'
-  normalize: Literal['sum', 'per_character'] = 'sum'
+  normalize: base.Normalize = 'sum'
 
   scoring = 'likelihood'
-  stop = ()
-  max_new_tokens = 0
-
-  @functools.cached_property
-  def split(self) -> splits.Split:
-    """The questions. Raises ValueError or FileNotFoundError when a source is missing, broken or in another format."""
-    return splits.make_split(
-      self.name,
-      self._read(self.train_source),
-      self._read(self.test_source) if self.test_source else None,
-      num_shots=self.num_shots,
-      seed=self.seed,
-      train_size=self.train_size,
-      test_size=self.test_size,
-    )
-
-  def continuations(self, example: base.Example) -> tuple[str, ...]:
-    """Returns each option as it follows the prompt, in the order of example.options."""
-    return tuple(self.continuation(option) for option in example.options)
 
   def verify(self, example: base.Example, completion: str) -> bool:
     """Returns whether `completion` is the right option's text."""
     return base.normalise(completion) == base.normalise(example.answer)
 
-  def _read(self, source: str) -> list[base.Example]:
+  def read(self, source: str) -> list[base.Example]:
+    """Returns the questions of a source."""
     rows = sources.read_source(source)
     if 'instruction' in rows[0]:
       parsed = [_from_instruction(*row) for row in sources.columns(source, rows, ('instruction', 'answer'))]

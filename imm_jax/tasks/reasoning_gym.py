@@ -49,7 +49,7 @@ json.dump(entries, sys.stdout)
 
 
 @dataclasses.dataclass(frozen=True)
-class ReasoningGym(base.Family):
+class ReasoningGym(base.Task):
   """Questions that reasoning_gym generates. Its question i of seed s is its question 0 of seed s + i."""
 
   name: str
@@ -65,7 +65,7 @@ class ReasoningGym(base.Family):
   max_new_tokens: int = 16
 
   def __post_init__(self) -> None:
-    """Raises ValueError naming the field that has a wrong type or value."""
+    """Fills in `stop`. Raises ValueError naming the field that is out of range."""
     if self.stop is base.AUTO:
       object.__setattr__(self, 'stop', () if self.format == 'chat' else ('\n',))
     super().__post_init__()
@@ -84,9 +84,7 @@ class ReasoningGym(base.Family):
     test = self._draw(test_entries, self.test_size, shown)
     train = self._draw(train_entries, self.train_size, shown | {example.id for example in test})
     distinct = list({example.id: example for example in shots}.values())
-    return splits.make_split(
-      self.name, [*shots, *train], test, num_shots=self.num_shots, seed=self.train_seed, shots=distinct
-    )
+    return splits.make_split(self.name, [*shots, *train], test, seed=self.train_seed, shots=distinct)
 
   def verify(self, example: base.Example, completion: str) -> bool:
     """Returns whether the completion is the gold answer, or the data set's scorer gives it full credit."""

@@ -1,19 +1,58 @@
-"""Reading rows: local .json, .jsonl and .csv files, plain or gzipped, and data sets of the hub."""
+"""Questions from files and the hub: .json, .jsonl and .csv, plain or gzipped, and data sets of the hub."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import csv
+import dataclasses
+import functools
 import gzip
 import io
 import json
 import pathlib
 import re
-from typing import Any
+from typing import Any, ClassVar
 import zlib
+
+from imm_jax.tasks import base, splits
 
 Row = dict[str, Any]
 
 _SUFFIX = re.compile(r'\.(json|jsonl|csv)(\.gz)?$')
 _HUB = re.compile(r'([\w.-]+/[\w.-]+):([^:]*):(.+)')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FromSources(base.Task):
+  """What the families share whose questions are rows of a source: the fields that choose them. They add `read`."""
+
+  name: str
+  train_source: str  # see read_source
+  test_source: str = ''  # '' holds out test_size rows of train
+  train_size: int = 0  # at most so many questions; 0 takes all
+  test_size: int = 0  # at most so many questions; 0 takes all
+  num_shots: int = 0
+  seed: int = 0  # chooses shots, held-out questions, and those kept under a cap
+  format: base.Format = 'plain'
+
+  read: ClassVar[Callable[[str], list[base.Example]]]  # source -> its questions, a method
+
+  def __post_init__(self) -> None:
+    """Raises ValueError naming the field that is out of range."""
+    super().__post_init__()
+    if not self.train_source:
+      raise ValueError(f'tasks.{self.name}.train_source: is empty; give a .json, .jsonl or .csv file, or a hub id')
+
+  @functools.cached_property
+  def split(self) -> splits.Split:
+    """The questions. Raises ValueError or FileNotFoundError when a source is missing, broken or in another format."""
+    return splits.make_split(
+      self.name,
+      self.read(self.train_source),
+      self.read(self.test_source) if self.test_source else None,
+      seed=self.seed,
+      num_shots=self.num_shots,
+      train_size=self.train_size,
+      test_size=self.test_size,
+    )
 
 
 def read_source(source: str) -> list[Row]:

@@ -22,11 +22,11 @@ def make_split(
   train: Sequence[Example],
   test: Sequence[Example] | None,
   *,
-  num_shots: int,
   seed: int,
+  num_shots: int = 0,
+  shots: Sequence[Example] | None = None,
   train_size: int = 0,
   test_size: int = 0,
-  shots: Sequence[Example] | None = None,
 ) -> Split:
   """Returns the distinct examples: shots from train, test without them, train without what either asks.
 
@@ -37,11 +37,11 @@ def make_split(
     name: of the task, for errors.
     train: rows as read, repetitions included.
     test: rows as read; None holds out `test_size` rows of train.
-    num_shots: few-shot examples chosen from train.
     seed: chooses the rows.
+    num_shots: few-shot examples chosen from train.
+    shots: the few-shot examples themselves, instead.
     train_size: keeps at most so many rows of train; 0 keeps all.
     test_size: keeps at most so many rows of test; 0 keeps all. Train never has a row of test, kept or not.
-    shots: the few-shot examples, in place of `num_shots` chosen ones.
 
   Raises:
     ValueError: train or test is empty after that.
@@ -58,7 +58,7 @@ def make_split(
   if not rest:
     raise ValueError(
       f'tasks.{name}: the train split is empty: of {len(train)} rows {len(shots)} are few-shot examples and test or other '
-      f'rows ask the rest; give more rows, or lower num_shots or test_size'
+      'rows ask the rest; give more rows, or lower num_shots or test_size'
     )
   kept_train = _choose(rest, train_size or len(rest), seed)
   num_dropped = len(train) + len(test or ()) - len(rest) - len(shots) - len(asked)

@@ -18,7 +18,7 @@ _OPERATIONS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Synthetic(base.Family):
+class Synthetic(base.Task):
   """'3+4=' -> '7' for all 100 pairs of digits. The prompt is the question itself, one line a shot."""
 
   name: str
@@ -45,7 +45,3 @@ class Synthetic(base.Family):
   def continuation(self, answer: str) -> str:
     """Returns `answer` itself."""
     return answer
-
-  def verify(self, example: base.Example, completion: str) -> bool:
-    """Returns whether the first line is the answer."""
-    return self.extract(completion) == example.answer

@@ -2,11 +2,10 @@
 
 import dataclasses
 from fractions import Fraction
-import functools
 import re
 from typing import Any, Literal
 
-from imm_jax.tasks import base, sources, splits
+from imm_jax.tasks import base, sources
 
 MAX_CHARACTERS = 20_000  # of a completion, from its end: what is read for an answer
 MAX_DIGITS = 60  # of a number; a longer one is no answer
@@ -72,42 +71,22 @@ def _value(match: re.Match[str]) -> Fraction | None:
   return -value if '-' in (match['sign'] or '') else value
 
 
-@dataclasses.dataclass(frozen=True)
-class WordProblems(base.Family):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WordProblems(sources.FromSources):
   """Word problems, verified by the number in the completion."""
 
-  name: str
   dataset: Literal['gsm8k', 'svamp', 'mawps']  # which fields the rows have, see COLUMNS
-  train_source: str  # see sources.read_source
-  test_source: str = ''  # '' holds out test_size rows of train
-  train_size: int = 0  # at most so many questions; 0 takes all
-  test_size: int = 0  # at most so many questions; 0 takes all
   num_shots: int = 4
-  seed: int = 0  # chooses shots, held-out questions, and those kept under a cap
-  format: base.Format = 'plain'
   stop: tuple[str, ...] = base.AUTO  # plain: a line, for worked solutions a paragraph; chat: only the model's own end
   max_new_tokens: int = 256
 
   def __post_init__(self) -> None:
-    """Raises ValueError naming the field that has a wrong type or value."""
+    """Fills in `stop`."""
     if self.stop is base.AUTO:
       direct, worked = ('\n',), ('\n\n', 'Question:')
       stop = () if self.format == 'chat' else worked if self.dataset == 'gsm8k' else direct
       object.__setattr__(self, 'stop', stop)
     super().__post_init__()
-
-  @functools.cached_property
-  def split(self) -> splits.Split:
-    """The questions. Raises ValueError or FileNotFoundError when a source is missing, broken or of other fields."""
-    return splits.make_split(
-      self.name,
-      self._read(self.train_source),
-      self._read(self.test_source) if self.test_source else None,
-      num_shots=self.num_shots,
-      seed=self.seed,
-      train_size=self.train_size,
-      test_size=self.test_size,
-    )
 
   def target(self, example: base.Example) -> str:
     """Returns the number, or the worked solution and 'The answer is' it where the data has one."""
@@ -130,7 +109,8 @@ class WordProblems(base.Family):
       return number == gold
     return abs(number - gold) <= TOLERANCE * max(abs(number), abs(gold))
 
-  def _read(self, source: str) -> list[base.Example]:
+  def read(self, source: str) -> list[base.Example]:
+    """Returns the questions of a source."""
     fields, convert = COLUMNS[self.dataset]
     examples = []
     for number, row in enumerate(sources.columns(source, sources.read_source(source), fields), 1):
