@@ -45,12 +45,14 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'b2': 0.999,
         'eps': 1e-8,
         'clip_norm': 1.0,
+        'keep_moments': False,  # over rounds; False starts each round with new ones
       },
       'merge': {
-        'method': 'linear',  # or 'dare'
-        'alpha': 0.5,  # weight of tuned: 0 is the anchor, 1 is plain self-improvement
+        'method': 'linear',  # or 'dare', 'ties', ...: `imm merge --help` lists them
+        'alpha': 0.5,  # weight of tuned: 0 is the anchor, 1 is plain self-improvement; or a rule, see the README
         'drop_rate': 0.2,  # fraction of elements that dare drops
-        'anchor': 'base',  # or 'previous': what tuned is merged with
+        'density': 0.5,  # fraction of elements that ties, dare_*, della* and breadcrumbs* keep
+        'anchor': 'base',  # or 'previous', 'all_previous': what tuned is merged with
       },
       'evaluate': {
         'tuned': False,  # measure the tuned params too, before the merge
@@ -60,7 +62,8 @@ def config(**overrides) -> ml_collections.ConfigDict:
       'mesh': {'data': 1, 'fsdp': -1, 'tensor': 1},  # devices an axis; -1 is the rest
     }
   )
-  c.update(overrides)
+  with c.ignore_type():  # an alpha may be a number, a list or a dict
+    c.update(overrides)
   return c
 
 

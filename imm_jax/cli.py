@@ -1,6 +1,7 @@
 """The `imm` command."""
 
 from collections.abc import Sequence
+import json
 import os
 import sys
 from typing import Any
@@ -10,12 +11,14 @@ from ml_collections import config_flags
 from rich.console import Console
 from rich.table import Table
 
+from imm_jax import metrics
+
 OVERVIEW = """imm: Iterative Model Merging of self-improving language models.
 
   imm run --config=FILE --workdir=DIR      run the rounds, or go on with them
   imm evaluate --config=FILE               measure config.model.path on the config's tasks
   imm convert SOURCE TARGET                write a Hugging Face directory that transformers loads
-  imm merge --base=A --tuned=B --out=DIR   merge two models
+  imm merge --base=A --tuned=B --out=DIR   merge models on disk, or --recipe=FILE.yml, mergekit's
 
 A model is a Hugging Face directory, a .gguf file, or WORKDIR@ROUND. `imm COMMAND --help` lists a command's flags. Every
 config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback shows where they come from.
@@ -57,10 +60,10 @@ def _one_line(error: Exception) -> str:
   return ' '.join(text.split())
 
 
-def _parse(values: flags.FlagValues, arguments: Sequence[str], num_positional: int = 0) -> list[str]:
-  """Parses the flags; returns the positional arguments."""
+def _parse(values: flags.FlagValues, arguments: Sequence[str], num_positional: int = 0, epilog: str = '') -> list[str]:
+  """Parses the flags; returns the positional arguments. The epilog stands under the help."""
   if {'-h', '--help'} & set(arguments):
-    print(f'{arguments[0]}\n{values.main_module_help() or values.get_help()}')
+    print('\n'.join([arguments[0], values.main_module_help() or values.get_help(), epilog]).rstrip())
     sys.exit(0)
   # ml_collections reports a mistake in a config or an override as one of these.
   try:
@@ -118,28 +121,61 @@ def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
 
 
 def _merge(values: flags.FlagValues, arguments: list[str]) -> None:
-  from imm_jax.merging import METHODS
+  from imm_jax import merging
+  from imm_jax.merging import recipe as recipe_lib
+  from imm_jax.merging import stream
 
-  flags.DEFINE_string('base', None, 'The original model.', flag_values=values)
-  flags.DEFINE_string('tuned', None, 'The fine-tuned model.', flag_values=values)
-  flags.DEFINE_string('out', None, 'Hugging Face directory to write.', flag_values=values)
-  flags.DEFINE_enum('method', 'linear', list(METHODS), 'How.', flag_values=values)
+  flags.DEFINE_string('recipe', None, "A merge in mergekit's YAML format, in place of the flags below.", flag_values=values)
+  flags.DEFINE_string('base', None, 'The original model, a Hugging Face directory.', flag_values=values)
+  flags.DEFINE_multi_string('tuned', [], 'A fine-tuned model; may be given several times.', flag_values=values)
+  flags.DEFINE_string('method', 'linear', 'One of those below.', flag_values=values)
   flags.DEFINE_float('alpha', 0.5, 'Weight of tuned: 0 is base, 1 is tuned.', flag_values=values)
-  flags.DEFINE_float(
-    'drop_rate', METHODS['dare'][1]['drop_rate'], 'Fraction of elements that dare drops.', flag_values=values
-  )
-  flags.DEFINE_integer('seed', 0, "Of dare's masks.", flag_values=values)
-  flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the weights in --out.', flag_values=values)
-  _parse(values, arguments)
-  for name in ('base', 'tuned', 'out'):
-    if not values[name].value:
-      raise ValueError(f'--{name}: is missing')
-  from imm_jax import imm, lm
+  flags.DEFINE_multi_string('param', [], "NAME=VALUE of the method's; may be given several times.", flag_values=values)
+  flags.DEFINE_integer('seed', 0, "Of a random method's masks.", flag_values=values)
+  flags.DEFINE_string('out', None, 'Hugging Face directory to write.', flag_values=values)
+  _parse(values, arguments, epilog=_methods(merging.METHODS))
+  if not values.out:
+    raise ValueError('--out: is missing; give the directory to write')
+  if values.recipe:
+    given = [name for name in ('base', 'tuned', 'param') if values[name].value]
+    if given:
+      raise ValueError(f'--{given[0]}: the recipe says that; give --recipe or the other flags')
+    recipe = recipe_lib.read(values.recipe)
+  else:
+    for name in ('base', 'tuned'):
+      if not values[name].value:
+        raise ValueError(f'--{name}: is missing; give a directory, or a --recipe')
+    recipe = recipe_lib.from_flags(values.method, values.base, values.tuned, values.alpha, _parameters(values.param))
+  with metrics.progress('merge', 0, 'tensors') as advance:
+    report = stream.merge_dirs(recipe, values.out, seed=values.seed, advance=advance)
+  share = report.num_unmoved / max(1, report.num_changed)
+  print(f'wrote {values.out}: {report.num_tensors} tensors')
+  if share > 0.1 and not merging.METHODS[recipe.method].drops:
+    print(f'warning: {share:.0%} of the changed elements came out as in the base: the dtype is too coarse for this merge')
 
-  lm.check_target(values.out)
-  config = imm.MergeConfig(values.method, values.alpha, values.drop_rate, 'base')
-  imm.merge_only(config, values.base, values.tuned, values.seed).save(values.out, values.dtype)
-  print(f'wrote {values.out}')
+
+def _methods(methods: Any) -> str:
+  """Returns the methods, a line each with its parameters and a line with its reference."""
+  lines = ['Methods (parameters with their defaults; --alpha sets the one named):', '']
+  for name, row in methods.items():
+    parameters = ', '.join(key if value is None else f'{key}={value}' for key, value in row.parameters.items())
+    lines.append(f'  {name}({parameters})' + (f', alpha: {row.alpha}' if row.alpha else ''))
+    lines.append(f'      {row.reference}')
+  return '\n'.join(lines)
+
+
+def _parameters(texts: Sequence[str]) -> dict[str, Any]:
+  """Returns {name: number, bool or list} of 'NAME=VALUE's; the values are JSON."""
+  parameters = {}
+  for text in texts:
+    name, sign, value = text.partition('=')
+    try:
+      parameters[name] = json.loads(value)
+    except ValueError:
+      raise ValueError(f'--param: {text!r} is not NAME=VALUE with a number, true, false or a [list]') from None
+    if not sign:
+      raise ValueError(f'--param: {text!r} is not NAME=VALUE')
+  return parameters
 
 
 def _print_table(rows: Sequence[dict[str, Any]], first: str = 'base') -> None:

@@ -6,9 +6,10 @@ import importlib.util
 import typing
 from typing import Any, cast, Literal, TypeVar
 
-from imm_jax import merging, tasks
+from imm_jax import tasks
 from imm_jax.evaluate import EvaluateConfig
 from imm_jax.finetune import FinetuneConfig
+from imm_jax.merging import MergeConfig
 from imm_jax.optimizer import OptimizerConfig
 from imm_jax.sampler import SamplerConfig
 from imm_jax.synthesize import SynthesizeConfig
@@ -48,24 +49,6 @@ class MeshSpec:
   data: int
   fsdp: int
   tensor: int
-
-
-@dataclasses.dataclass(frozen=True)
-class MergeConfig:
-  """How a round's tuned params are merged, and with what."""
-
-  method: str  # a key of merging.methods.METHODS
-  alpha: float  # weight of tuned: 0 is the anchor, 1 is tuned
-  drop_rate: float  # of dare
-  anchor: Literal['base', 'previous']  # the original model, or the round's start
-
-  def __post_init__(self):
-    if self.method not in merging.METHODS:
-      raise ValueError(f'merge.method: {self.method!r} is not one of {", ".join(merging.METHODS)}')
-    if not 0 <= self.alpha <= 1:
-      raise ValueError(f'merge.alpha: {self.alpha} is not in [0, 1]')
-    if not 0 <= self.drop_rate < 1:
-      raise ValueError(f'merge.drop_rate: {self.drop_rate} is not in [0, 1)')
 
 
 @dataclasses.dataclass(frozen=True)

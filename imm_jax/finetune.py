@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from imm_jax import optimizer
-from imm_jax.model import logprobs, param_shardings, Params, Transformer
+from imm_jax import checkpoint, optimizer
+from imm_jax.model import abstract_params, logprobs, param_shardings, Params, Transformer
 from imm_jax.packing import Batch
 
 
@@ -104,6 +104,7 @@ def batches(rows: Batch, config: FinetuneConfig, seed: int, round_: int, multipl
 def fine_tune(
   model: Transformer,
   params: Params,
+  moments: Any,
   rows: Batch,
   config: FinetuneConfig,
   optimizer_config: optimizer.OptimizerConfig,
@@ -112,9 +113,10 @@ def fine_tune(
   seed: int,
   round_: int,
   write: Callable[[int, dict[str, float]], None],
-) -> Params:
-  """Returns params fine-tuned on packed rows. The params given are donated.
+) -> tuple[Params, Any]:
+  """Returns params fine-tuned on packed rows, and the optimizer's state. Params and moments are donated.
 
+  moments is the optimizer's state to go on with; None starts with a new one.
   write(step, metrics) is called for each step, one step late, so that the devices never wait for it.
   """
   init, step_fn = make_train_step(model, optimizer_config, mesh)  # pyright: ignore[reportArgumentType]
@@ -124,7 +126,7 @@ def fine_tune(
   sharded = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), shape, mesh.shape)))
   schedule = optimizer.learning_rate(optimizer_config, len(parts))
   rates = np.asarray([schedule(step) for step in range(len(parts))], np.float32)  # now: a step must not wait for one
-  opt_state = init(params)
+  opt_state = init(params) if moments is None else moments
   waiting = []
   for step, batch in enumerate(parts):
     on_device = jax.device_put(batch, sharded), jax.device_put(rates[step], jax.NamedSharding(mesh, jax.P()))
@@ -134,7 +136,15 @@ def fine_tune(
     if len(waiting) == 2:
       _write(write, *waiting.pop(0))
   _write(write, *waiting.pop())
-  return params
+  return params, opt_state
+
+
+def restore_moments(path: str, model: Transformer, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh) -> Any:
+  """Returns the optimizer's state that a checkpoint holds, sharded as fine-tuning shards it. Raises ValueError."""
+  init, _ = make_train_step(model, config, mesh)  # pyright: ignore[reportArgumentType]
+  params, _ = abstract_params(model.config)
+  shardings = init.lower(params).compile().output_shardings
+  return checkpoint.restore(path, 'moments', checkpoint.abstract(jax.eval_shape(init, params), shardings))
 
 
 def _write(write: Callable[[int, dict[str, float]], None], step: int, values: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ fine-tuning on them gives S_t, and M_t = merge(theta_0, S_t) starts the next rou
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
-import functools
 import os
 import time
 from typing import Any
@@ -16,12 +15,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from imm_jax import checkpoint, evaluate, experiment, finetune, formats, metrics, packing, sampler, sharding, synthesize
+from imm_jax import (
+  checkpoint,
+  evaluate,
+  experiment,
+  finetune,
+  formats,
+  merging,
+  metrics,
+  packing,
+  sampler,
+  sharding,
+  synthesize,
+)
 from imm_jax import lm as lm_lib
 from imm_jax import model as model_lib
-from imm_jax.experiment import Experiment, MergeConfig
+from imm_jax.experiment import Experiment
 from imm_jax.lm import LM
-from imm_jax.merging import METHODS
+from imm_jax.merging import coefficients, METHODS
 from imm_jax.model import Params, Transformer
 from imm_jax.tasks import Task
 from imm_jax.tokenizer import Tokenizer
@@ -43,10 +54,14 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     return workdir.finished()
   with jax.set_mesh(mesh), contextlib.closing(metrics.Writer(workdir.path, first_round, exp.tensorboard)) as writer:
     lm = load_base(exp, workdir, mesh, first_round)
-    base_params, params, sample_params = lm.params, lm.params, lm.params
+    base_params, params, sample_params, moments = lm.params, lm.params, lm.params, None
     if first_round > 1:
       params = lm_lib.restore(workdir, first_round - 1, 'params', lm)
       sample_params = params if exp.sample_from == 'merged' else lm_lib.restore(workdir, first_round - 1, 'tuned', lm)
+      if exp.optimizer.keep_moments:
+        moments = finetune.restore_moments(workdir.checkpoint(first_round - 1), trainer(lm), exp.optimizer, mesh)
+    anchor = first_anchor(exp, workdir, lm, params, first_round)
+    merge = make_merge(exp, lm)
 
     for round_ in range(first_round, exp.num_rounds + 1):
       entry, answers = Entry(round_), []
@@ -62,17 +77,16 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
           entry.values['sample'] = synthesize.summary(records)
         with entry.phase('finetune'):
           start = base_params if exp.finetune_from == 'base' else params
-          anchor = base_params if exp.merge.anchor == 'base' else params
           if start is base_params or start is anchor:  # needed again, and fine-tuning donates where it starts
             start = jax.tree.map(jnp.copy, start)
-          tuned_params, entry.values['finetune'] = fine_tune(exp, lm, start, records, round_, writer)
+          tuned_params, moments, entry.values['finetune'] = fine_tune(exp, lm, start, moments, records, round_, writer)
         if exp.evaluate.tuned:
           with entry.phase('evaluate_tuned'):
             answers += evaluate_domains(exp, lm, tuned_params, key, entry, 'tuned')
         with entry.phase('merge'):
-          keep_tuned = exp.sample_from == 'tuned'
-          params = merge(exp.merge, lm, anchor, tuned_params, key, keep_tuned)
-          sample_params = tuned_params if keep_tuned else params
+          params = merge(anchor, tuned_params, round_, key)
+          sample_params = tuned_params if exp.sample_from == 'tuned' else params
+          anchor = next_anchor(exp.merge.anchor, anchor, params, round_)
           drift = float(drift_norm(base_params, params))
           entry.values['merge'] = {'method': exp.merge.method, 'alpha': exp.merge.alpha, 'drift_norm': drift}
       with entry.phase('evaluate'):
@@ -80,6 +94,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
         workdir.write_lines(round_, 'evaluations.jsonl', answers)
       with entry.phase('checkpoint'):
         trees = {'params': params} | ({'tuned': sample_params} if exp.sample_from == 'tuned' else {})
+        trees |= {'moments': moments} if moments is not None else {}
         checkpoint.save(workdir.checkpoint(round_), trees)
       writer.write(round_, entry.scalars())
       workdir.finish(entry.values)
@@ -144,9 +159,15 @@ def sample(exp: Experiment, lm: LM, params: Params, key: jax.Array) -> list[dict
 
 
 def fine_tune(
-  exp: Experiment, lm: LM, params: Params, records: Sequence[Mapping[str, Any]], round_: int, writer: metrics.Writer
-) -> tuple[Params, dict[str, float]]:
-  """Returns params, which are donated, fine-tuned on the accepted records, and what to say of it."""
+  exp: Experiment,
+  lm: LM,
+  params: Params,
+  moments: Any,
+  records: Sequence[Mapping[str, Any]],
+  round_: int,
+  writer: metrics.Writer,
+) -> tuple[Params, Any, dict[str, float]]:
+  """Returns params, which are donated, fine-tuned on the accepted records, the moments to keep, and what to say of it."""
   prompts = {example.id: task.prompt(example) for task in exp.id_tasks.values() for example in task.train}
   accepted = [record for record in records if record['accepted']]
   pairs = [(lm.tokenizer.encode_prompt(prompts[record['question_id']]), record['tokens']) for record in accepted]
@@ -159,13 +180,18 @@ def fine_tune(
       writer.write(round_, {f'finetune/{name}': value for name, value in values.items()}, step)
       advance(1)
 
-    params = finetune.fine_tune(
-        Transformer(lm.config, sharding.TRAIN), params, rows, exp.finetune, exp.optimizer, lm.mesh, seed=exp.seed,
-        round_=round_, write=write,
+    params, moments = finetune.fine_tune(
+        trainer(lm), params, moments, rows, exp.finetune, exp.optimizer, lm.mesh, seed=exp.seed, round_=round_, write=write
     )  # fmt: skip
   tokens = sum(values['num_tokens'] for values in history)
   loss = sum(values['loss_nats'] * values['num_tokens'] for values in history) / tokens
-  return params, {'steps': len(history), 'tokens': int(tokens), 'loss_nats': loss}
+  kept = moments if exp.optimizer.keep_moments else None
+  return params, kept, {'steps': len(history), 'tokens': int(tokens), 'loss_nats': loss}
+
+
+def trainer(lm: LM) -> Transformer:
+  """Returns the model as fine-tuning shards it."""
+  return Transformer(lm.config, sharding.TRAIN)
 
 
 def evaluate_domains(
@@ -188,24 +214,49 @@ def for_sampling(lm: LM, params: Params) -> tuple[Transformer, Params]:
   return Transformer(lm.config, sharding.SAMPLE), jax.device_put(params, shardings)
 
 
-def merge(config: MergeConfig, lm: LM, anchor: Params, tuned: Params, key: jax.Array, keep_tuned: bool = False) -> Params:
-  """Returns the merge of tuned, which is donated unless it is kept, with anchor; key seeds the masks."""
-  method, extra = METHODS[config.method]
-  options = {name: getattr(config, name) for name in extra} | {'alpha': config.alpha}
-  if config.method == 'dare':
-    options['key'] = key
-  return make_merge(method, lm.config, lm.mesh, keep_tuned)(anchor, tuned, options)
+def make_merge(exp: Experiment, lm: LM) -> Callable[[Params, Params, int, jax.Array], Params]:
+  """Returns merge(anchor, tuned, round_, key) -> params, compiled once; key seeds the masks.
+
+  tuned is donated, unless the next round samples from it.
+  """
+  config = exp.merge
+  is_random, is_rule = METHODS[config.method].random, coefficients.varies(coefficients.schedule(config.alpha, 1, 1))
+
+  def merge_trees(anchor, tuned, alpha, key):
+    key = key if is_random else None
+    alpha = config.alpha if is_rule else alpha
+    return merging.merge(config.method, anchor, [tuned], alpha=alpha, key=key, **config.parameters())
+
+  shardings = model_lib.param_shardings(lm.config, lm.mesh, sharding.TRAIN)
+  donated = () if exp.sample_from == 'tuned' else ('tuned',)
+  jitted = jax.jit(merge_trees, donate_argnames=donated, out_shardings=shardings)
+
+  def merge(anchor, tuned, round_, key):
+    alpha = None if is_rule else jnp.float32(coefficients.schedule(config.alpha, round_, exp.num_rounds))
+    return jitted(anchor, tuned, alpha, key)
+
+  return merge
 
 
-@functools.cache
-def make_merge(method: Callable[..., Params], config: model_lib.ModelConfig, mesh: jax.sharding.Mesh, keep_tuned: bool):
-  """Returns merge(anchor, tuned, options) -> params, compiled once for all values of the options."""
+def first_anchor(exp: Experiment, workdir: Workdir, lm: LM, params: Params, first_round: int) -> Params:
+  """Returns what the next round merges with: the original, the newest params, or the mean of those of all rounds so far."""
+  anchor = params if exp.merge.anchor == 'previous' else lm.params
+  for round_ in range(1, first_round if exp.merge.anchor == 'all_previous' else 0):
+    anchor = next_anchor('all_previous', anchor, lm_lib.restore(workdir, round_, 'params', lm), round_)
+  return anchor
 
-  def merge_leaves(anchor, tuned, options):
-    return method(anchor, tuned, **options)
 
-  shardings = model_lib.param_shardings(config, mesh, sharding.TRAIN)
-  return jax.jit(merge_leaves, donate_argnames=() if keep_tuned else ('tuned',), out_shardings=shardings)
+def next_anchor(which: str, anchor: Params, params: Params, round_: int) -> Params:
+  """Returns the anchor after a round; for 'all_previous' the mean of round_ + 1 params, from that of round_ of them."""
+  if which == 'all_previous':
+    return running_mean(anchor, params, jnp.float32(round_ + 1))
+  return params if which == 'previous' else anchor
+
+
+@jax.jit
+def running_mean(mean: Params, params: Params, n: jax.Array) -> Params:
+  """Returns the mean of n trees, given that of the first n - 1 and the last."""
+  return jax.tree.map(lambda m, p: m + (p - m) / n, mean, params)
 
 
 @jax.jit
@@ -254,18 +305,3 @@ def evaluate_only(config: Mapping[str, Any]) -> dict[str, Any]:
     lm = load_model(exp, exp.model.path, mesh)
     evaluate_domains(exp, lm, lm.params, jax.random.key(exp.seed), entry, 'merged')
   return entry.values
-
-
-def merge_only(config: MergeConfig, base: str, tuned: str, seed: int) -> LM:
-  """Returns the merge of two models, with the base's tokenizer.
-
-  Raises ValueError naming every field in which their architectures differ.
-  """
-  mesh = sharding.make_mesh()
-  with jax.set_mesh(mesh):
-    lm, other = (lm_lib.load(path, mesh=mesh, rules=sharding.TRAIN) for path in (base, tuned))
-    ours, theirs = dataclasses.asdict(lm.config), dataclasses.asdict(other.config)
-    differences = [f'{name} is {ours[name]!r} and {theirs[name]!r}' for name in ours if ours[name] != theirs[name]]
-    if differences:
-      raise ValueError(f'{base} and {tuned} are not the same architecture: {"; ".join(differences)}')
-    return dataclasses.replace(lm, params=merge(config, lm, lm.params, other.params, jax.random.key(seed)))

@@ -13,7 +13,9 @@ from imm_jax.finetune import FinetuneConfig
 from imm_jax.model import Transformer
 from imm_jax.optimizer import OptimizerConfig
 
-OPTIMIZER = OptimizerConfig(1e-2, warmup_fraction=0.03, weight_decay=0.1, b1=0.9, b2=0.999, eps=1e-8, clip_norm=0.5)
+OPTIMIZER = OptimizerConfig(
+  1e-2, warmup_fraction=0.03, weight_decay=0.1, b1=0.9, b2=0.999, eps=1e-8, clip_norm=0.5, keep_moments=False
+)
 
 
 @pytest.fixture

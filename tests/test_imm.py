@@ -9,8 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from imm_jax import imm, lm
-from imm_jax.merging import methods
+from imm_jax import imm, lm, merging
 from tests.conftest import load_config
 
 ROUND_FILES = ('samples.jsonl', 'evaluations.jsonl')
@@ -22,7 +21,8 @@ def tiny(**changes):
   config.model.random.update({'num_layers': 1, 'embed_dim': 32, 'mlp_dim': 64})
   config.tasks.ood = {'max': config.tasks.ood['max']}
   config.optimizer.learning_rate = 3e-3
-  config.update_from_flattened_dict(changes)
+  with config.ignore_type():
+    config.update_from_flattened_dict(changes)
   return config.to_dict()
 
 
@@ -130,7 +130,7 @@ def test_the_merge_is_the_methods_and_the_drift_is_its_distance(tmp_path):
   base = params_of(path, 0)
   for round_ in (1, 2):
     merged, tuned = params_of(path, round_), params_of(path, round_, 'tuned')
-    expected = methods.linear(base, tuned, alpha=0.3)
+    expected = merging.merge('linear', base, [tuned], alpha=0.3)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=8 * 2**-24 * 3), merged, expected)
     moved = sum(np.sum((m - b) ** 2, dtype=np.float64) for m, b in zip(*map(jax.tree.leaves, (merged, base)), strict=True))
     size = sum(np.sum(b**2, dtype=np.float64) for b in jax.tree.leaves(base))
@@ -168,8 +168,34 @@ def test_anchors_and_starts_follow_their_laws(tmp_path):
   np.testing.assert_allclose(drifts['dare'][0], np.sqrt(2) * drifts['base'][0], rtol=0.05)
 
 
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'optimizer.keep_moments': True, 'merge.anchor': 'all_previous'},
+    {'merge.method': 'ties', 'merge.density': 0.3, 'merge.alpha': {'attention': 0.2, 'mlp': [0.4, 0.6], 'default': 0.5}},
+  ],
+  ids=['moments-mean', 'ties-rule'],
+)
+def test_other_merges_go_on_to_the_same_bytes(tmp_path, changes):
+  whole, half = str(tmp_path / 'whole'), str(tmp_path / 'half')
+  rows = imm.run(tiny(**changes, num_rounds=3), whole)
+  for num_rounds in (2, 3):
+    imm.run(tiny(**changes, num_rounds=num_rounds), half)
+  jax.tree.map(np.testing.assert_array_equal, params_of(whole, 3), params_of(half, 3))
+  assert without_times(rows) == without_times(imm.run(tiny(**changes, num_rounds=3), half))
+
+
+def test_the_mean_of_all_previous_is_an_anchor(tmp_path):
+  path = str(tmp_path / 'run')
+  imm.run(tiny(**{'merge.anchor': 'all_previous', 'sample_from': 'tuned'}), path)
+  mean = jax.tree.map(lambda a, b: (a + b) / 2, params_of(path, 0), params_of(path, 1))
+  expected = jax.tree.map(lambda a, b: (a + b) / 2, mean, params_of(path, 2, 'tuned'))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params_of(path, 2), expected)
+
+
 def test_nothing_compiles_after_the_first_round(tmp_path):
   compiled, round_ = collections.Counter(), 0
+  alpha = {'schedule': 'linear', 'start': 0.3, 'end': 0.6}
 
   def count(event, *_, **__):
     compiled[round_] += event == '/jax/core/compile/backend_compile_duration'
@@ -185,7 +211,7 @@ def test_nothing_compiles_after_the_first_round(tmp_path):
     patch.setattr(imm.Workdir, 'finish', finish)
     jax.clear_caches()
     jax.monitoring.register_event_duration_secs_listener(count)
-    imm.run(tiny(**{'num_rounds': 3, 'merge.method': 'dare'}), str(tmp_path / 'run'))
+    imm.run(tiny(**{'num_rounds': 3, 'merge.method': 'dare', 'merge.alpha': alpha}), str(tmp_path / 'run'))
     jax.monitoring.unregister_event_duration_listener(count)
   assert compiled[0] > 0 and compiled[1] > 0
   assert compiled[2] == compiled[3] == 0

@@ -11,9 +11,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'imm_jax'
 
 LEVELS = {
-  'layers': 0, 'sharding': 0, 'merging': 0, 'optimizer': 0, 'checkpoint': 0, 'metrics': 0, 'tokenizer': 0, 'tasks': 0,
-  'workdir': 0, 'model': 1, 'sampler': 2, 'packing': 2, 'formats': 2, 'synthesize': 3, 'evaluate': 3, 'finetune': 3,
-  'lm': 4, 'experiment': 4, 'imm': 5, 'cli': 6, '__init__': 7, '__main__': 7,
+  'layers': 0, 'sharding': 0, 'shards': 0, 'optimizer': 0, 'checkpoint': 0, 'metrics': 0, 'tokenizer': 0, 'tasks': 0,
+  'workdir': 0, 'merging': 1, 'model': 1, 'sampler': 2, 'packing': 2, 'formats': 2, 'synthesize': 3, 'evaluate': 3,
+  'finetune': 3, 'lm': 4, 'experiment': 4, 'imm': 5, 'cli': 6, '__init__': 7, '__main__': 7,
 }  # fmt: skip
 
 HOMES = {
@@ -27,6 +27,8 @@ HOMES = {
   'optax': {'optimizer', 'finetune'},
   'absl.flags': {'cli'},
   'ml_collections': {'cli'},
+  'safetensors': {'shards'},
+  'yaml': {'merging'},
   'pickle': set(),
   'torch': set(),
 }

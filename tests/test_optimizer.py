@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from imm_jax import optimizer
 from imm_jax.optimizer import OptimizerConfig
 
-CONFIG = OptimizerConfig(1.0, warmup_fraction=0.1, weight_decay=0.5, b1=0.9, b2=0.999, eps=1e-8, clip_norm=1.0)
+CONFIG = OptimizerConfig(
+  1.0, warmup_fraction=0.1, weight_decay=0.5, b1=0.9, b2=0.999, eps=1e-8, clip_norm=1.0, keep_moments=False
+)
 
 
 def test_the_learning_rate_warms_up_to_its_peak_and_falls_to_zero():

@@ -1,20 +1,14 @@
 """Hugging Face directories (config.json and *.safetensors) of Llama, Mistral, Qwen2 and Qwen3 models, both ways."""
 
 import functools
-import json
-import math
 import os
 import pathlib
-from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
-import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 
-from imm_jax import model, sharding
+from imm_jax import model, sharding, shards
 from imm_jax.formats import hf_config, table
 from imm_jax.tokenizer import Tokenizer
 
@@ -24,16 +18,7 @@ TABLE = table.rows(lambda names: names.hf)
 def read_config(path: str | os.PathLike[str]) -> model.ModelConfig:
   """Returns the architecture that the directory's config.json describes."""
   file = pathlib.Path(path) / 'config.json'
-  return hf_config.config_from_hf(_read_json(file), file)
-
-
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-  if not file.exists():
-    raise FileNotFoundError(f'{file.parent}: has no {file.name}: not a Hugging Face model directory')
-  try:
-    return json.loads(file.read_text(encoding='utf-8'))
-  except ValueError as error:
-    raise ValueError(f'{file}: not JSON ({error})') from None
+  return hf_config.config_from_hf(shards.read_json(file), file)
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
@@ -45,14 +30,7 @@ def load_params(
   path: str | os.PathLike[str], config: model.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
 ) -> model.Params:
   """Returns the directory's weights, float32 (bfloat16 and float16 are widened), on the devices of `mesh`."""
-  slices = {}
-  for file in _weight_files(pathlib.Path(path)):
-    try:
-      handle = safetensors.safe_open(file, framework='numpy')
-    except safetensors.SafetensorError as error:
-      raise ValueError(f'{file}: not a whole safetensors file ({error}); download or copy it again') from None
-    names = [name for name in handle.keys() if not name.endswith('.rotary_emb.inv_freq')]  # noqa: SIM118
-    slices |= {name: handle.get_slice(name) for name in names}
+  slices = shards.open_tensors(path)
 
   def read(name: str, index: table.Index) -> np.ndarray:
     return slices[name][index].astype(np.float32, copy=False)
@@ -73,19 +51,6 @@ def load_params(
   return table.load(TABLE, config, mesh, rules, read)
 
 
-def _weight_files(path: pathlib.Path) -> list[pathlib.Path]:
-  if (path / 'model.safetensors').exists():
-    return [path / 'model.safetensors']
-  index = path / 'model.safetensors.index.json'
-  if not index.exists():
-    raise FileNotFoundError(f'{path}: has no model.safetensors and no {index.name}; convert the weights to safetensors')
-  names = sorted(set(_read_json(index)['weight_map'].values()))
-  missing = [name for name in names if not (path / name).exists()]
-  if missing:
-    raise FileNotFoundError(f'{path}: {index.name} names files that are not there: {", ".join(missing)}')
-  return [path / name for name in names]
-
-
 def save(
   path: str | os.PathLike[str],
   config: model.ModelConfig,
@@ -95,7 +60,7 @@ def save(
 ) -> None:
   """Writes config.json and the weights into `path`, in one file or, with an index, in several of at most max_shard_bytes.
 
-  Every process calls it; process 0 writes. The host holds one file's tensors at a time.
+  Every process calls it; process 0 writes. The host holds one tensor at a time.
   """
   if dtype not in ('float32', 'bfloat16'):
     raise ValueError(f"dtype: '{dtype}' is not one of float32, bfloat16")
@@ -104,45 +69,20 @@ def save(
     assert leaves[row.path].shape == shape, (row.path, leaves[row.path].shape, shape)
     for layer in range(config.num_layers) if row.path.startswith(table.LAYERS) else (None,):
       tensors[row.name.format(layer=layer)] = (leaves[row.path], row, layer)
-  itemsize = jnp.dtype(dtype).itemsize
-  sizes = {name: math.prod(shape) * itemsize for name, shape in table.file_shapes(TABLE, config).items()}
-  files = _split(sizes, max_shard_bytes)
+  specs = {name: shards.Spec(np.dtype(dtype), shape) for name, shape in table.file_shapes(TABLE, config).items()}
   writes = jax.process_index() == 0
   if writes:
     path.mkdir(parents=True, exist_ok=True)
-  for file, names in files.items():
-    arrays = {}
-    for name in names:
-      array = _fetch(*tensors[name], dtype=dtype)
-      if writes:
-        arrays[name] = array
-    if writes:
-      safetensors.numpy.save_file(arrays, path / file, metadata={'format': 'pt'})
-  if writes and len(files) > 1:
-    weight_map = {name: file for file, names in files.items() for name in names}
-    index = {'metadata': {'total_size': sum(sizes.values())}, 'weight_map': weight_map}
-    _write_json(path / 'model.safetensors.index.json', index)
+  shards.write_tensors(
+    path, specs, lambda name: _fetch(*tensors[name], dtype=dtype), max_shard_bytes=max_shard_bytes, writes=writes
+  )
   if writes:
     save_config(path, config, dtype)
 
 
 def save_config(path: str | os.PathLike[str], config: model.ModelConfig, dtype: str = 'float32') -> None:
   """Writes config.json alone; `dtype` is that of the weights beside it."""
-  _write_json(pathlib.Path(path) / 'config.json', hf_config.config_to_hf(config) | {'torch_dtype': dtype})
-
-
-def _split(sizes: dict[str, int], max_bytes: float) -> dict[str, list[str]]:
-  """Returns the tensors of each file: as many as fit, and at least one. `sizes` are in bytes."""
-  shards, used = [[]], 0
-  for name, size in sizes.items():
-    if shards[-1] and used + size > max_bytes:
-      shards.append([])
-      used = 0
-    shards[-1].append(name)
-    used += size
-  if len(shards) == 1:
-    return {'model.safetensors': shards[0]}
-  return {f'model-{i:05}-of-{len(shards):05}.safetensors': names for i, names in enumerate(shards, start=1)}
+  shards.write_json(pathlib.Path(path) / 'config.json', hf_config.config_to_hf(config) | {'torch_dtype': dtype})
 
 
 def _fetch(x: jax.Array, row: table.Row, layer: int | None, dtype: str) -> np.ndarray:
@@ -161,7 +101,3 @@ def _to_file(x: jax.Array, row: table.Row, dtype: str) -> jax.Array:
 @functools.partial(jax.jit, static_argnames=('row', 'dtype'))
 def _layer_to_file(x: jax.Array, layer: jax.Array, row: table.Row, dtype: str) -> jax.Array:
   return _to_file(jax.lax.dynamic_index_in_dim(x, layer, keepdims=False), row, dtype)
-
-
-def _write_json(file: pathlib.Path, content: dict[str, Any]) -> None:
-  file.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')

@@ -1,5 +1,6 @@
 """Model merging as algebra on pytrees of parameters."""
 
 from imm_jax.merging.methods import METHODS
+from imm_jax.merging.trees import merge, MergeConfig
 
-__all__ = ['METHODS']
+__all__ = ['METHODS', 'MergeConfig', 'merge']

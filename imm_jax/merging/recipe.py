@@ -1,0 +1,228 @@
+"""Recipes: what is merged with what. mergekit's YAML files, unchanged, or the flags of the command."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import pathlib
+from typing import Any
+
+import yaml
+
+from imm_jax.merging import coefficients
+from imm_jax.merging.methods import METHODS, PER_MODEL
+from imm_jax.merging.trees import check_method, check_parameters, locate, nearest
+
+_KEYS = {
+  'recipe': ('merge_method', 'base_model', 'models', 'slices', 'parameters', 'dtype', 'out_dtype', 'tokenizer_source'),
+  'model': ('model', 'parameters'),
+  'slice': ('sources', 'parameters'),
+  'source': ('model', 'layer_range', 'parameters'),
+}
+_DTYPES = ('float32', 'bfloat16', 'float16')
+_NO_EFFECT = ('int8_mask',)  # how mergekit stores masks; the result is the same
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A model and the parameters that are given for it."""
+
+  model: str  # its directory
+  parameters: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+  """Layers start .. end - 1 of all its sources; end is None for all layers of the model."""
+
+  sources: tuple[Source, ...]
+  parameters: Mapping[str, Any]
+  start: int = 0
+  end: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """A merge of models on disk."""
+
+  method: str
+  base: str | None  # theta_0, and whose tokenizer and config are taken; None: those of the first model
+  slices: tuple[Slice, ...]
+  parameters: Mapping[str, Any]
+  alpha: Any = None  # of `merge`, from the command's flags
+  dtype: str | None = None  # inputs are rounded to it; None: as they are
+  out_dtype: str | None = None  # of what is written; None: dtype, or as the base is
+
+  @property
+  def models(self) -> list[str]:
+    """All directories, the one that gives tokenizer and config first."""
+    named = [source.model for slice_ in self.slices for source in slice_.sources]
+    return list(dict.fromkeys([self.base, *named] if self.base else named))
+
+  def theta_0(self) -> str | None:
+    """Returns the base where the method (with this alpha) has one."""
+    return None if METHODS[self.method].base == 'none' and self.alpha is None else self.base
+
+  def check_layers(self, num_layers: int) -> None:
+    """Raises ValueError when the slices do not tile a model of so many layers."""
+    end = self.slices[-1].end
+    if end is not None and end != num_layers:
+      raise ValueError(f'slices: end at layer {end}, and the models have {num_layers}: they must tile the model')
+
+  def of(self, name: str, num_layers: int) -> tuple[list[str], dict[str, Any]]:
+    """Returns the models (without the base) and the parameters of a tensor: numbers, or tuples of one a model."""
+    layer = locate(name)[1]
+    if layer is None:  # the embedding goes with the first slice, what follows the layers with the last
+      slice_ = self.slices[0 if 'embed' in name else -1]
+    else:
+      slice_ = next(s for s in self.slices if s.end is None or layer < s.end)
+    place = None if layer is None else layer - slice_.start
+    length = num_layers if slice_.end is None else slice_.end - slice_.start
+    sources = [source for source in slice_.sources if source.model != self.theta_0()]
+
+    def value(parameter, *levels):
+      for level in levels:
+        found = coefficients.find(level[parameter], name, place, length) if parameter in level else None
+        if found is not None:
+          return found
+      default = METHODS[self.method].parameters[parameter]
+      return default if default is None else coefficients.find(default, name, place, length)
+
+    values = {}
+    for parameter in METHODS[self.method].parameters:
+      shared = slice_.parameters, self.parameters
+      if parameter in PER_MODEL:
+        values[parameter] = tuple(value(parameter, source.parameters, *shared) for source in sources)
+        missing = [source.model for source, x in zip(sources, values[parameter], strict=True) if x is None]
+        if missing and self.alpha is None:
+          raise ValueError(f'{self.method}: parameter {parameter!r} is missing for {missing[0]} in {name}')
+        if missing:
+          del values[parameter]
+      else:
+        values[parameter] = value(parameter, *shared)
+        if values[parameter] is None:
+          del values[parameter]
+    return [source.model for source in sources], check_parameters(self.method, values, has_alpha=self.alpha is not None)
+
+
+def from_flags(method: str, base: str, tuned: Sequence[str], alpha: Any, parameters: Mapping[str, Any]) -> Recipe:
+  """Returns the recipe that merges tuned models with base at the weight alpha. Raises ValueError."""
+  check_method(method, has_base=True, num_models=len(tuned), has_alpha=True)
+  _check_parameters(method, 'the command', parameters, METHODS[method].parameters)
+  slices = (Slice(tuple(Source(model, {}) for model in tuned), {}),)
+  return Recipe(method, base, slices, dict(parameters), alpha)
+
+
+def read(path: str) -> Recipe:
+  """Returns the recipe in a file of mergekit's format; model paths in it are relative to the working directory.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is no YAML, a key is unknown or misplaced, or a value is wrong; the key is named.
+  """
+  file = pathlib.Path(path).expanduser()
+  if not file.is_file():
+    raise FileNotFoundError(f'{path}: no such recipe')
+  try:
+    content = yaml.safe_load(file.read_text(encoding='utf-8'))
+  except (yaml.YAMLError, UnicodeDecodeError) as error:
+    raise ValueError(f'{path}: not YAML ({" ".join(str(error).split())})') from None
+  try:
+    return from_dict(content)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from None
+
+
+def from_dict(content: Any) -> Recipe:
+  """Returns the recipe of a YAML file's content. Raises ValueError naming the key that is wrong."""
+  _check_keys('recipe', 'the recipe', content)
+  method = content.get('merge_method')
+  if method not in METHODS:
+    raise ValueError(f'merge_method: {method!r} is unknown{nearest(method, METHODS)}; there are {", ".join(METHODS)}')
+  if ('models' in content) == ('slices' in content):
+    raise ValueError('models or slices: give one of them')
+  for key in ('dtype', 'out_dtype'):
+    if content.get(key) not in (None, *_DTYPES):
+      raise ValueError(f'{key}: {content[key]!r} is not one of {", ".join(_DTYPES)}')
+  if content.get('tokenizer_source', 'base') != 'base':
+    raise ValueError(f"tokenizer_source: {content['tokenizer_source']!r} is not supported, only 'base'")
+  base = content.get('base_model')
+  slices = _slices(method, base, content)
+  recipe = Recipe(
+    method, base, slices, _parameters(method, 'parameters', content, per_model=True),
+    dtype=content.get('dtype'), out_dtype=content.get('out_dtype'),
+  )  # fmt: skip
+  for slice_ in slices:
+    models = [source.model for source in slice_.sources if source.model != recipe.theta_0()]
+    check_method(method, has_base=recipe.theta_0() is not None, num_models=len(models))
+  return recipe
+
+
+def _slices(method: str, base: str | None, content: Mapping[str, Any]) -> tuple[Slice, ...]:
+  if 'models' in content:
+    return (Slice(_sources(method, base, 'models', 'model', content['models']), {}),)
+  slices, end = [], 0
+  for i, slice_ in enumerate(_list('slices', content['slices'])):
+    where = f'slices[{i}]'
+    _check_keys('slice', where, slice_)
+    sources = _list(f'{where}.sources', slice_.get('sources'))
+    ranges: set[tuple[int, ...]] = {
+      tuple(source.get('layer_range') or ()) for source in sources if isinstance(source, Mapping)
+    }
+    parts = _sources(method, base, f'{where}.sources', 'source', sources)
+    span = ranges.pop() if len(ranges) == 1 else ()
+    start, stop = span if len(span) == 2 else (-1, -1)
+    if start != end or stop <= end:
+      raise ValueError(
+        f'{where}: the sources must have one layer_range, from {end} on: slices tile the model, layers keep their places'
+      )
+    end = stop
+    slices.append(Slice(parts, _parameters(method, f'{where}.parameters', slice_, per_model=True), start, stop))
+  return tuple(slices)
+
+
+def _sources(method: str, base: str | None, where: str, kind: str, entries: Any) -> tuple[Source, ...]:
+  sources = []
+  for i, entry in enumerate(_list(where, entries)):
+    _check_keys(kind, f'{where}[{i}]', entry)
+    if not isinstance(entry.get('model'), str):
+      raise ValueError(f'{where}[{i}].model: is missing; give a directory')
+    parameters = _parameters(method, f'{where}[{i}].parameters', entry, per_model=None)
+    if parameters and entry['model'] == base and METHODS[method].base == 'required':
+      raise ValueError(f'{where}[{i}].parameters: the base has none in {method}; delete them')
+    sources.append(Source(entry['model'], parameters))
+  return tuple(sources)
+
+
+def _parameters(method: str, where: str, entry: Mapping[str, Any], per_model: bool | None) -> dict[str, Any]:
+  """Returns an entry's parameters; per_model None: only those that are given for each model may stand there."""
+  parameters = entry.get('parameters') or {}
+  known = METHODS[method].parameters
+  allowed = known if per_model else [name for name in known if name in PER_MODEL]
+  _check_parameters(method, where, parameters, allowed)
+  return {name: value for name, value in parameters.items() if name not in _NO_EFFECT}
+
+
+def _check_parameters(method: str, where: str, parameters: Any, allowed: Any) -> None:
+  if not isinstance(parameters, Mapping):
+    raise ValueError(f'{where}: {parameters!r} is not a mapping')
+  for name, value in parameters.items():
+    if name in _NO_EFFECT:
+      continue
+    if name not in allowed:
+      place = '; it stands under the recipe' if name in METHODS[method].parameters else nearest(name, allowed)
+      raise ValueError(f'{where}.{name}: {method} has no such parameter here{place}; it has {", ".join(allowed) or "none"}')
+    if not isinstance(value, bool):
+      coefficients.check(f'{where}.{name}', value)
+
+
+def _check_keys(kind: str, where: str, content: Any) -> None:
+  if not isinstance(content, Mapping):
+    raise ValueError(f'{where}: is not a mapping with the keys {", ".join(_KEYS[kind])}')
+  for key in content:
+    if key not in _KEYS[kind]:
+      raise ValueError(f'{where}.{key}: no such key{nearest(key, _KEYS[kind])}; the keys are {", ".join(_KEYS[kind])}')
+
+
+def _list(where: str, value: Any) -> list[Any]:
+  if not isinstance(value, list) or not value:
+    raise ValueError(f'{where}: is not a list with something in it')
+  return value

@@ -1,0 +1,135 @@
+"""Weights on disk: *.safetensors files of one directory, read tensor by tensor and written as they come."""
+
+from collections.abc import Callable, Mapping
+import json
+import math
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+# safetensors' names of what NumPy holds.
+DTYPES = {
+  'F64': np.dtype(np.float64), 'F32': np.dtype(np.float32), 'F16': np.dtype(np.float16),
+  'BF16': np.dtype(ml_dtypes.bfloat16), 'I64': np.dtype(np.int64), 'I32': np.dtype(np.int32), 'I16': np.dtype(np.int16),
+  'I8': np.dtype(np.int8), 'U8': np.dtype(np.uint8), 'BOOL': np.dtype(np.bool_),
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+class Spec(NamedTuple):
+  """What a tensor is."""
+
+  dtype: np.dtype
+  shape: tuple[int, ...]
+
+
+def read_json(file: pathlib.Path) -> dict[str, Any]:
+  """Returns the object in a file of a model directory. Raises FileNotFoundError, or ValueError when it is no JSON."""
+  if not file.exists():
+    raise FileNotFoundError(f'{file.parent}: has no {file.name}: not a Hugging Face model directory')
+  try:
+    return json.loads(file.read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(f'{file}: not JSON ({error})') from None
+
+
+def write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:
+  """Writes an object, indented."""
+  file.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
+
+
+def open_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
+  """Returns the directory's tensors by name, as slices: x.get_shape(), x.get_dtype(), x[index]. Nothing is read yet.
+
+  Raises FileNotFoundError when files are missing, ValueError when one is damaged.
+  """
+  slices = {}
+  for file in _weight_files(pathlib.Path(path)):
+    try:
+      handle = safetensors.safe_open(file, framework='numpy')
+    except safetensors.SafetensorError as error:
+      raise ValueError(f'{file}: not a whole safetensors file ({error}); download or copy it again') from None
+    # Old files carry a table of the rotary embedding, which every program computes.
+    names = [name for name in handle.keys() if not name.endswith('.rotary_emb.inv_freq')]  # noqa: SIM118
+    slices |= {name: handle.get_slice(name) for name in names}
+  return slices
+
+
+def spec(tensor: Any) -> Spec:
+  """Returns what a tensor of `open_tensors` is. Raises ValueError for a dtype that NumPy has not."""
+  if tensor.get_dtype() not in DTYPES:
+    raise ValueError(f'dtype {tensor.get_dtype()} is not supported (only {", ".join(DTYPES)})')
+  return Spec(DTYPES[tensor.get_dtype()], tuple(tensor.get_shape()))
+
+
+def _weight_files(path: pathlib.Path) -> list[pathlib.Path]:
+  if (path / 'model.safetensors').exists():
+    return [path / 'model.safetensors']
+  index = path / 'model.safetensors.index.json'
+  if not index.exists():
+    raise FileNotFoundError(f'{path}: has no model.safetensors and no {index.name}; convert the weights to safetensors')
+  names = sorted(set(read_json(index)['weight_map'].values()))
+  missing = [name for name in names if not (path / name).exists()]
+  if missing:
+    raise FileNotFoundError(f'{path}: {index.name} names files that are not there: {", ".join(missing)}')
+  return [path / name for name in names]
+
+
+def write_tensors(
+  path: str | os.PathLike[str],
+  specs: Mapping[str, Spec],
+  fetch: Callable[[str], np.ndarray],
+  *,
+  max_shard_bytes: float = 5e9,
+  writes: bool = True,
+) -> None:
+  """Writes tensors into a directory, in one file or, with an index, in several of at most max_shard_bytes.
+
+  Args:
+    path: the directory; it is there.
+    specs: name -> what the tensor is.
+    fetch: name -> the tensor; called in the order of specs, once each. One tensor is held at a time.
+    max_shard_bytes: a tensor that is larger has a file of its own.
+    writes: False only fetches: in all processes but one.
+  """
+  path = pathlib.Path(path)
+  sizes = {name: math.prod(x.shape) * x.dtype.itemsize for name, x in specs.items()}
+  files = _split(sizes, max_shard_bytes)
+  for file, names in files.items():
+    header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
+    end = 0
+    for name in names:
+      dtype, shape = specs[name]
+      header[name] = {'dtype': _NAMES[dtype], 'shape': list(shape), 'data_offsets': [end, end + sizes[name]]}
+      end += sizes[name]
+    text = json.dumps(header).encode()
+    text += b' ' * (-len(text) % 8)
+    with open(path / file if writes else os.devnull, 'wb') as out:
+      out.write(len(text).to_bytes(8, 'little') + text)
+      for name in names:
+        x = np.asarray(fetch(name), order='C')
+        assert (x.dtype, x.shape) == specs[name], (name, x.dtype, x.shape, specs[name])
+        if writes:
+          out.write(x.reshape(-1).view(np.uint8).data)
+  if writes and len(files) > 1:
+    weight_map = {name: file for file, names in files.items() for name in names}
+    index = {'metadata': {'total_size': sum(sizes.values())}, 'weight_map': weight_map}
+    write_json(path / 'model.safetensors.index.json', index)
+
+
+def _split(sizes: Mapping[str, int], max_bytes: float) -> dict[str, list[str]]:
+  """Returns the tensors of each file: as many as fit, and at least one. `sizes` are in bytes."""
+  shards, used = [[]], 0
+  for name, size in sizes.items():
+    if shards[-1] and used + size > max_bytes:
+      shards.append([])
+      used = 0
+    shards[-1].append(name)
+    used += size
+  if len(shards) == 1:
+    return {'model.safetensors': shards[0]}
+  return {f'model-{i:05}-of-{len(shards):05}.safetensors': names for i, names in enumerate(shards, start=1)}

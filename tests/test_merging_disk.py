@@ -1,0 +1,266 @@
+"""Recipes and merging on disk: mergekit's outputs, errors that name the key or the tensor, whole directories or none."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+import yaml
+
+from imm_jax.merging import METHODS, methods, recipe, stream
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'merge'
+SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'golden' / 'merge'
+RECIPES = yaml.safe_load((GOLDEN / 'recipes.yml').read_text())
+MANIFEST = json.loads((SHARED / 'manifest.json').read_text()) if SHARED.is_dir() else {'cases': []}
+F32, BF16 = 8 * 2**-24, 2**-9  # of the largest input of a tensor
+
+
+def load(file):
+  return safetensors.numpy.load_file(file)
+
+
+def write_model(path, tensors, config):
+  path.mkdir(parents=True)
+  safetensors.numpy.save_file(tensors, path / 'model.safetensors', metadata={'format': 'pt'})
+  (path / 'config.json').write_text(json.dumps(config))
+  (path / 'tokenizer.json').write_text('{}')
+
+
+@pytest.fixture
+def dirs(tmp_path, monkeypatch):
+  """The golden models as directories base, a, b and c in the working directory."""
+  config = json.loads((GOLDEN / 'config.json').read_text())
+  for name in ('base', 'a', 'b', 'c'):
+    write_model(tmp_path / name, load(GOLDEN / f'input_{name}.safetensors'), config)
+  monkeypatch.chdir(tmp_path)
+  return tmp_path
+
+
+def inputs():
+  return {name: load(GOLDEN / f'input_{name}.safetensors') for name in ('base', 'a', 'b', 'c')}
+
+
+def assert_close(merged, golden, models, tolerance):
+  assert merged.keys() == golden.keys()
+  for name, expected in golden.items():
+    assert (merged[name].dtype, merged[name].shape) == (expected.dtype, expected.shape)
+    largest = max(np.abs(model[name].astype(np.float32)).max() for model in models)
+    error = np.abs(merged[name].astype(np.float32) - expected.astype(np.float32)).max()
+    assert error <= tolerance * largest, (name, error / largest)
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_a_recipe_gives_what_mergekit_gives(dirs, name):
+  (dirs / 'recipe.yml').write_text(yaml.safe_dump(RECIPES[name]))
+  stream.merge_dirs(recipe.read('recipe.yml'), 'out')
+  tolerance = BF16 if name == 'linear_bfloat16' else F32
+  assert_close(load('out/model.safetensors'), load(GOLDEN / f'{name}.safetensors'), inputs().values(), tolerance)
+
+
+def case_of(entry):
+  return f'{entry["set"]}-{entry["case"]}'
+
+
+def shared_models(entry):
+  return {name: load(SHARED / 'inputs' / f'{name}_{entry["in_dtype"]}.safetensors') for name in ('base', 'a', 'b')}
+
+
+@pytest.mark.parametrize('entry', [entry for entry in MANIFEST['cases'] if 'masks' not in entry], ids=case_of)
+def test_mergekits_recorded_merges(tmp_path, monkeypatch, entry):
+  monkeypatch.chdir(tmp_path)
+  models = shared_models(entry)
+  for name, tensors in models.items():
+    write_model(tmp_path / name, tensors, {})
+  stream.merge_dirs(recipe.from_dict(entry['config']), 'out')
+  golden = load(SHARED / entry.get('same_as', entry.get('file')))
+  tolerance = BF16 if entry['set'] in ('mixed', 'bf16') else F32
+  assert_close(load('out/model.safetensors'), golden, models.values(), tolerance)
+
+
+@pytest.mark.parametrize('entry', [entry for entry in MANIFEST['cases'] if 'masks' in entry], ids=case_of)
+def test_mergekits_recorded_merges_with_its_masks(entry):
+  """Masks are given: random ones are its own, and of equal magnitudes it keeps others."""
+  models = shared_models(entry)
+  golden, masks = load(SHARED / entry.get('same_as', entry.get('file'))), load(SHARED / entry['masks'])
+  settings = METHODS[entry['config']['merge_method']]
+  given = [model['parameters'] for model in entry['config']['models']]
+  p = {**settings.parameters, **{name: [own[name] for own in given] for name in given[0]}}
+  keywords = settings.function.keywords
+
+  @jax.jit
+  def combine(base, tensors, keep):
+    return methods.combine(base, tensors, keep, p, elect=keywords['elect'], rescale=keywords['rescale'])
+
+  merged = {}
+  for name, expected in golden.items():
+    base, *tensors = (jnp.asarray(models[model][name]).astype(jnp.float32) for model in ('base', 'a', 'b'))
+    keep = [jnp.asarray(masks[f'{model}/{name}']).astype(bool) for model in ('a', 'b')]
+    merged[name] = np.asarray(combine(base, tensors, keep).astype(expected.dtype))
+  assert_close(merged, golden, models.values(), BF16 if entry['set'] == 'mixed' else F32)
+
+
+# What a recipe may say.
+
+
+LINEAR = {'merge_method': 'linear', 'models': [{'model': 'a', 'parameters': {'weight': 1}}]}
+TIES = {'merge_method': 'ties', 'base_model': 'base', 'models': [{'model': 'a', 'parameters': {'weight': 1}}]}
+
+
+@pytest.mark.parametrize(
+  'content, says',
+  [
+    (3, 'the recipe: is not a mapping'),
+    ({'merge_metod': 'linear'}, 'merge_metod: no such key; did you mean merge_method'),
+    ({**LINEAR, 'merge_method': 'lineer'}, "merge_method: 'lineer' is unknown; did you mean linear"),
+    ({**LINEAR, 'slices': []}, 'models or slices: give one of them'),
+    ({**LINEAR, 'models': []}, 'models: is not a list with something in it'),
+    ({**LINEAR, 'models': [{'modle': 'a'}]}, r'models\[0\].modle: no such key; did you mean model'),
+    ({**LINEAR, 'parameters': {'wieght': 1}}, 'parameters.wieght: linear has no such parameter here; did you mean weight'),
+    ({**LINEAR, 'parameters': {'density': 1}}, 'parameters.density: linear has no such parameter'),
+    ({**TIES, 'density': 0.5}, 'density: no such key'),
+    ({**TIES, 'models': [{'model': 'a', 'parameters': {'lambda': 1}}]}, 'parameters.lambda: .*it stands under the recipe'),
+    ({**TIES, 'models': [*TIES['models'], {'model': 'base', 'parameters': {'weight': 1}}]}, 'the base has none in ties'),
+    ({'merge_method': 'ties', 'models': TIES['models']}, 'ties: needs a base model'),
+    ({**TIES, 'parameters': {'normalize': 'yes'}}, "parameters.normalize: 'yes' is not a number"),
+    ({**TIES, 'parameters': {'density': []}}, r'parameters.density: \[\] is not a number'),
+    ({**LINEAR, 'tokenizer_source': 'union'}, "tokenizer_source: 'union' is not supported"),
+    ({**LINEAR, 'dtype': 'int8'}, "dtype: 'int8' is not one of float32, bfloat16, float16"),
+    ({'merge_method': 'slerp', 'base_model': 'base', 'models': [{'model': 'a'}, {'model': 'b'}]}, 'slerp: takes 1 models'),
+    (
+      {'merge_method': 'linear', 'slices': [{'sources': [{'model': 'a', 'layer_range': [1, 2]}]}]},
+      r'slices\[0\]: the sources must have one layer_range, from 0 on',
+    ),
+  ],
+)
+def test_a_wrong_recipe_names_the_key(content, says):
+  with pytest.raises(ValueError, match=says):
+    recipe.from_dict(content)
+
+
+def test_recipes_that_do_not_fit_the_models(dirs):
+  with pytest.raises(ValueError, match=r"linear: parameter 'weight' is missing for a in "):
+    stream.merge_dirs(recipe.from_dict({'merge_method': 'linear', 'models': [{'model': 'a'}, {'model': 'b'}]}), 'out')
+  with pytest.raises(ValueError, match="slerp: parameter 't' is missing"):
+    stream.merge_dirs(recipe.from_dict({'merge_method': 'slerp', 'base_model': 'base', 'models': [{'model': 'a'}]}), 'out')
+  source = {'model': 'a', 'layer_range': [0, 2], 'parameters': {'weight': 1}}
+  with pytest.raises(ValueError, match='slices: end at layer 2, and the models have 3'):
+    stream.merge_dirs(recipe.from_dict({'merge_method': 'linear', 'slices': [{'sources': [source]}]}), 'out')
+  with pytest.raises(FileNotFoundError, match='nowhere: no such directory'):
+    stream.merge_dirs(recipe.from_flags('linear', 'base', ['nowhere'], 0.5, {}), 'out')
+  with pytest.raises(FileNotFoundError, match='no.yml: no such recipe'):
+    recipe.read('no.yml')
+  (dirs / 'bad.yml').write_text('a: [')
+  with pytest.raises(ValueError, match='bad.yml: not YAML'):
+    recipe.read('bad.yml')
+  assert sorted(path.name for path in dirs.iterdir()) == ['a', 'b', 'bad.yml', 'base', 'c']
+
+
+# What it writes.
+
+
+def test_files_of_the_base_are_kept_and_shards_are_indexed(dirs):
+  stream.merge_dirs(recipe.from_flags('linear', 'base', ['a'], 0.5, {}), 'one')
+  stream.merge_dirs(recipe.from_flags('linear', 'base', ['a'], 0.5, {}), 'many', max_shard_bytes=6000)
+  assert (dirs / 'one' / 'config.json').read_bytes() == (dirs / 'base' / 'config.json').read_bytes()
+  assert (dirs / 'one' / 'tokenizer.json').exists()
+  index = json.loads((dirs / 'many' / 'model.safetensors.index.json').read_text())
+  merged = {}
+  for file in set(index['weight_map'].values()):
+    merged |= load(dirs / 'many' / file)
+  assert_close(merged, load('one/model.safetensors'), inputs().values(), 0)
+  stream.merge_dirs(recipe.from_flags('linear', 'many', ['many'], 0.3, {}), 'again')
+  assert_close(load('again/model.safetensors'), merged, [merged], 0)
+
+
+@pytest.mark.parametrize('alpha, name', [(0.0, 'base'), (1.0, 'b')])
+@pytest.mark.parametrize('method', ['linear', 'task_arithmetic', 'slerp', 'ties', 'dare_linear', 'breadcrumbs', 'nuslerp'])
+def test_the_ends_of_alpha_are_the_models_to_the_byte(dirs, method, alpha, name):
+  stream.merge_dirs(recipe.from_flags(method, 'base', ['b'], alpha, {}), 'out')
+  merged, expected = load('out/model.safetensors'), load(f'{name}/model.safetensors')
+  assert all((merged[key].view(np.uint32) == expected[key].view(np.uint32)).all() for key in expected)
+
+
+def test_every_difference_is_named_and_nothing_is_left(dirs):
+  tensors = load('a/model.safetensors')
+  tensors['model.norm.weight'] = tensors['model.norm.weight'][:-1]
+  tensors['lm_head.weight'] = tensors['lm_head.weight'].astype(np.float16)
+  del tensors['model.layers.1.mlp.up_proj.weight']
+  tensors['extra'] = np.zeros(3, np.float32)
+  write_model(dirs / 'odd', tensors, {})
+  with pytest.raises(ValueError) as error:
+    stream.merge_dirs(recipe.from_flags('linear', 'base', ['odd'], 0.5, {}), 'out')
+  for part in (
+    'differ in 4 tensors',
+    'model.norm.weight is float32 [16] in base and float32 [15] in odd',
+    'lm_head.weight is float32 [32, 16] in base and float16 [32, 16] in odd',
+    'model.layers.1.mlp.up_proj.weight is float32 [24, 16] in base and missing in odd',
+    'extra is missing in base and float32 [3] in odd',
+  ):
+    assert part in str(error.value)
+  assert not (dirs / 'out').exists()
+
+
+def test_a_damaged_shard_is_one_error_and_no_directory(dirs):
+  stream.merge_dirs(recipe.from_flags('linear', 'base', ['a'], 0.5, {}), 'many', max_shard_bytes=11_000)
+  shards = sorted((dirs / 'many').glob('*.safetensors'))
+  assert len(shards) >= 3
+  shards[1].write_bytes(shards[1].read_bytes()[:-100])
+  with pytest.raises(ValueError, match=f'{shards[1].name}: not a whole safetensors file'):
+    stream.merge_dirs(recipe.from_flags('linear', 'base', ['many'], 0.5, {}), 'out')
+  assert not [path for path in dirs.iterdir() if path.name.startswith('out')]
+
+
+def test_a_crash_leaves_no_directory(dirs):
+  class Stop(Exception):
+    pass
+
+  def stop(n):
+    raise Stop
+
+  with pytest.raises(Stop):
+    stream.merge_dirs(recipe.from_flags('linear', 'base', ['a'], 0.5, {}), 'out', advance=stop)
+  assert not [path for path in dirs.iterdir() if path.name.startswith('out')]
+  (dirs / 'full').mkdir()
+  (dirs / 'full' / 'file').touch()
+  with pytest.raises(ValueError, match='full: exists and is not an empty directory'):
+    stream.merge_dirs(recipe.from_flags('linear', 'base', ['a'], 0.5, {}), 'full')
+
+
+def test_integers_are_copied_when_equal_and_an_error_when_not(dirs):
+  for name, table in (('a', [1, 2]), ('b', [1, 2]), ('c', [1, 3])):
+    shutil.rmtree(dirs / name)
+    write_model(dirs / name, {'w': np.ones(4, np.float32), 'ids': np.asarray(table)}, {})
+  stream.merge_dirs(recipe.from_flags('linear', 'a', ['b'], 0.5, {}), 'out')
+  assert load('out/model.safetensors')['ids'].tolist() == [1, 2]
+  with pytest.raises(ValueError, match='ids: is int64, which cannot be merged, and differs between the models'):
+    stream.merge_dirs(recipe.from_flags('linear', 'a', ['c'], 0.5, {}), 'wrong')
+
+
+def test_what_bfloat16_swallows_is_counted(dirs):
+  ones = np.ones(1000, np.float32)
+  write_model(dirs / 'x', {'w': ones.astype(jnp.bfloat16)}, {})
+  write_model(dirs / 'y', {'w': (ones + 2**-7).astype(jnp.bfloat16)}, {})
+  report = stream.merge_dirs(recipe.from_flags('linear', 'x', ['y'], 0.3, {}), 'out')
+  assert (report.num_tensors, report.num_changed, report.num_unmoved) == (1, 1000, 1000)
+  report = stream.merge_dirs(recipe.from_flags('linear', 'x', ['y'], 0.7, {}), 'more')
+  assert (report.num_changed, report.num_unmoved) == (1000, 0)
+
+
+def test_several_tuned_models_share_alpha(dirs):
+  stream.merge_dirs(recipe.from_flags('linear', 'base', ['a', 'b'], 0.5, {}), 'out')
+  models = inputs()
+  expected = {name: x / 2 + models['a'][name] / 4 + models['b'][name] / 4 for name, x in models['base'].items()}
+  assert_close(load('out/model.safetensors'), expected, models.values(), F32)
+
+
+def test_masks_depend_on_seed_only(dirs):
+  for out, seed in (('one', 1), ('same', 1), ('other', 2)):
+    stream.merge_dirs(recipe.from_flags('dare', 'base', ['a'], 0.5, {'drop_rate': 0.5}), out, seed=seed)
+  one, same, other = (load(f'{name}/model.safetensors') for name in ('one', 'same', 'other'))
+  assert all((one[name] == same[name]).all() for name in one)
+  assert any((one[name] != other[name]).any() for name in one)
