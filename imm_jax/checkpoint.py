@@ -23,7 +23,10 @@ def restore(path: str, name: str, abstract: Any) -> Any:
     try:
       found = checkpointer.restore(path, ocp.args.Composite(**{name: ocp.args.StandardRestore(abstract)}))
     except (ValueError, KeyError, OSError) as error:
-      raise ValueError(f'{path}: cannot restore {name!r}: {str(error).splitlines()[0]}') from error
+      reason = str(error).splitlines()[0]
+      raise ValueError(
+        f'{path}: cannot restore {name!r}: {reason}; if it is damaged, delete its round to have it done again'
+      ) from error
   return found[name]
 
 

@@ -1,6 +1,7 @@
 """The `imm` command."""
 
 from collections.abc import Sequence
+import difflib
 import json
 import os
 import sys
@@ -46,15 +47,15 @@ def main() -> None:
     print(f'imm: {_one_line(error)}', file=sys.stderr)
     sys.exit(1)
   except KeyboardInterrupt:
-    print('imm: stopped; a run goes on with the same command', file=sys.stderr)
-    sys.exit(130)
+    print('imm: stopped; a run goes on with the same command', file=sys.stderr, flush=True)
+    os._exit(130)  # An orderly exit would wait for, or crash in, a computation that is still running.
 
 
 def _one_line(error: Exception) -> str:
   if isinstance(error, OSError) and error.strerror:
     return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
   # ml_collections puts the whole traceback of a config's own error into its message: the last line is the error.
-  text = str(error)
+  text = ': '.join(map(str, error.args)) if len(error.args) > 1 else str(error)
   if 'Traceback (most recent call last)' in text:
     text = text.strip().splitlines()[-1].partition('Error: ')[2] or text
   return ' '.join(text.split())
@@ -76,19 +77,44 @@ def _parse(values: flags.FlagValues, arguments: Sequence[str], num_positional: i
 
 
 def _parse_config(values: flags.FlagValues, arguments: list[str]) -> Any:
+  given = [argument.lstrip('-') for argument in arguments]
+  source = next((text.partition('=')[2] for text in given if text.startswith('config=')), '')
+  if 'config' in given[:-1]:
+    source = arguments[given.index('config') + 1]
+  path = source.partition(':')[0]
+  if source:
+    if not os.path.isfile(path):
+      raise ValueError(f'--config: {path}: no such file; give the file of an experiment, such as configs/quickstart.py')
+    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # A config imports what stands beside it, as a script does.
+    probe = flags.FlagValues()
+    plain = [arguments[0], f'--config={source}']
+    config = config_flags.DEFINE_config_file('config', None, '', flag_values=probe, sys_argv=plain)
+    _parse(probe, plain)
+    for text in given:
+      _check_key(config.value, text.partition('=')[0])
   config = config_flags.DEFINE_config_file(
-      'config', None, 'File of the experiment, and FILE:ARGUMENT for its get_config.', flag_values=values,
-      sys_argv=arguments,
+    'config', None, 'File of the experiment, and FILE:ARGUMENT for its get_config. Each of its keys is a flag --config.KEY.',
+    flag_values=values, sys_argv=arguments,
   )  # fmt: skip
-  # A config imports what stands beside it, as a script does.
-  for argument, following in zip(arguments, [*arguments[1:], ''], strict=True):
-    if argument.lstrip('-').startswith('config=') or argument.lstrip('-') == 'config':
-      path = argument.partition('=')[2] or following
-      sys.path.insert(0, os.path.dirname(os.path.abspath(path.partition(':')[0])))
   _parse(values, arguments)
   if config.value is None:
     raise ValueError('--config: is missing; give the file of an experiment, such as configs/quickstart.py')
   return config.value.to_dict()
+
+
+def _check_key(config: Any, name: str) -> None:
+  """Raises ValueError when `name`, a flag without its dashes, is meant for the config and is no key of it."""
+  first, *keys = name.removeprefix('noconfig.' if name.startswith('noconfig.') else '').split('.')
+  if first != 'config' and keys and first in config:
+    raise ValueError(f'--{name}: no such flag; a key of the config is --config.{name}')
+  where, section = 'config', config
+  for key in keys if first == 'config' else ():
+    if not hasattr(section, 'keys') or key not in section:
+      known = list(section) if hasattr(section, 'keys') else []
+      near = difflib.get_close_matches(key, known, n=1)
+      hint = f'did you mean {near[0]}?' if near else f'{where} has {", ".join(known) or "none"}'
+      raise ValueError(f'{where}.{key}: no such key; {hint}')
+    where, section = f'{where}.{key}', section[key]
 
 
 def _run(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -104,15 +130,21 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
 
 
 def _evaluate(values: flags.FlagValues, arguments: list[str]) -> None:
+  flags.DEFINE_string('out', None, 'JSON file to write the results to.', flag_values=values)
   config = _parse_config(values, arguments)
   from imm_jax import imm
 
-  _print_table([imm.evaluate_only(config)], config['model']['path'] or 'base')
+  row = imm.evaluate_only(config)
+  _print_table([row], config['model']['path'] or 'base')
+  if values.out:
+    with open(values.out, 'w', encoding='utf-8') as file:
+      json.dump(row, file, indent=2)
 
 
 def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the weights in TARGET.', flag_values=values)
-  source, target = _parse(values, arguments, num_positional=2)
+  epilog = 'SOURCE TARGET: a model (HF directory, .gguf, WORKDIR@ROUND), and the Hugging Face directory to write'
+  source, target = _parse(values, arguments, num_positional=2, epilog=epilog)
   from imm_jax import lm
 
   lm.check_target(target)
@@ -185,7 +217,7 @@ def _print_table(rows: Sequence[dict[str, Any]], first: str = 'base') -> None:
   table.add_column('params')
   for domain, task in domains:
     table.add_column(f'{domain.upper()} {task}', justify='right')
-  table.add_column('drift', justify='right')
+  table.add_column('drift', justify='right')  # of the params from the original ones, relative to their norm
   guesses = [f'{100 * rows[0][domain][task]["guess"]:.1f}' for domain, task in domains]
   table.add_row('guess', *guesses, '')
   for row in rows:
@@ -194,7 +226,14 @@ def _print_table(rows: Sequence[dict[str, Any]], first: str = 'base') -> None:
     name = f'round {row["round"]} merged' if row['round'] else first
     drift = f'{row["merge"]["drift_norm"]:.1e}' if 'merge' in row else ''
     table.add_row(name, *_cells(row, rows[0], domains, ''), drift)
-  Console(width=None if sys.stdout.isatty() else 160).print(table)
+  console = Console(width=None if sys.stdout.isatty() else 160)
+  console.print(table)
+  for domain, task in domains:
+    sampled = {name: value for name, value in rows[-1][domain][task].items() if '@' in name}
+    if sampled:
+      console.print(
+        f'{task}: ' + ', '.join(f'{name} {100 * value:.1f} %' for name, value in sampled.items()), highlight=False
+      )
 
 
 def _cells(row, base, domains, prefix) -> list[str]:

@@ -65,7 +65,16 @@ def evaluate(
     if config.num_samples_per_prompt and task.scoring == 'generate':
       results[name] |= _sampled(model, params, tokenizer, task, config, sampler_config, key)
     for example, answer, ok in zip(task.test, answers, right, strict=True):
-      records.append({'task': name, 'id': example.id, 'answer': answer, 'gold': example.answer, 'right': ok})
+      records.append(
+        {
+          'task': name,
+          'id': example.id,
+          'question': example.question,
+          'answer': answer,
+          'gold': example.answer,
+          'right': ok,
+        }
+      )
   return results, records
 
 

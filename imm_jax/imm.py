@@ -67,14 +67,17 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
       entry, answers = Entry(round_), []
       if round_ == 0:
         entry.values['tasks'] = questions
+        metrics.note('round 0: the original model')
       key = jax.random.fold_in(jax.random.key(exp.seed), round_)
       if round_ > 0:
+        metrics.note(f'round {round_} of {exp.num_rounds}')
         with entry.phase('sample'):
           records = workdir.read_lines(round_, 'samples.jsonl')
           if records is None:
             records = sample(exp, lm, sample_params, key)
             workdir.write_lines(round_, 'samples.jsonl', records)
           entry.values['sample'] = synthesize.summary(records)
+          metrics.note('{num_samples} samples, {num_accepted} accepted to learn from'.format(**entry.values['sample']))
         with entry.phase('finetune'):
           start = base_params if exp.finetune_from == 'base' else params
           if start is base_params or start is anchor:  # needed again, and fine-tuning donates where it starts
@@ -198,6 +201,7 @@ def evaluate_domains(
   exp: Experiment, lm: LM, params: Params, key: jax.Array, entry: Entry, which: str
 ) -> list[dict[str, Any]]:
   """Measures params in and out of domain, into the entry; returns a record for each answer."""
+  metrics.note(f'evaluate the {which} params')
   model, on_sampler = for_sampling(lm, params)
   answers, prefix = [], 'tuned_' if which == 'tuned' else ''
   for domain, domain_tasks in (('id', exp.id_tasks), ('ood', exp.ood_tasks)):

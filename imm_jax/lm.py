@@ -24,13 +24,16 @@ class LM:
   """A language model on the devices: configuration, params, tokenizer and the mesh they live on."""
 
   config: ModelConfig
-  params: Params  # float32, sharded by `rules`
+  params: Params = dataclasses.field(repr=False)  # float32, sharded by `rules`
   tokenizer: Tokenizer
   mesh: jax.sharding.Mesh
   rules: sharding.Rules = sharding.SAMPLE
 
   def logits(self, tokens: jax.Array | np.ndarray) -> jax.Array:
-    """Returns the logits [B, T, V] f32 after each of tokens [B, T] int32."""
+    """Returns the logits [B, T, V] f32 after each of tokens [B, T] int32. Raises ValueError for what are no such ids."""
+    tokens = np.asarray(tokens)
+    if tokens.ndim != 2 or not tokens.size or tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
+      raise ValueError(f'tokens: are not [B, T] ids below {self.config.vocab_size}, as rows of tokenizer.encode(text) are')
     with jax.set_mesh(self.mesh):
       return _logits(Transformer(self.config, self.rules), self.params, jnp.asarray(tokens, jnp.int32))
 
@@ -132,6 +135,8 @@ def load(
   at_round = AT_ROUND.fullmatch(path)
   if at_round and not os.path.isdir(at_round['workdir']):
     raise FileNotFoundError(f'{path}: there is no run in {at_round["workdir"]}')
+  if os.path.isdir(os.path.join(path, 'rounds')):
+    raise ValueError(f'{path}: is a run; name one of its rounds, such as {path}@0')
   source = Workdir(at_round['workdir']).model if at_round else path
   config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat)
   tokenizer = formats.load_tokenizer(source)

@@ -43,7 +43,7 @@ def write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def open_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Returns the directory's tensors by name, as slices: x.get_shape(), x.get_dtype(), x[index]. Nothing is read yet.
+  """Returns the tensors by name, in the files' order, as slices: x.get_shape(), x.get_dtype(), x[index]; not read yet.
 
   Raises FileNotFoundError when files are missing, ValueError when one is damaged.
   """
@@ -54,7 +54,7 @@ def open_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     except safetensors.SafetensorError as error:
       raise ValueError(f'{file}: not a whole safetensors file ({error}); download or copy it again') from None
     # Old files carry a table of the rotary embedding, which every program computes.
-    names = [name for name in handle.keys() if not name.endswith('.rotary_emb.inv_freq')]  # noqa: SIM118
+    names = [name for name in handle.offset_keys() if not name.endswith('.rotary_emb.inv_freq')]
     slices |= {name: handle.get_slice(name) for name in names}
   return slices
 

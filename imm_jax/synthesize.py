@@ -57,6 +57,8 @@ def accept(
       records.append(
         {
           'question_id': example.id,
+          'question': example.question,
+          'gold': example.answer,
           'sample_index': index,
           'text': sample.text,
           'tokens': sample.tokens,

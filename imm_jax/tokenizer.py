@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+# transformers would say at each start that there is no PyTorch, which nobody needs here.
+os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
+
 # A GGUF names one token as the end; a chat model also ends its turn, or a document, with these.
 _END_TOKENS = ('<|im_end|>', '<|endoftext|>', '<|eot_id|>')
 _CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
@@ -40,7 +43,11 @@ class Tokenizer:
     import transformers  # pylint: disable=g-import-not-at-top
 
     # Not AutoTokenizer: for some classes, Qwen2Tokenizer for one, it builds its own pre-tokenizer instead of the file's.
-    fast = transformers.PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    try:
+      json.loads((path / 'tokenizer.json').read_text(encoding='utf-8'))
+      fast = transformers.PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+    except ValueError as error:
+      raise ValueError(f'{path}: its tokenizer files are damaged ({error}); download or copy them again') from None
     file = path / 'generation_config.json'
     return cls(fast, path, json.loads(file.read_text(encoding='utf-8')) if file.exists() else {})
 

@@ -17,7 +17,7 @@ import re
 from typing import Any
 
 AT_ROUND = re.compile(r'(?P<workdir>.+)@(?P<round>\d+)')  # WORKDIR@ROUND names the model of a round
-_GROWS = 'num_rounds'  # the one key that may differ when a run goes on
+_MAY_CHANGE = 'num_rounds'  # the one key that may differ when a run goes on, down to the rounds that are done
 
 
 class Workdir:
@@ -30,15 +30,17 @@ class Workdir:
     """Writes the config, or compares it with the one rounds were done with; returns the first round that is not done.
 
     Raises:
-      ValueError: rounds were done under another config; each difference is named.
+      ValueError: rounds were done under another config (each difference is named), or other files are in the directory.
       OSError: the directory cannot be written.
     """
-    os.makedirs(os.path.join(self.path, 'rounds'), exist_ok=True)
-    saved = os.path.join(self.path, 'config.json')
+    saved, rounds = (os.path.join(self.path, name) for name in ('config.json', 'rounds'))
+    if os.path.exists(self.path) and (not os.path.isdir(self.path) or (os.listdir(self.path) and not os.path.isdir(rounds))):
+      raise ValueError(f'{self.path}: is not the directory of a run; choose one that is new or empty')
+    os.makedirs(rounds, exist_ok=True)
     config = json.loads(json.dumps(config))
     rows = self.finished()
     if rows:
-      differences = _differences(_read(saved), config)
+      differences = _differences(_read(saved), config, done=len(rows) - 1)
       if differences:
         raise ValueError(f'{self.path}: holds a run of another config: {"; ".join(differences)}; choose another workdir')
       self._write_summary(rows)  # a run that was cut off may have left an old one
@@ -101,9 +103,9 @@ def _write(path: str, text: str) -> None:
   os.replace(path + '.tmp', path)
 
 
-def _differences(old: Any, new: Any, name: str = 'config') -> list[str]:
+def _differences(old: Any, new: Any, done: int, name: str = 'config') -> list[str]:
   if isinstance(old, dict) and isinstance(new, dict):
     keys = sorted(old.keys() | new.keys())
-    return [line for key in keys for line in _differences(old.get(key), new.get(key), f'{name}.{key}')]
-  grown = name == f'config.{_GROWS}' and new >= old
-  return [] if old == new or grown else [f'{name} was {old!r} and is {new!r}']
+    return [line for key in keys for line in _differences(old.get(key), new.get(key), done, f'{name}.{key}')]
+  still_fits = name == f'config.{_MAY_CHANGE}' and new >= done
+  return [] if old == new or still_fits else [f'{name} was {old!r} and is {new!r}']

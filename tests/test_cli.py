@@ -7,7 +7,9 @@ import stat
 import sys
 
 import jax
+import jax.numpy as jnp
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from imm_jax import cli, lm, sharding
 from imm_jax import model as model_lib
@@ -111,7 +113,72 @@ def test_convert_and_merge_write_models(imm, model_dir, tmp_path):
   assert (tmp_path / 'merged' / 'model.safetensors').read_bytes() == (model_dir / 'model.safetensors').read_bytes()
 
 
+def test_evaluate_writes_what_it_prints(imm, tmp_path):
+  code, out, _ = imm('evaluate', TINY, *SMALL, '--config.evaluate.num_samples_per_prompt=2', f'--out={tmp_path}/row.json')
+  row = json.loads((tmp_path / 'row.json').read_text())
+  assert code == 0 and f'{100 * row["id"]["sum"]["accuracy"]:.1f} [' in out
+  assert f'sum: mean@2 {100 * row["id"]["sum"]["mean@2"]:.1f} %' in out
+
+
+def test_merge_from_a_recipe(imm, fails, model_dir, tmp_path):
+  shutil.copytree(model_dir, tmp_path / 'tuned')
+  tuned = f'{{model: {tmp_path}/tuned, parameters: {{weight: 1}}}}'
+  recipe = f'merge_method: ties\nbase_model: {model_dir}\nmodels: [{tuned}]\n'
+  (tmp_path / 'recipe.yml').write_text(recipe)
+  assert imm('merge', f'--recipe={tmp_path}/recipe.yml', f'--out={tmp_path}/out')[0] == 0
+  assert (tmp_path / 'out' / 'model.safetensors').read_bytes() == (model_dir / 'model.safetensors').read_bytes()
+  assert '--base: the recipe says that' in fails('merge', f'--recipe={tmp_path}/recipe.yml', '--base=x', '--out=y')
+  (tmp_path / 'recipe.yml').write_text(recipe + 'densitty: 1\n')
+  line = fails('merge', f'--recipe={tmp_path}/recipe.yml', f'--out={tmp_path}/other')
+  assert line.startswith(f'imm: {tmp_path}/recipe.yml: densitty: no such key')
+
+
+def test_merge_says_what_a_coarse_dtype_swallows(imm, model_dir, tmp_path):
+  for name, step in (('base', 0), ('tuned', 2**-7)):
+    shutil.copytree(model_dir, tmp_path / name)
+    weights = {key: (1 + step + 0 * x).astype(jnp.bfloat16) for key, x in load_file(model_dir / 'model.safetensors').items()}
+    save_file(weights, tmp_path / name / 'model.safetensors')
+  merge = ['merge', f'--base={tmp_path}/base', f'--tuned={tmp_path}/tuned']
+  assert 'warning: 100% of the changed elements' in imm(*merge, '--alpha=0.3', f'--out={tmp_path}/few')[1]
+  assert 'warning' not in imm(*merge, '--alpha=0.7', f'--out={tmp_path}/most')[1]
+
+
 # What users get wrong.
+
+
+@pytest.mark.parametrize(
+  'flag, says',
+  [
+    ('--config.merge.alfa=0.3', 'config.merge.alfa: no such key; did you mean alpha?'),
+    ('--config.tasks.id.svamp.num_shots=1', 'config.tasks.id.svamp: no such key; config.tasks.id has sum'),
+    ('--config.seed.x=1', 'config.seed.x: no such key; config.seed has none'),
+    ('--merge.alpha=0.3', '--merge.alpha: no such flag; a key of the config is --config.merge.alpha'),
+  ],
+)
+def test_a_flag_that_is_no_key(fails, tmp_path, flag, says):
+  assert says in fails('run', TINY, f'--workdir={tmp_path}/run', flag)
+
+
+def test_merge_flags(fails, model_dir, tmp_path):
+  merge = ['merge', f'--base={model_dir}', f'--tuned={model_dir}', f'--out={tmp_path}/out']
+  for flag, says in (
+    ('--method=teis', "'teis' is no merge method; did you mean ties?"),
+    ('--method=model_stock', 'model_stock: has no alpha'),
+    ('--param=density=0.5', 'the command.density: linear has no such parameter here'),
+    ('--param=weight', "--param: 'weight' is not NAME=VALUE"),
+    (f'--tuned={model_dir}@2', 'no such directory; imm merge reads Hugging Face directories (imm convert writes them)'),
+  ):
+    assert says in fails(*merge, flag)
+  assert '--out: is missing' in fails('merge', f'--base={model_dir}', f'--tuned={model_dir}')
+  assert '--tuned: is missing' in fails('merge', f'--base={model_dir}', f'--out={tmp_path}/out')
+  assert not (tmp_path / 'out').exists()
+
+
+def test_a_run_is_no_model(fails, imm, tmp_path):
+  assert imm('run', TINY, *SMALL, '--config.num_rounds=0', f'--workdir={tmp_path}/run')[0] == 0
+  assert f'{tmp_path}/run: is a run; name one of its rounds, such as {tmp_path}/run@0' in fails(
+    'convert', tmp_path / 'run', tmp_path / 'out'
+  )
 
 
 def test_no_such_command(fails):

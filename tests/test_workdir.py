@@ -25,6 +25,25 @@ def test_it_opens_again_with_the_same_config_or_more_rounds(tmp_path):
     assert json.load(file) == CONFIG | {'num_rounds': 5}
 
 
+def test_the_number_of_rounds_may_change_down_to_those_that_are_done(tmp_path):
+  workdir = Workdir(str(tmp_path))
+  workdir.open(CONFIG)
+  for round_ in (0, 1):
+    finish(workdir, round_)
+  for num_rounds in (9, 1, 2):
+    assert workdir.open(CONFIG | {'num_rounds': num_rounds}) == 2
+  with pytest.raises(ValueError, match='config.num_rounds was 2 and is 0'):
+    workdir.open(CONFIG | {'num_rounds': 0})
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path):
+  (tmp_path / 'thesis.tex').touch()
+  for path in (tmp_path, tmp_path / 'thesis.tex'):
+    with pytest.raises(ValueError, match=f'{path}: is not the directory of a run'):
+      Workdir(str(path)).open(CONFIG)
+  assert [path.name for path in tmp_path.iterdir()] == ['thesis.tex']
+
+
 def test_every_difference_is_named(tmp_path):
   workdir = Workdir(str(tmp_path))
   workdir.open(CONFIG)
