@@ -219,7 +219,10 @@ def _check_keys(kind: str, where: str, content: Any) -> None:
     raise ValueError(f'{where}: is not a mapping with the keys {", ".join(_KEYS[kind])}')
   for key in content:
     if key not in _KEYS[kind]:
-      raise ValueError(f'{where}.{key}: no such key{nearest(key, _KEYS[kind])}; the keys are {", ".join(_KEYS[kind])}')
+      place = '; it stands under parameters' if any(key in row.parameters for row in METHODS.values()) else ''
+      name = key if kind == 'recipe' else f'{where}.{key}'
+      hint = place or nearest(key, _KEYS[kind])
+      raise ValueError(f'{name}: no such key{hint}; the keys are {", ".join(_KEYS[kind])}')
 
 
 def _list(where: str, value: Any) -> list[Any]:
