@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import json
 import math
+import mmap
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -42,28 +43,55 @@ def write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:
   file.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
 
-def open_tensors(path: str | os.PathLike[str]) -> dict[str, Any]:
-  """Returns the tensors by name, in the files' order, as slices: x.get_shape(), x.get_dtype(), x[index]; not read yet.
+class Tensor(NamedTuple):
+  """A tensor in a file. Its bytes are mapped, and read when they are looked at."""
+
+  file: mmap.mmap
+  dtype_name: str  # safetensors' name; NumPy may have none of it
+  shape: tuple[int, ...]
+  start: int  # byte in the file
+  end: int
+
+  def spec(self) -> Spec:
+    """Returns what it is. Raises ValueError for a dtype that NumPy has not."""
+    if self.dtype_name not in DTYPES:
+      raise ValueError(f'dtype {self.dtype_name} is not supported (only {", ".join(DTYPES)})')
+    return Spec(DTYPES[self.dtype_name], self.shape)
+
+  def array(self) -> np.ndarray:
+    """Returns it as a view of the file."""
+    dtype, shape = self.spec()
+    return np.frombuffer(self.file, dtype, math.prod(shape), self.start).reshape(shape)
+
+  def release(self) -> None:
+    """Gives the memory back that its bytes have come to take; they are read again when they are looked at again."""
+    start = -(-self.start // mmap.PAGESIZE) * mmap.PAGESIZE
+    if self.end - start >= mmap.PAGESIZE:
+      self.file.madvise(mmap.MADV_DONTNEED, start, self.end - start)
+
+
+def open_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+  """Returns the tensors of a model directory by name, in the files' order.
 
   Raises FileNotFoundError when files are missing, ValueError when one is damaged.
   """
-  slices = {}
+  tensors = {}
   for file in _weight_files(pathlib.Path(path)):
     try:
-      handle = safetensors.safe_open(file, framework='numpy')
+      safetensors.safe_open(file, framework='numpy')  # checks the header against the file
     except safetensors.SafetensorError as error:
       raise ValueError(f'{file}: not a whole safetensors file ({error}); download or copy it again') from None
-    # Old files carry a table of the rotary embedding, which every program computes.
-    names = [name for name in handle.offset_keys() if not name.endswith('.rotary_emb.inv_freq')]
-    slices |= {name: handle.get_slice(name) for name in names}
-  return slices
-
-
-def spec(tensor: Any) -> Spec:
-  """Returns what a tensor of `open_tensors` is. Raises ValueError for a dtype that NumPy has not."""
-  if tensor.get_dtype() not in DTYPES:
-    raise ValueError(f'dtype {tensor.get_dtype()} is not supported (only {", ".join(DTYPES)})')
-  return Spec(DTYPES[tensor.get_dtype()], tuple(tensor.get_shape()))
+    with open(file, 'rb') as opened:
+      mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    start = 8 + int.from_bytes(mapped[:8], 'little')
+    header = json.loads(mapped[8:start])
+    header.pop('__metadata__', None)
+    for name, entry in sorted(header.items(), key=lambda item: item[1]['data_offsets']):
+      # Old files carry a table of the rotary embedding, which every program computes.
+      if not name.endswith('.rotary_emb.inv_freq'):
+        first, last = entry['data_offsets']
+        tensors[name] = Tensor(mapped, entry['dtype'], tuple(entry['shape']), start + first, start + last)
+  return tensors
 
 
 def _weight_files(path: pathlib.Path) -> list[pathlib.Path]:

@@ -241,6 +241,12 @@ def test_integers_are_copied_when_equal_and_an_error_when_not(dirs):
     stream.merge_dirs(recipe.from_flags('linear', 'a', ['c'], 0.5, {}), 'wrong')
 
 
+def test_a_dtype_that_would_lose_digits_is_an_error(dirs):
+  write_model(dirs / 'wide', {'w': np.ones(4), 'v': np.ones(4, np.float32)}, {})
+  with pytest.raises(ValueError, match='wide: w is F64: only float32, bfloat16, float16 and integers are supported'):
+    stream.merge_dirs(recipe.from_flags('linear', 'wide', ['wide'], 0.5, {}), 'out')
+
+
 def test_what_bfloat16_swallows_is_counted(dirs):
   ones = np.ones(1000, np.float32)
   write_model(dirs / 'x', {'w': ones.astype(jnp.bfloat16)}, {})

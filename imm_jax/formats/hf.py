@@ -30,12 +30,12 @@ def load_params(
   path: str | os.PathLike[str], config: model.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
 ) -> model.Params:
   """Returns the directory's weights, float32 (bfloat16 and float16 are widened), on the devices of `mesh`."""
-  slices = shards.open_tensors(path)
+  tensors = shards.open_tensors(path)
 
   def read(name: str, index: table.Index) -> np.ndarray:
-    return slices[name][index].astype(np.float32, copy=False)
+    return tensors[name].array()[index].astype(np.float32, copy=False)
 
-  wanted, found = table.file_shapes(TABLE, config), {name: tuple(x.get_shape()) for name, x in slices.items()}
+  wanted, found = table.file_shapes(TABLE, config), {name: tensor.shape for name, tensor in tensors.items()}
   embedding, head = 'model.embed_tokens.weight', 'lm_head.weight'
   if config.tie_embeddings and embedding in found and found.get(head) == found[embedding]:
     for start in range(0, config.vocab_size, 4096):
@@ -44,7 +44,7 @@ def load_params(
         raise ValueError(f'{path}: tie_word_embeddings is true, and {head} differs from {embedding}; set it to false')
     del found[head]
   table.check(path, wanted, found)
-  dtypes = {name: slices[name].get_dtype() for name in wanted}
+  dtypes = {name: tensors[name].dtype_name for name in wanted}
   narrow = [f'{name} is {dtype}' for name, dtype in dtypes.items() if dtype not in ('F32', 'BF16', 'F16')]
   if narrow:
     raise ValueError(f'{path}: only F32, BF16 and F16 tensors are supported: {", ".join(narrow)}')

@@ -19,13 +19,14 @@ from imm_jax.merging.methods import METHODS
 from imm_jax.merging.recipe import Recipe
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+_KNOWN = set(shards.DTYPES) - {'F64'}  # float64 would lose digits
 
 
 class Report(NamedTuple):
   """What a merge did."""
 
   num_tensors: int
-  num_changed: int  # elements in which some model differs from the first
+  num_changed: int  # elements of 16 bits in which some model differs from the first
   num_unmoved: int  # of those, elements that came out as the first has them
 
 
@@ -121,14 +122,14 @@ def _open(model: str) -> dict[str, Any]:
 def _check(recipe: Recipe, tensors: Mapping[str, Mapping[str, Any]]) -> Mapping[str, shards.Spec]:
   """Returns what the result's tensors are. Raises ValueError with every difference between the models."""
   specs = {}
-  for model, slices in tensors.items():
-    specs[model] = {name: shards.spec(tensor) for name, tensor in slices.items()}
+  for model, of_model in tensors.items():
+    unknown = [f'{name} is {tensor.dtype_name}' for name, tensor in of_model.items() if tensor.dtype_name not in _KNOWN]
+    if unknown:
+      raise ValueError(f'{model}: {", ".join(unknown)}: only float32, bfloat16, float16 and integers are supported')
+    specs[model] = {name: tensor.spec() for name, tensor in of_model.items()}
     if recipe.dtype:  # inputs may then differ in it
       cast = np.dtype(recipe.dtype)
       specs[model] = {n: shards.Spec(cast, s.shape) if s.dtype in _FLOATS else s for n, s in specs[model].items()}
-    wrong = [name for name, spec in specs[model].items() if spec.dtype == np.float64]
-    if wrong:
-      raise ValueError(f'{model}: {", ".join(wrong)}: float64 is merged in float32 only when the recipe says dtype: float32')
   return trees.check_trees(specs)
 
 
@@ -137,8 +138,13 @@ def _merged(recipe, tensors, plans, dtypes, seed, counts) -> Iterator[tuple[str,
   key = jax.random.key(seed) if METHODS[recipe.method].random else None
 
   def read(name):
-    arrays = [tensors[model][name][...] for model in plans[name].models]
-    return [jax.device_put(x) for x in arrays] if arrays[0].dtype in _FLOATS else arrays
+    sources = [tensors[model][name] for model in plans[name].models]
+    arrays = [source.array() for source in sources]
+    if arrays[0].dtype in _FLOATS:
+      arrays = jax.block_until_ready([jnp.array(x) for x in arrays])  # copies, from the file
+      for source in sources:
+        source.release()
+    return arrays
 
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     names = list(plans)
@@ -149,11 +155,11 @@ def _merged(recipe, tensors, plans, dtypes, seed, counts) -> Iterator[tuple[str,
       if following:
         coming = pool.submit(read, following)
       if arrays[0].dtype in _FLOATS:
-        x, *count = _merge(
+        x, count = _merge(
           arrays, plan.traced, trees.leaf_key(key, name), method=recipe.method, static=plan.static,
           has_base=plan.has_base, dtype=recipe.dtype, out_dtype=dtypes[name].name,
         )  # fmt: skip
-        counts.append(tuple(count))
+        counts += [count] if count else []
       else:
         trees.check_equal(name, arrays)
         x = arrays[0]
@@ -168,13 +174,15 @@ def _merged(recipe, tensors, plans, dtypes, seed, counts) -> Iterator[tuple[str,
 
 @functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype', 'out_dtype'))
 def _merge(arrays, traced, key, *, method, static, has_base, dtype, out_dtype):
-  """Returns the merged tensor, and the counts of Report; compiled once a shape."""
+  """Returns the merged tensor, and for a narrow dtype the counts of Report; compiled once a shape."""
   if dtype:
     arrays = [x.astype(dtype) for x in arrays]
   merged = trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base).astype(out_dtype)
+  if out_dtype == 'float32':
+    return merged, None
   first = arrays[0].astype(out_dtype)
   changed = functools.reduce(jnp.logical_or, [x != arrays[0] for x in arrays[1:]], jnp.zeros((), bool))
-  return merged, jnp.sum(changed, dtype=jnp.uint32), jnp.sum(changed & (merged == first), dtype=jnp.uint32)
+  return merged, (jnp.sum(changed, dtype=jnp.uint32), jnp.sum(changed & (merged == first), dtype=jnp.uint32))
 
 
 def _copy_files(source: pathlib.Path, target: pathlib.Path, dtype: str | None) -> None:

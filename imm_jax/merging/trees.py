@@ -1,6 +1,6 @@
 """`merge`: a method applied to pytrees, leaf by leaf and layer by layer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import difflib
 import functools
@@ -100,26 +100,33 @@ def merge(
       traced['alpha'] = at(alpha)
 
     def one(arrays, traced, key):
-      return merge_tensor(method, arrays, traced, static, key, has_base=base is not None)
+      return merge_tensor(method, arrays, traced, static, key, has_base=base is not None).astype(arrays[0].dtype)
 
     if not stacked:
-      return one(arrays, traced, leaf_key(key, name)).astype(arrays[0].dtype)
-    if not row.drops:
-      axes = jax.tree.map(lambda value: 0 if getattr(value, 'ndim', 0) else None, traced)
-      return jax.vmap(one, in_axes=(0, axes, None))(arrays, traced, None).astype(arrays[0].dtype)
-    own_key = leaf_key(key, name)
-
-    def write_layer(layer, merged):
-      """A layer at a time, in the place of the last model's: masks and their like are never larger than a layer."""
-      at_layer = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
-      p = jax.tree.map(lambda value: at_layer(value) if getattr(value, 'ndim', 0) else value, traced)
-      layer_key = None if own_key is None else jax.random.fold_in(own_key, layer)
-      new = one([at_layer(x) for x in (*arrays[:-1], merged)], p, layer_key).astype(merged.dtype)
-      return jax.lax.dynamic_update_index_in_dim(merged, new, layer, axis=0)
-
-    return jax.lax.fori_loop(0, num_layers, write_layer, arrays[-1])
+      return one(arrays, traced, leaf_key(key, name))
+    apply = _one_by_one if row.drops else _all_at_once
+    return apply(one, arrays, traced, leaf_key(key, name))
 
   return jax.tree.map_with_path(leaf, *trees)
+
+
+def _all_at_once(one: Callable[..., jax.Array], arrays: Sequence[jax.Array], traced: Any, key: Any) -> jax.Array:
+  """Returns one(tensors, traced, key) of each layer of stacked arrays [L, ...]: a single pass over the memory."""
+  axes = jax.tree.map(lambda value: 0 if getattr(value, 'ndim', 0) else None, traced)
+  return jax.vmap(one, in_axes=(0, axes, None))(arrays, traced, key)
+
+
+def _one_by_one(one: Callable[..., jax.Array], arrays: Sequence[jax.Array], traced: Any, key: Any) -> jax.Array:
+  """Returns the same, written into the last of the arrays: masks and their like are never larger than a layer."""
+
+  def write_layer(layer, merged):
+    at_layer = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)
+    p = jax.tree.map(lambda value: at_layer(value) if getattr(value, 'ndim', 0) else value, traced)
+    layer_key = None if key is None else jax.random.fold_in(key, layer)
+    new = one([at_layer(x) for x in (*arrays[:-1], merged)], p, layer_key)
+    return jax.lax.dynamic_update_index_in_dim(merged, new, layer, axis=0)
+
+  return jax.lax.fori_loop(0, arrays[0].shape[0], write_layer, arrays[-1])
 
 
 def merge_tensor(
