@@ -3,8 +3,8 @@
 python -m venv kit && kit/bin/pip install torch==2.13.0 && kit/bin/pip install mergekit==0.1.5
 python benchmarks/merge.py --mergekit=kit/bin/mergekit-yaml --out=benchmarks/merge.json
 
-Both merge the same random models (517M parameters, float32 and bfloat16) by the same recipes, as whole processes in turn. Wall
-and CPU seconds; peak is VmHWM, what was resident at once, mapped files included, and anonymous is without them.
+Both merge the same random models (517M parameters, float32 and bfloat16) by the same recipes, as whole processes in turn:
+wall and CPU seconds; peak is VmHWM, what was resident at once, mapped files included, and anonymous is without them.
 """
 
 import argparse
@@ -134,10 +134,14 @@ def on_disk(mergekit: str, repeats: int, scratch: pathlib.Path) -> list[dict]:
     for method in methods:
       file, ours, theirs = recipe(path, method, dtype), scratch / 'ours', scratch / 'theirs'
       runs = []
-      for _ in range(repeats):
-        one = measure([sys.executable, '-m', 'imm_jax', 'merge', f'--recipe={file}', '--out'], ours)
-        two = measure([mergekit, file], theirs)
-        runs.append((one, two))
+      commands = [
+        ([sys.executable, '-m', 'imm_jax', 'merge', f'--recipe={file}', '--out'], ours),
+        ([mergekit, file], theirs),
+      ]
+      for i in range(repeats):  # each is first in turn: what the other has written is still on its way to the disk
+        order = commands if i % 2 == 0 else commands[::-1]
+        measured = {str(out): measure(command, out) for command, out in order}
+        runs.append((measured[str(ours)], measured[str(theirs)]))
       row = {
         'model': label,
         'dtype': dtype,

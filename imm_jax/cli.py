@@ -90,8 +90,9 @@ def _parse_config(values: flags.FlagValues, arguments: list[str]) -> Any:
     plain = [arguments[0], f'--config={source}']
     config = config_flags.DEFINE_config_file('config', None, '', flag_values=probe, sys_argv=plain)
     _parse(probe, plain)
-    for text in given:
-      _check_key(config.value, text.partition('=')[0])
+    for argument in arguments:
+      if argument.startswith('-'):
+        _check_key(config.value, argument.lstrip('-').partition('=')[0])
   config = config_flags.DEFINE_config_file(
     'config', None, 'File of the experiment, and FILE:ARGUMENT for its get_config. Each of its keys is a flag --config.KEY.',
     flag_values=values, sys_argv=arguments,
@@ -104,7 +105,7 @@ def _parse_config(values: flags.FlagValues, arguments: list[str]) -> Any:
 
 def _check_key(config: Any, name: str) -> None:
   """Raises ValueError when `name`, a flag without its dashes, is meant for the config and is no key of it."""
-  first, *keys = name.removeprefix('noconfig.' if name.startswith('noconfig.') else '').split('.')
+  first, *keys = name.removeprefix('no' if name.startswith('noconfig.') else '').split('.')
   if first != 'config' and keys and first in config:
     raise ValueError(f'--{name}: no such flag; a key of the config is --config.{name}')
   where, section = 'config', config
@@ -164,12 +165,13 @@ def _merge(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_float('alpha', 0.5, 'Weight of tuned: 0 is base, 1 is tuned.', flag_values=values)
   flags.DEFINE_multi_string('param', [], "NAME=VALUE of the method's; may be given several times.", flag_values=values)
   flags.DEFINE_integer('seed', 0, "Of a random method's masks.", flag_values=values)
+  flags.DEFINE_enum('dtype', '', ['', 'float32', 'bfloat16'], 'To round all models to first; of --out.', flag_values=values)
   flags.DEFINE_string('out', None, 'Hugging Face directory to write.', flag_values=values)
   _parse(values, arguments, epilog=_methods(merging.METHODS))
   if not values.out:
     raise ValueError('--out: is missing; give the directory to write')
   if values.recipe:
-    given = [name for name in ('base', 'tuned', 'param') if values[name].value]
+    given = [name for name in ('base', 'tuned', 'param', 'method', 'alpha', 'dtype') if values[name].present]
     if given:
       raise ValueError(f'--{given[0]}: the recipe says that; give --recipe or the other flags')
     recipe = recipe_lib.read(values.recipe)
@@ -177,12 +179,16 @@ def _merge(values: flags.FlagValues, arguments: list[str]) -> None:
     for name in ('base', 'tuned'):
       if not values[name].value:
         raise ValueError(f'--{name}: is missing; give a directory, or a --recipe')
-    recipe = recipe_lib.from_flags(values.method, values.base, values.tuned, values.alpha, _parameters(values.param))
+    row = merging.METHODS.get(values.method)
+    alpha = values.alpha if row is None or row.alpha or values['alpha'].present else None
+    recipe = recipe_lib.from_flags(
+      values.method, values.base, values.tuned, alpha, _parameters(values.param), values.dtype or None
+    )
   with metrics.progress('merge', 0, 'tensors') as advance:
     report = stream.merge_dirs(recipe, values.out, seed=values.seed, advance=advance)
   share = report.num_unmoved / max(1, report.num_changed)
   print(f'wrote {values.out}: {report.num_tensors} tensors')
-  if share > 0.1 and not merging.METHODS[recipe.method].drops:
+  if share > 0.1 and recipe.alpha != 0 and not merging.METHODS[recipe.method].drops:
     print(f'warning: {share:.0%} of the changed elements came out as in the base: the dtype is too coarse for this merge')
 
 

@@ -91,7 +91,8 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
           sample_params = tuned_params if exp.sample_from == 'tuned' else params
           anchor = next_anchor(exp.merge.anchor, anchor, params, round_)
           drift = float(drift_norm(base_params, params))
-          entry.values['merge'] = {'method': exp.merge.method, 'alpha': exp.merge.alpha, 'drift_norm': drift}
+          alpha = coefficients.schedule(exp.merge.alpha, round_)
+          entry.values['merge'] = {'method': exp.merge.method, 'alpha': alpha, 'drift_norm': drift}
       with entry.phase('evaluate'):
         answers += evaluate_domains(exp, lm, params, key, entry, 'merged')
         workdir.write_lines(round_, 'evaluations.jsonl', answers)
@@ -127,7 +128,8 @@ class Entry:
       for task, result in self.values.get(phase, {}).items():
         flat |= {f'{name}/{task}/{key}': value for key, value in result.items() if key == 'accuracy' or '@' in key}
     for phase in ('sample', 'merge'):
-      flat |= {f'{phase}/{key}': value for key, value in self.values.get(phase, {}).items() if not isinstance(value, str)}
+      numbers = {key: value for key, value in self.values.get(phase, {}).items() if isinstance(value, int | float)}
+      flat |= {f'{phase}/{key}': value for key, value in numbers.items()}
     return flat | {f'{phase}/secs': value for phase, value in self.values['secs'].items()}
 
 
@@ -224,7 +226,7 @@ def make_merge(exp: Experiment, lm: LM) -> Callable[[Params, Params, int, jax.Ar
   tuned is donated, unless the next round samples from it.
   """
   config = exp.merge
-  is_random, is_rule = METHODS[config.method].random, coefficients.varies(coefficients.schedule(config.alpha, 1, 1))
+  is_random, is_rule = METHODS[config.method].random, coefficients.varies(coefficients.schedule(config.alpha, 1))
 
   def merge_trees(anchor, tuned, alpha, key):
     key = key if is_random else None
@@ -236,7 +238,7 @@ def make_merge(exp: Experiment, lm: LM) -> Callable[[Params, Params, int, jax.Ar
   jitted = jax.jit(merge_trees, donate_argnames=donated, out_shardings=shardings)
 
   def merge(anchor, tuned, round_, key):
-    alpha = None if is_rule else jnp.float32(coefficients.schedule(config.alpha, round_, exp.num_rounds))
+    alpha = None if is_rule else jnp.float32(coefficients.schedule(config.alpha, round_))
     return jitted(anchor, tuned, alpha, key)
 
   return merge

@@ -127,6 +127,7 @@ def test_merge_from_a_recipe(imm, fails, model_dir, tmp_path):
   (tmp_path / 'recipe.yml').write_text(recipe)
   assert imm('merge', f'--recipe={tmp_path}/recipe.yml', f'--out={tmp_path}/out')[0] == 0
   assert (tmp_path / 'out' / 'model.safetensors').read_bytes() == (model_dir / 'model.safetensors').read_bytes()
+  assert '--alpha: the recipe says that' in fails('merge', f'--recipe={tmp_path}/recipe.yml', '--alpha=0.3', '--out=y')
   assert '--base: the recipe says that' in fails('merge', f'--recipe={tmp_path}/recipe.yml', '--base=x', '--out=y')
   (tmp_path / 'recipe.yml').write_text(recipe + 'densitty: 1\n')
   line = fails('merge', f'--recipe={tmp_path}/recipe.yml', f'--out={tmp_path}/other')
@@ -163,7 +164,9 @@ def test_merge_flags(fails, model_dir, tmp_path):
   merge = ['merge', f'--base={model_dir}', f'--tuned={model_dir}', f'--out={tmp_path}/out']
   for flag, says in (
     ('--method=teis', "'teis' is no merge method; did you mean ties?"),
-    ('--method=model_stock', 'model_stock: has no alpha'),
+    ('--method=model_stock', 'model_stock: takes at least 2 models beside the base and got 1'),
+    ('--alpha=5', 'alpha: 5.0 is not in [0, 1]'),
+    ('--alpha=nan', 'alpha: nan is not in [0, 1]'),
     ('--param=density=0.5', 'the command.density: linear has no such parameter here'),
     ('--param=weight', "--param: 'weight' is not NAME=VALUE"),
     (f'--tuned={model_dir}@2', 'no such directory; imm merge reads Hugging Face directories (imm convert writes them)'),

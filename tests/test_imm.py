@@ -195,7 +195,7 @@ def test_the_mean_of_all_previous_is_an_anchor(tmp_path):
 
 def test_nothing_compiles_after_the_first_round(tmp_path):
   compiled, round_ = collections.Counter(), 0
-  alpha = {'schedule': 'linear', 'start': 0.3, 'end': 0.6}
+  alpha = {'schedule': 'linear', 'start': 0.3, 'end': 0.6, 'rounds': 3}
 
   def count(event, *_, **__):
     compiled[round_] += event == '/jax/core/compile/backend_compile_duration'

@@ -17,7 +17,7 @@ from tests.conftest import ROOT
 
 SHAPES = {'embedding': (32, 16), 'layers': {'mlp': {'kernel': (4, 16, 8)}, 'norm': {'scale': (4, 16)}}}
 ODD = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, 1.0, -2.5], np.float32)
-WITH_ALPHA = [name for name, row in METHODS.items() if row.alpha and name != 'fisher']
+WITH_ALPHA = [name for name, row in METHODS.items() if row.alpha]
 ELEMENTWISE = ['linear', 'task_arithmetic', 'lines', 'dare']  # no number of one element depends on another
 
 
@@ -143,7 +143,9 @@ def test_linear_keeps_the_dtype_and_computes_in_float32():
   x = merging.merge('linear', base, [tuned], alpha=0.6)['x']
   assert x.dtype == jnp.bfloat16
   np.testing.assert_array_equal(x.astype(jnp.float32), 1.0078125)
-  assert trees.count_unmoved(base, tuned, merging.merge('linear', base, [tuned], alpha=0.3)) == (4, 4)
+  few = merging.merge('linear', base, [tuned], alpha=0.3)['x']
+  assert trees.count_unmoved(base['x'], [tuned['x']], few) == (4, 4)
+  assert trees.count_unmoved(base['x'], [tuned['x']], x) == (4, 0)
 
 
 def test_scale_free_thresholds():
@@ -336,9 +338,10 @@ def test_a_coefficient_reaches_its_tensors():
 
 def test_schedules():
   linear, cosine = ({'schedule': kind, 'start': 0.2, 'end': 0.8} for kind in ('linear', 'cosine'))
-  np.testing.assert_allclose([coefficients.schedule(linear, t, 4) for t in (1, 2, 3, 4)], [0.2, 0.4, 0.6, 0.8])
-  np.testing.assert_allclose([coefficients.schedule(cosine, t, 3) for t in (1, 2, 3)], [0.2, 0.5, 0.8])
-  assert coefficients.schedule(0.4, 2, 3) == 0.4 and coefficients.schedule(linear, 1, 1) == 0.2
+  line = [coefficients.schedule(linear | {'rounds': 4}, t) for t in (1, 2, 3, 4, 5)]
+  np.testing.assert_allclose(line, [0.2, 0.4, 0.6, 0.8, 0.8])
+  np.testing.assert_allclose([coefficients.schedule(cosine | {'rounds': 3}, t) for t in (1, 2, 3)], [0.2, 0.5, 0.8])
+  assert coefficients.schedule(0.4, 2) == 0.4
 
 
 @settings(max_examples=50, deadline=None)
@@ -402,9 +405,11 @@ def test_layer_means_are_a_coefficient():
     ),
     (lambda: merging.merge('ties', BASE, MODELS, alpha=0.5, normalize=1), 'ties: normalize is true or false'),
     (lambda: merging.merge('dare', BASE, MODELS, alpha=0.5), 'dare: draws masks; give a key'),
+    (lambda: merging.merge('slerp', BASE, MODELS[:1], alpha=0.5, t=0.2), "slerp: alpha sets 't'; give one of the two"),
+    (lambda: merging.merge('linear', None, MODELS, alpha=0.5), 'linear: alpha weighs the models against a base; give it'),
     (
       lambda: merging.merge('linear', {'a': jnp.ones(2), 'b': jnp.ones(2)}, [{'a': jnp.ones(3)}], alpha=0.5),
-      r'differ in 2 tensors: a is float32 \[2\] in model 0 and float32 \[3\] in model 1; b is float32 \[2\] in .* missing',
+      r'differ in 2 tensors .*: a is float32 \[2\] in model 0 and float32 \[3\] in model 1; b is float32 \[2\].* missing',
     ),
     (
       lambda: merging.merge('linear', {'n': jnp.arange(3)}, [{'n': jnp.arange(3) + 1}], alpha=0.5),

@@ -126,7 +126,17 @@ TIES = {'merge_method': 'ties', 'base_model': 'base', 'models': [{'model': 'a', 
     ({**TIES, 'models': [{'model': 'a', 'parameters': {'lambda': 1}}]}, 'parameters.lambda: .*it stands under the recipe'),
     ({**TIES, 'models': [*TIES['models'], {'model': 'base', 'parameters': {'weight': 1}}]}, 'the base has none in ties'),
     ({'merge_method': 'ties', 'models': TIES['models']}, 'ties: needs a base model'),
-    ({**TIES, 'parameters': {'normalize': 'yes'}}, "parameters.normalize: 'yes' is not a number"),
+    ({**TIES, 'parameters': {'normalize': 'yes'}}, "parameters.normalize: 'yes' is not true or false"),
+    ({**TIES, 'parameters': {'density': 30}}, r'parameters.density: 30 is not in \[0, 1\]'),
+    ({**TIES, 'parameters': {'lambda': True}}, 'parameters.lambda: True is not a number'),
+    ({**TIES, 'parameters': {'density': {'schedule': 'linear'}}}, 'a schedule stands for merge.alpha'),
+    ({**TIES, 'parameters': {'density': [{'filter': 3, 'value': 1}]}}, 'is not a list of'),
+    ({**TIES, 'base_model': {'model': 'x'}}, 'base_model: .* is not a directory'),
+    ({**TIES, 'merge_method': ['ties']}, r"merge_method: \['ties'\] is unknown"),
+    (
+      {'merge_method': 'linear', 'slices': [{'sources': [{'model': 'a', 'layer_range': 5}]}]},
+      r'slices\[0\]: the sources must have one layer_range',
+    ),
     ({**TIES, 'parameters': {'density': []}}, r'parameters.density: \[\] is not a number'),
     ({**LINEAR, 'tokenizer_source': 'union'}, "tokenizer_source: 'union' is not supported"),
     ({**LINEAR, 'dtype': 'int8'}, "dtype: 'int8' is not one of float32, bfloat16, float16"),
@@ -150,6 +160,9 @@ def test_recipes_that_do_not_fit_the_models(dirs):
   source = {'model': 'a', 'layer_range': [0, 2], 'parameters': {'weight': 1}}
   with pytest.raises(ValueError, match='slices: end at layer 2, and the models have 3'):
     stream.merge_dirs(recipe.from_dict({'merge_method': 'linear', 'slices': [{'sources': [source]}]}), 'out')
+  weights = [{'model': 'a', 'parameters': {'weight': 1}}, {'model': 'b', 'parameters': {'weight': -1}}]
+  with pytest.raises(ValueError, match='the weights add up to 0'):
+    stream.merge_dirs(recipe.from_dict({'merge_method': 'linear', 'models': weights}), 'out')
   with pytest.raises(FileNotFoundError, match='nowhere: no such directory'):
     stream.merge_dirs(recipe.from_flags('linear', 'base', ['nowhere'], 0.5, {}), 'out')
   with pytest.raises(FileNotFoundError, match='no.yml: no such recipe'):
@@ -195,7 +208,7 @@ def test_every_difference_is_named_and_nothing_is_left(dirs):
   with pytest.raises(ValueError) as error:
     stream.merge_dirs(recipe.from_flags('linear', 'base', ['odd'], 0.5, {}), 'out')
   for part in (
-    'differ in 4 tensors',
+    'differ in 4 tensors (a given dtype makes dtypes equal)',
     'model.norm.weight is float32 [16] in base and float32 [15] in odd',
     'lm_head.weight is float32 [32, 16] in base and float16 [32, 16] in odd',
     'model.layers.1.mlp.up_proj.weight is float32 [24, 16] in base and missing in odd',
@@ -262,6 +275,16 @@ def test_several_tuned_models_share_alpha(dirs):
   models = inputs()
   expected = {name: x / 2 + models['a'][name] / 4 + models['b'][name] / 4 for name, x in models['base'].items()}
   assert_close(load('out/model.safetensors'), expected, models.values(), F32)
+
+
+def test_methods_without_alpha_and_mixed_dtypes(dirs):
+  stream.merge_dirs(recipe.from_flags('model_stock', 'base', ['a', 'b'], None, {}), 'stock')
+  stream.merge_dirs(recipe.from_flags('karcher', 'base', ['a', 'b'], None, {}), 'mean')
+  narrow = {name: x.astype(jnp.bfloat16) for name, x in inputs()['a'].items()}
+  write_model(dirs / 'narrow', narrow, {})
+  stream.merge_dirs(recipe.from_flags('linear', 'base', ['narrow'], 1.0, {}, 'bfloat16'), 'out')
+  merged = load('out/model.safetensors')
+  assert all((merged[name].view(np.uint16) == x.view(np.uint16)).all() for name, x in narrow.items())
 
 
 def test_masks_depend_on_seed_only(dirs):

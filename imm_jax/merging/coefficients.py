@@ -56,31 +56,43 @@ def find(coefficient: Any, name: str, layer: int | None, num_layers: int) -> Any
   return coefficient
 
 
-def check(where: str, coefficient: Any, least: float = -math.inf, most: float = math.inf) -> None:
-  """Raises ValueError when it is no coefficient, or a number in it is not in [least, most]; `where` names it."""
+def check(where: str, coefficient: Any, least: float = -math.inf, most: float = math.inf, *, whole: bool = False) -> None:
+  """Raises ValueError when it is no coefficient, or a number in it is not in [least, most]; `where` names it.
+
+  whole: it must say something of every tensor, and may be a schedule.
+  """
+  parts: Sequence[Any] = ()
   if isinstance(coefficient, Mapping) and 'schedule' in coefficient:
-    if set(coefficient) != {'schedule', 'start', 'end'} or coefficient['schedule'] not in ('linear', 'cosine'):
-      raise ValueError(f"{where}: {coefficient} is not {{'schedule': 'linear' or 'cosine', 'start': x, 'end': y}}")
+    if not whole:
+      raise ValueError(f'{where}: {coefficient}: a schedule stands for merge.alpha as a whole, and nowhere else')
+    known = coefficient['schedule'] in ('linear', 'cosine') and set(coefficient) == {'schedule', 'start', 'end', 'rounds'}
+    if not known or not isinstance(coefficient['rounds'], int) or coefficient['rounds'] < 1:
+      raise ValueError(
+        f"{where}: {coefficient} is not {{'schedule': 'linear' or 'cosine', 'start': x, 'end': y, 'rounds': n}}"
+      )
     parts = [coefficient['start'], coefficient['end']]
   elif isinstance(coefficient, Mapping):
     unknown = set(coefficient) - set(GROUPS) - {'default'}
     if unknown or not coefficient:
       raise ValueError(f'{where}: {coefficient} is not a dict of groups; those are {", ".join(GROUPS)} and default')
+    if whole and 'default' not in coefficient:
+      raise ValueError(f'{where}: {coefficient} has no default')
     parts = list(coefficient.values())
   elif isinstance(coefficient, list | tuple) and coefficient and all(isinstance(rule, Mapping) for rule in coefficient):
-    if any(set(rule) - {'filter'} != {'value'} for rule in coefficient):
-      raise ValueError(f"{where}: {coefficient} is not a list of {{'filter': text, 'value': number}}")
+    for rule in coefficient:
+      if set(rule) - {'filter'} != {'value'} or not isinstance(rule.get('filter'), str | None):
+        raise ValueError(f"{where}: {coefficient} is not a list of {{'filter': text, 'value': number}}")
+    if whole and not any(rule.get('filter') in (None, '*') for rule in coefficient):
+      raise ValueError(f'{where}: {coefficient} has no rule without a filter')
     parts = [rule['value'] for rule in coefficient]
   elif isinstance(coefficient, list | tuple) and coefficient:
     parts = list(coefficient)
     if not all(_is_number(part) for part in parts):
       raise ValueError(f'{where}: {coefficient} is not a list of numbers')
-  else:
-    if not _is_number(coefficient):
-      raise ValueError(f'{where}: {coefficient!r} is not a number, nor a list of numbers or filters, nor a dict of groups')
-    if not least <= cast(float, coefficient) <= most:
-      raise ValueError(f'{where}: {coefficient} is not in [{least}, {most}]')
-    return
+  elif not _is_number(coefficient):
+    raise ValueError(f'{where}: {coefficient!r} is not a number, nor a list of numbers or filters, nor a dict of groups')
+  elif not least <= float(cast(float, coefficient)) <= most:
+    raise ValueError(f'{where}: {coefficient} is not in [{least}, {most}]')
   for part in parts:
     check(where, part, least, most)
 
@@ -105,15 +117,15 @@ def gradient(points: Sequence[float], layer: int, num_layers: int) -> float:
   return float(np.interp(position, np.linspace(0, 1, len(points)), points)) if len(points) > 1 else float(points[0])
 
 
-def schedule(coefficient: Any, round_: int, num_rounds: int) -> Any:
-  """Returns the coefficient in a round 1 .. num_rounds.
+def schedule(coefficient: Any, round_: int) -> Any:
+  """Returns the coefficient in a round, from 1 on.
 
-  A {'schedule': 'linear' or 'cosine', 'start': x, 'end': y} goes from x in the first round to y in the last, in a line or
-  half a cosine; anything else is constant.
+  A {'schedule': 'linear' or 'cosine', 'start': x, 'end': y, 'rounds': n} goes from x in round 1 to y in round n, in a line
+  or half a cosine, and stays there; anything else is constant. It does not depend on a run's num_rounds, which may change.
   """
   if not (isinstance(coefficient, Mapping) and 'schedule' in coefficient):
     return coefficient
-  progress = (round_ - 1) / max(1, num_rounds - 1)
+  progress = min(1.0, (round_ - 1) / max(1, coefficient['rounds'] - 1))
   if coefficient['schedule'] == 'cosine':
     progress = (1 - math.cos(math.pi * progress)) / 2
   return (1 - progress) * coefficient['start'] + progress * coefficient['end']
@@ -124,8 +136,8 @@ def layer_adaptive(
 ) -> np.ndarray:
   """Returns alpha_l [L]: more of tuned where a layer matters and moved little, at the drift norm of a uniform alpha (ours).
 
-  alpha_l = c clip(alpha (1 + (rank of importance_l - rank of change_l) / (L - 1)), 0, 1), ranks from 0, the least; c <= 1 /
-  max alpha_l makes sum_l alpha_l^2 |delta_l|^2 = alpha^2 sum_l |delta_l|^2.
+  alpha_l = min(1, c max(0, alpha (1 + (rank of importance_l - rank of change_l) / (L - 1)))), ranks from 0, the least; c
+  makes sum_l alpha_l^2 |delta_l|^2 = alpha^2 sum_l |delta_l|^2.
 
   Args:
     importance: [L], of each layer for the task.

@@ -137,7 +137,8 @@ def combine(base: jax.Array, models: Tensors, masks: Tensors, p: Values, *, elec
   if p['normalize']:
     total = _add(weights)
     coefs = [_divide(c, total) for c in coefs]
-  return _shift(base, models, [jnp.asarray(p['lambda'], jnp.float32) * c for c in coefs])
+  scale = jnp.asarray(p['lambda'], jnp.float32)
+  return _shift(base, models, [jnp.where(scale == 0, 0.0, scale * c) for c in coefs])
 
 
 def dare(base: jax.Array, models: Tensors, p: Values, key: jax.Array) -> jax.Array:
@@ -159,7 +160,8 @@ def _slerp(x: jax.Array, y: jax.Array, t: Any, parallel: float) -> jax.Array:
   lerp = jnp.abs(cos) > parallel
   angle = jnp.where(lerp, 1.0, jnp.arccos(cos))
   weights = jnp.sin((1 - t) * angle) / jnp.sin(angle), jnp.sin(t * angle) / jnp.sin(angle)
-  return _sum([x, y], [jnp.where(lerp, w, s) for w, s in zip((1 - t, t), weights, strict=True)])
+  mixed = _sum([x, y], [jnp.where(lerp, w, s) for w, s in zip((1 - t, t), weights, strict=True)])
+  return _ends(mixed, [x, y], [1 - t, t])
 
 
 def slerp(base: jax.Array, models: Tensors, p: Values, key: None) -> jax.Array:
@@ -325,6 +327,15 @@ class Method:
 
 
 PER_MODEL = ('weight', 'density', 'drop_rate', 'epsilon', 'gamma', 'scale', 'fisher')  # these are given for each model
+RANGES = {  # the least and the most of those that have one
+  'density': (0, 1),
+  'drop_rate': (0, 0.999),
+  'epsilon': (0, 1),
+  'gamma': (0, 1),
+  'select_topk': (0, 1),
+  't': (0, 1),
+  'a': (0, 1),
+}
 STATIC = (
   'normalize',
   'normalize_weights',
@@ -381,7 +392,5 @@ METHODS: dict[str, Method] = {
   'lines': Method(
     lines, 'https://arxiv.org/abs/2410.17146', parameters={'weight': None, 'a': None, 'depth': (0.0, 1.0)}, alpha='a'
   ),
-  'fisher': Method(
-    fisher, 'https://arxiv.org/abs/2111.09832', 'none', {'weight': None, 'fisher': None}, (2, None), alpha='weight'
-  ),
+  'fisher': Method(fisher, 'https://arxiv.org/abs/2111.09832', 'none', {'weight': None, 'fisher': None}, (2, None)),
 }

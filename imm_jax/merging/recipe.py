@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from imm_jax.merging import coefficients
-from imm_jax.merging.methods import METHODS, PER_MODEL
+from imm_jax.merging.methods import METHODS, PER_MODEL, RANGES, STATIC
 from imm_jax.merging.trees import check_method, check_parameters, locate, nearest
 
 _KEYS = {
@@ -87,28 +87,39 @@ class Recipe:
       return default if default is None else coefficients.find(default, name, place, length)
 
     values = {}
+    given_by_alpha = () if self.alpha is None else (METHODS[self.method].alpha, 'weight')
     for parameter in METHODS[self.method].parameters:
+      if parameter in given_by_alpha:
+        continue
       shared = slice_.parameters, self.parameters
       if parameter in PER_MODEL:
         values[parameter] = tuple(value(parameter, source.parameters, *shared) for source in sources)
         missing = [source.model for source, x in zip(sources, values[parameter], strict=True) if x is None]
-        if missing and self.alpha is None:
-          raise ValueError(f'{self.method}: parameter {parameter!r} is missing for {missing[0]} in {name}')
         if missing:
-          del values[parameter]
+          raise ValueError(f'{self.method}: parameter {parameter!r} is missing for {missing[0]} in {name}')
       else:
         values[parameter] = value(parameter, *shared)
         if values[parameter] is None:
           del values[parameter]
+    if values.get('normalize') and 'weight' in values and not sum(values['weight']):
+      raise ValueError(f'{self.method}: the weights add up to 0 in {name}, and normalize divides by their sum')
     return [source.model for source in sources], check_parameters(self.method, values, has_alpha=self.alpha is not None)
 
 
-def from_flags(method: str, base: str, tuned: Sequence[str], alpha: Any, parameters: Mapping[str, Any]) -> Recipe:
-  """Returns the recipe that merges tuned models with base at the weight alpha. Raises ValueError."""
-  check_method(method, has_base=True, num_models=len(tuned), has_alpha=True)
-  _check_parameters(method, 'the command', parameters, METHODS[method].parameters)
-  slices = (Slice(tuple(Source(model, {}) for model in tuned), {}),)
-  return Recipe(method, base, slices, dict(parameters), alpha)
+def from_flags(
+  method: str, base: str, tuned: Sequence[str], alpha: float | None, parameters: Mapping[str, Any], dtype: str | None = None
+) -> Recipe:
+  """Returns the recipe that merges tuned models with base, at the weight alpha where it is given. Raises ValueError."""
+  models = list(tuned)
+  if alpha is not None:
+    coefficients.check('alpha', alpha, 0, 1)
+  elif method in METHODS and METHODS[method].base == 'none':
+    models = [base, *tuned]
+  row = check_method(method, has_base=len(models) == len(tuned), num_models=len(models), has_alpha=alpha is not None)
+  _check_parameters(method, 'the command', parameters, row.parameters)
+  if alpha is not None:
+    check_parameters(method, parameters, has_alpha=True)
+  return Recipe(method, base, (Slice(tuple(Source(model, {}) for model in models), {}),), dict(parameters), alpha, dtype)
 
 
 def read(path: str) -> Recipe:
@@ -134,8 +145,10 @@ def read(path: str) -> Recipe:
 def from_dict(content: Any) -> Recipe:
   """Returns the recipe of a YAML file's content. Raises ValueError naming the key that is wrong."""
   _check_keys('recipe', 'the recipe', content)
-  method = content.get('merge_method')
-  if method not in METHODS:
+  method, base = content.get('merge_method'), content.get('base_model')
+  if not isinstance(base, str | None):
+    raise ValueError(f'base_model: {base!r} is not a directory')
+  if not isinstance(method, str) or method not in METHODS:
     raise ValueError(f'merge_method: {method!r} is unknown{nearest(method, METHODS)}; there are {", ".join(METHODS)}')
   if ('models' in content) == ('slices' in content):
     raise ValueError('models or slices: give one of them')
@@ -144,7 +157,6 @@ def from_dict(content: Any) -> Recipe:
       raise ValueError(f'{key}: {content[key]!r} is not one of {", ".join(_DTYPES)}')
   if content.get('tokenizer_source', 'base') != 'base':
     raise ValueError(f"tokenizer_source: {content['tokenizer_source']!r} is not supported, only 'base'")
-  base = content.get('base_model')
   slices = _slices(method, base, content)
   recipe = Recipe(
     method, base, slices, _parameters(method, 'parameters', content, per_model=True),
@@ -164,12 +176,10 @@ def _slices(method: str, base: str | None, content: Mapping[str, Any]) -> tuple[
     where = f'slices[{i}]'
     _check_keys('slice', where, slice_)
     sources = _list(f'{where}.sources', slice_.get('sources'))
-    ranges: set[tuple[int, ...]] = {
-      tuple(source.get('layer_range') or ()) for source in sources if isinstance(source, Mapping)
-    }
+    ranges = [source.get('layer_range') for source in sources if isinstance(source, Mapping)] or [None]
     parts = _sources(method, base, f'{where}.sources', 'source', sources)
-    span = ranges.pop() if len(ranges) == 1 else ()
-    start, stop = span if len(span) == 2 else (-1, -1)
+    span = ranges[0] if all(other == ranges[0] for other in ranges) else None
+    start, stop = span if isinstance(span, list) and len(span) == 2 and all(isinstance(x, int) for x in span) else (-1, -1)
     if start != end or stop <= end:
       raise ValueError(
         f'{where}: the sources must have one layer_range, from {end} on: slices tile the model, layers keep their places'
@@ -210,8 +220,10 @@ def _check_parameters(method: str, where: str, parameters: Any, allowed: Any) ->
     if name not in allowed:
       place = '; it stands under the recipe' if name in METHODS[method].parameters else nearest(name, allowed)
       raise ValueError(f'{where}.{name}: {method} has no such parameter here{place}; it has {", ".join(allowed) or "none"}')
-    if not isinstance(value, bool):
-      coefficients.check(f'{where}.{name}', value)
+    if name not in STATIC:
+      coefficients.check(f'{where}.{name}', value, *RANGES.get(name, ()))
+    elif not isinstance(value, bool):
+      raise ValueError(f'{where}.{name}: {value!r} is not true or false')
 
 
 def _check_keys(kind: str, where: str, content: Any) -> None:

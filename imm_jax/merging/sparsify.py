@@ -52,7 +52,7 @@ def largest(scores: jax.Array, k: jax.Array | int) -> jax.Array:
     step, end = state[0] >> 1, state[1]
     return step, jnp.where(_count(equal & (index < end + step)) <= wanted, end + step, end)
 
-  _, end = jax.lax.while_loop(undecided, raise_end, (jnp.uint32(2 << scores.size.bit_length()), jnp.uint32(0)))
+  _, end = jax.lax.while_loop(undecided, raise_end, (jnp.uint32(1 << scores.size.bit_length()), jnp.uint32(0)))
   return (bits >= low) & ~(equal & (index >= end) & (num_low > k))
 
 

@@ -180,9 +180,7 @@ def _merge(arrays, traced, key, *, method, static, has_base, dtype, out_dtype):
   merged = trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base).astype(out_dtype)
   if out_dtype == 'float32':
     return merged, None
-  first = arrays[0].astype(out_dtype)
-  changed = functools.reduce(jnp.logical_or, [x != arrays[0] for x in arrays[1:]], jnp.zeros((), bool))
-  return merged, (jnp.sum(changed, dtype=jnp.uint32), jnp.sum(changed & (merged == first), dtype=jnp.uint32))
+  return merged, trees.count_unmoved(arrays[0], arrays[1:], merged.astype(arrays[0].dtype))
 
 
 def _copy_files(source: pathlib.Path, target: pathlib.Path, dtype: str | None) -> None:

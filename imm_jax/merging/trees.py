@@ -32,10 +32,10 @@ class MergeConfig:
   anchor: Literal['base', 'previous', 'all_previous']  # the original, the round's start, or the mean of all rounds' starts
 
   def __post_init__(self):
-    known = [name for name, row in METHODS.items() if row.alpha and 'fisher' not in row.parameters]
+    known = [name for name, row in METHODS.items() if row.alpha]
     if self.method not in known:
       raise ValueError(f'merge.method: {self.method!r} is not one of {", ".join(known)}{nearest(self.method, known)}')
-    coefficients.check('merge.alpha', self.alpha, 0, 1)
+    coefficients.check('merge.alpha', self.alpha, 0, 1, whole=True)
     for name, good in (('drop_rate', 0 <= self.drop_rate < 1), ('density', 0 < self.density <= 1)):
       if not good:
         raise ValueError(f'merge.{name}: {getattr(self, name)} is not in {"[0, 1)" if name == "drop_rate" else "(0, 1]"}')
@@ -181,6 +181,8 @@ def check_method(method: str, *, has_base: bool, num_models: int, has_alpha: boo
   if has_alpha:
     if not row.alpha:
       raise ValueError(f'{method}: has no alpha; its parameters are {", ".join(row.parameters) or "none"}')
+    if not has_base:
+      raise ValueError(f'{method}: alpha weighs the models against a base; give it')
     if row.alpha == 'weight':  # the base becomes one of the models
       num_models, has_base = num_models + has_base, False
   if row.base == 'required' and not has_base:
@@ -201,6 +203,9 @@ def check_parameters(method: str, parameters: Mapping[str, Any], *, has_alpha: b
     if name not in row.parameters:
       hint = nearest(name, row.parameters)
       raise ValueError(f'{method}: has no parameter {name!r}{hint}; it has {", ".join(row.parameters) or "none"}')
+  for name in (row.alpha, 'weight') if has_alpha else ():
+    if name in parameters:
+      raise ValueError(f'{method}: alpha sets {name!r}; give one of the two')
   values = {**row.parameters, **parameters}
   for name in [name for name, value in values.items() if value is None]:
     if not has_alpha or name not in (row.alpha, 'weight'):
@@ -222,7 +227,7 @@ def check_trees(trees: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
       if sides[0] != sides[1]:
         lines.append(f'{name} is {sides[0]} in {first} and {sides[1]} in {second}')
   if lines:
-    raise ValueError(f'the models differ in {len(lines)} tensors: {"; ".join(lines)}')
+    raise ValueError(f'the models differ in {len(lines)} tensors (a given dtype makes dtypes equal): {"; ".join(lines)}')
   return tree
 
 
@@ -232,17 +237,9 @@ def check_equal(name: str, arrays: Sequence[Any]) -> None:
     raise ValueError(f'{name}: is {arrays[0].dtype}, which cannot be merged, and differs between the models')
 
 
-def count_unmoved(base: Params, tuned: Params, merged: Params) -> tuple[int, int]:
-  """Returns (elements where tuned is not base, those of them where merged is base): what rounding or dropping swallowed."""
-  counts = [count_unmoved_tensor(*xs) for xs in zip(*map(jax.tree.leaves, (base, tuned, merged)), strict=True)]
-  changed, unmoved = zip(*counts, strict=True)
-  return sum(map(int, changed)), sum(map(int, unmoved))
-
-
-@jax.jit
-def count_unmoved_tensor(base: jax.Array, tuned: jax.Array, merged: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the same of one tensor, [] uint32 each."""
-  changed = tuned != base
+def count_unmoved(base: jax.Array, models: Sequence[jax.Array], merged: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns (elements in which a model is not base, those of them where merged is base), [] uint32: what rounding ate."""
+  changed = functools.reduce(jnp.logical_or, [model != base for model in models], jnp.zeros((), bool))
   return jnp.sum(changed, dtype=jnp.uint32), jnp.sum(changed & (merged == base), dtype=jnp.uint32)
 
 
