@@ -104,7 +104,6 @@ def batches(rows: Batch, config: FinetuneConfig, seed: int, round_: int, multipl
 def fine_tune(
   model: Transformer,
   params: Params,
-  moments: Any,
   rows: Batch,
   config: FinetuneConfig,
   optimizer_config: optimizer.OptimizerConfig,
@@ -113,6 +112,7 @@ def fine_tune(
   seed: int,
   round_: int,
   write: Callable[[int, dict[str, float]], None],
+  moments: Any = None,
 ) -> tuple[Params, Any]:
   """Returns params fine-tuned on packed rows, and the optimizer's state. Params and moments are donated.
 

@@ -186,7 +186,8 @@ def fine_tune(
       advance(1)
 
     params, moments = finetune.fine_tune(
-        trainer(lm), params, moments, rows, exp.finetune, exp.optimizer, lm.mesh, seed=exp.seed, round_=round_, write=write
+        trainer(lm), params, rows, exp.finetune, exp.optimizer, lm.mesh, seed=exp.seed, round_=round_, write=write,
+        moments=moments,
     )  # fmt: skip
   tokens = sum(values['num_tokens'] for values in history)
   loss = sum(values['loss_nats'] * values['num_tokens'] for values in history) / tokens

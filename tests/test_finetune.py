@@ -28,7 +28,7 @@ def tune(config, params, rows, finetune_config, mesh):
   metrics = []
   with jax.set_mesh(mesh):
     placed = jax.device_put(jax.tree.map(jnp.copy, params), model_lib.param_shardings(config, mesh, sharding.TRAIN))
-    tuned = finetune.fine_tune(
+    tuned, _ = finetune.fine_tune(
         Transformer(config), placed, rows, finetune_config, OPTIMIZER, mesh, seed=0, round_=1,
         write=lambda step, values: metrics.append(values),
     )  # fmt: skip
