@@ -168,6 +168,7 @@ def test_anchors_and_starts_follow_their_laws(tmp_path):
   np.testing.assert_allclose(drifts['dare'][0], np.sqrt(2) * drifts['base'][0], rtol=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'changes',
   [
