@@ -1,7 +1,6 @@
 """The `imm` command."""
 
 from collections.abc import Sequence
-import difflib
 import json
 import os
 import sys
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imm_jax import metrics
+from imm_jax.tasks import nearest
 
 OVERVIEW = """imm: Iterative Model Merging of self-improving language models.
 
@@ -112,9 +112,8 @@ def _check_key(config: Any, name: str) -> None:
   for key in keys if first == 'config' else ():
     if not hasattr(section, 'keys') or key not in section:
       known = list(section) if hasattr(section, 'keys') else []
-      near = difflib.get_close_matches(key, known, n=1)
-      hint = f'did you mean {near[0]}?' if near else f'{where} has {", ".join(known) or "none"}'
-      raise ValueError(f'{where}.{key}: no such key; {hint}')
+      hint = nearest(key, known) or f'; {where} has {", ".join(known) or "none"}'
+      raise ValueError(f'{where}.{key}: no such key{hint}')
     where, section = f'{where}.{key}', section[key]
 
 

@@ -42,8 +42,8 @@ def loss_fn(params: Params, model: Transformer, batch: Batch, num_targets: jax.A
 
 
 @functools.lru_cache
-def make_train_step(model: Any, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh) -> tuple[Any, Any]:
-  """Returns (init, step), jitted: init(params) -> opt_state; step(params, opt_state, batch, rate) -> (both, metrics).
+def make_train_step(model: Any, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh) -> tuple[Any, Any, Any]:
+  """Returns init(params) -> opt_state, step(params, opt_state, batch, rate) -> (both, metrics), and opt_state's shardings.
 
   batch has fields [A, B, T]: A parts whose gradients are added up. params and opt_state are donated.
   """
@@ -77,6 +77,7 @@ def make_train_step(model: Any, config: optimizer.OptimizerConfig, mesh: jax.sha
   return (
     jax.jit(tx.init, out_shardings=opt_shardings),
     jax.jit(step, out_shardings=(shardings, opt_shardings, replicated), donate_argnums=(0, 1)),
+    opt_shardings,
   )
 
 
@@ -119,7 +120,7 @@ def fine_tune(
   moments is the optimizer's state to go on with; None starts with a new one.
   write(step, metrics) is called for each step, one step late, so that the devices never wait for it.
   """
-  init, step_fn = make_train_step(model, optimizer_config, mesh)  # pyright: ignore[reportArgumentType]
+  init, step_fn, _ = make_train_step(model, optimizer_config, mesh)  # pyright: ignore[reportArgumentType]
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   parts = batches(rows, config, seed, round_, multiple_of=ways)
   shape = parts[0].tokens.shape[1:]
@@ -141,9 +142,8 @@ def fine_tune(
 
 def restore_moments(path: str, model: Transformer, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh) -> Any:
   """Returns the optimizer's state that a checkpoint holds, sharded as fine-tuning shards it. Raises ValueError."""
-  init, _ = make_train_step(model, config, mesh)  # pyright: ignore[reportArgumentType]
+  init, _, shardings = make_train_step(model, config, mesh)  # pyright: ignore[reportArgumentType]
   params, _ = abstract_params(model.config)
-  shardings = init.lower(params).compile().output_shardings
   return checkpoint.restore(path, 'moments', checkpoint.abstract(jax.eval_shape(init, params), shardings))
 
 

@@ -439,7 +439,7 @@ def test_the_table_is_complete():
     assert row.reference.startswith('https://') and row.function.__doc__ or isinstance(row.function, functools.partial)
     assert not row.alpha or row.alpha in row.parameters, name
     assert set(row.parameters) & set(methods.STATIC) == {k for k, v in row.parameters.items() if isinstance(v, bool)}
-    assert f'{name}' in (ROOT / 'README.md').read_text(encoding='utf-8'), name
+    assert name in (ROOT / 'README.md').read_text(encoding='utf-8'), name
 
 
 @pytest.mark.parametrize('name', ['linear', 'task_arithmetic', 'ties', 'karcher', 'multislerp', 'model_stock', 'sce'])

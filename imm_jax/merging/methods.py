@@ -78,6 +78,12 @@ def _norm_1(x: jax.Array) -> jax.Array:
   return _dot(x, jnp.sign(x))
 
 
+def _weights(weights: Sequence[Any], normalize: bool) -> list[jax.Array]:
+  """Returns the weights, f32, divided by their sum when asked."""
+  arrays = [jnp.asarray(w, jnp.float32) for w in weights]
+  return [w / _add(arrays) for w in arrays] if normalize else arrays
+
+
 def _unless_equal(mixed: jax.Array, models: Tensors) -> jax.Array:
   """Returns mixed, or the first of models that are all the same: a mean of directions would round."""
   return jnp.where(_all([jnp.all(x == models[0]) for x in models[1:]]), models[0], mixed)
@@ -89,11 +95,7 @@ def _unless_equal(mixed: jax.Array, models: Tensors) -> jax.Array:
 def linear(base: None, models: Tensors, p: Values, key: None) -> jax.Array:
   """sum_i w_i theta_i, divided by sum_i w_i when `normalize`."""
   del base, key
-  weights = [jnp.asarray(w, jnp.float32) for w in p['weight']]
-  if p['normalize']:
-    total = _add(weights)
-    weights = [w / total for w in weights]
-  return _sum(models, weights)
+  return _sum(models, _weights(p['weight'], p['normalize']))
 
 
 def task_vectors(
@@ -193,7 +195,7 @@ def multislerp(base: jax.Array | None, models: Tensors, p: Values, key: None) ->
   That is what mergekit's step in the tangent space at the mean direction comes to: the step is zero there.
   """
   del key
-  weights = _normalized(p['weight']) if p['normalize_weights'] else [jnp.asarray(w, jnp.float32) for w in p['weight']]
+  weights = _weights(p['weight'], p['normalize_weights'])
   xs = list(models) if base is None else [model - base for model in models]
   norms = [_norm(x) for x in xs]
   mixed = _unit(_sum([_divide(x, norm) for x, norm in zip(xs, norms, strict=True)], weights)) * _sum(norms, weights)
@@ -220,12 +222,6 @@ def karcher(base: None, models: Tensors, p: Values, key: None) -> jax.Array:
   mean = _unit(_sum(units, weights))
   _, mean, _ = jax.lax.while_loop(moves, step, (0, mean, tangent(mean)))
   return _unless_equal(mean * _sum(norms, weights), models)
-
-
-def _normalized(weights: Sequence[Any]) -> list[jax.Array]:
-  arrays = [jnp.asarray(w, jnp.float32) for w in weights]
-  total = _add(arrays)
-  return [w / total for w in arrays]
 
 
 def _unit(x: jax.Array) -> jax.Array:
@@ -298,8 +294,7 @@ def passthrough(base: None, models: Tensors, p: Values, key: None) -> jax.Array:
 def fisher(base: None, models: Tensors, p: Values, key: None) -> jax.Array:
   """sum_i w_i F_i theta_i / sum_i w_i F_i; F_i is the mean of model i's diagonal Fisher information over the tensor."""
   del base, key
-  weights = [jnp.asarray(w, jnp.float32) * f for w, f in zip(p['weight'], p['fisher'], strict=True)]
-  return _sum(models, _normalized(weights))
+  return _sum(models, _weights([w * f for w, f in zip(p['weight'], p['fisher'], strict=True)], normalize=True))
 
 
 # What there is.

@@ -9,7 +9,8 @@ import yaml
 
 from imm_jax.merging import coefficients
 from imm_jax.merging.methods import METHODS, PER_MODEL, RANGES, STATIC
-from imm_jax.merging.trees import check_method, check_parameters, locate, nearest
+from imm_jax.merging.trees import check_method, check_parameters, locate
+from imm_jax.tasks import nearest
 
 _KEYS = {
   'recipe': ('merge_method', 'base_model', 'models', 'slices', 'parameters', 'dtype', 'out_dtype', 'tokenizer_source'),
@@ -159,7 +160,7 @@ def from_dict(content: Any) -> Recipe:
     raise ValueError(f"tokenizer_source: {content['tokenizer_source']!r} is not supported, only 'base'")
   slices = _slices(method, base, content)
   recipe = Recipe(
-    method, base, slices, _parameters(method, 'parameters', content, per_model=True),
+    method, base, slices, _parameters(method, 'parameters', content, for_each_model=False),
     dtype=content.get('dtype'), out_dtype=content.get('out_dtype'),
   )  # fmt: skip
   for slice_ in slices:
@@ -185,7 +186,7 @@ def _slices(method: str, base: str | None, content: Mapping[str, Any]) -> tuple[
         f'{where}: the sources must have one layer_range, from {end} on: slices tile the model, layers keep their places'
       )
     end = stop
-    slices.append(Slice(parts, _parameters(method, f'{where}.parameters', slice_, per_model=True), start, stop))
+    slices.append(Slice(parts, _parameters(method, f'{where}.parameters', slice_, for_each_model=False), start, stop))
   return tuple(slices)
 
 
@@ -195,18 +196,18 @@ def _sources(method: str, base: str | None, where: str, kind: str, entries: Any)
     _check_keys(kind, f'{where}[{i}]', entry)
     if not isinstance(entry.get('model'), str):
       raise ValueError(f'{where}[{i}].model: is missing; give a directory')
-    parameters = _parameters(method, f'{where}[{i}].parameters', entry, per_model=None)
+    parameters = _parameters(method, f'{where}[{i}].parameters', entry, for_each_model=True)
     if parameters and entry['model'] == base and METHODS[method].base == 'required':
       raise ValueError(f'{where}[{i}].parameters: the base has none in {method}; delete them')
     sources.append(Source(entry['model'], parameters))
   return tuple(sources)
 
 
-def _parameters(method: str, where: str, entry: Mapping[str, Any], per_model: bool | None) -> dict[str, Any]:
-  """Returns an entry's parameters; per_model None: only those that are given for each model may stand there."""
+def _parameters(method: str, where: str, entry: Mapping[str, Any], for_each_model: bool) -> dict[str, Any]:
+  """Returns an entry's parameters; for_each_model: only those in PER_MODEL may stand there."""
   parameters = entry.get('parameters') or {}
   known = METHODS[method].parameters
-  allowed = known if per_model else [name for name in known if name in PER_MODEL]
+  allowed = [name for name in known if name in PER_MODEL] if for_each_model else list(known)
   _check_parameters(method, where, parameters, allowed)
   return {name: value for name, value in parameters.items() if name not in _NO_EFFECT}
 

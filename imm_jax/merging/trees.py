@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import difflib
 import functools
 import re
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import numpy as np
 
 from imm_jax.merging import coefficients
 from imm_jax.merging.methods import METHODS, PER_MODEL, STATIC
+from imm_jax.tasks import nearest
 
 Params = Any
 
@@ -246,12 +246,6 @@ def count_unmoved(base: jax.Array, models: Sequence[jax.Array], merged: jax.Arra
 def by_name(tree: Params) -> dict[str, Any]:
   """Returns the leaves by their path, 'layers/attn/q/kernel'."""
   return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def nearest(word: Any, allowed: Any) -> str:
-  """Returns '; did you mean ...?' with the name nearest to `word`, or ''."""
-  close = difflib.get_close_matches(str(word), list(allowed), n=1)
-  return f'; did you mean {close[0]}?' if close else ''
 
 
 def _name(path: Any) -> str:
