@@ -60,7 +60,7 @@ def write_models(path: pathlib.Path, shape: dict[str, int], dtype: str) -> None:
       x = np.random.default_rng(sum(name.encode())).normal(size=shapes[name]).astype(np.float32)
       if model == 'tuned':
         x += 0.01 * np.random.default_rng(1 + sum(name.encode())).normal(size=shapes[name]).astype(np.float32)
-      return x.astype(specs[name].dtype)
+      return [x.astype(specs[name].dtype)]
 
     (path / model).mkdir(parents=True)
     shards.write_tensors(path / model, specs, fetch)

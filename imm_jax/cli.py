@@ -1,8 +1,10 @@
 """The `imm` command."""
 
 from collections.abc import Sequence
+import ctypes
 import json
 import os
+import signal
 import sys
 from typing import Any
 
@@ -13,6 +15,8 @@ from rich.table import Table
 
 from imm_jax import metrics
 from imm_jax.tasks import nearest
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
 OVERVIEW = """imm: Iterative Model Merging of self-improving language models.
 
@@ -28,6 +32,7 @@ config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback
 
 def main() -> None:
   """Runs the command that sys.argv names; exit code 0 is done, 1 a user's error in one line."""
+  signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary files are removed
   commands = {'run': _run, 'evaluate': _evaluate, 'convert': _convert, 'merge': _merge}
   name, arguments = (sys.argv[1:2] or ['--help'])[0], sys.argv[2:]
   if name in ('-h', '--help', 'help'):
@@ -152,7 +157,16 @@ def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
   print(f'wrote {target}')
 
 
+def _keep_freed_memory() -> None:
+  """Has the C library keep large blocks that are freed: a new page costs more than what a merge computes with it."""
+  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # glibc's
+  if mallopt:
+    for parameter, value in ((_M_MMAP_THRESHOLD, 2**30), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_ARENA_MAX, 1)):
+      mallopt(parameter, value)
+
+
 def _merge(values: flags.FlagValues, arguments: list[str]) -> None:
+  _keep_freed_memory()
   from imm_jax import merging
   from imm_jax.merging import recipe as recipe_lib
   from imm_jax.merging import stream
@@ -183,10 +197,15 @@ def _merge(values: flags.FlagValues, arguments: list[str]) -> None:
     recipe = recipe_lib.from_flags(
       values.method, values.base, values.tuned, alpha, _parameters(values.param), values.dtype or None
     )
-  with metrics.progress('merge', 0, 'tensors') as advance:
+  num_tensors = len(stream.open_model(recipe.models[0]))
+  with metrics.progress('merge', num_tensors, 'tensors') as advance:
     report = stream.merge_dirs(recipe, values.out, seed=values.seed, advance=advance)
   share = report.num_unmoved / max(1, report.num_changed)
   print(f'wrote {values.out}: {report.num_tensors} tensors')
+  if recipe.method == 'slerp':
+    print('note: slerp is linear interpolation where directions are nearly the same, as those of fine-tuned neighbours are')
+  for difference in report.config_differences:
+    print(f'warning: config.json is that of {recipe.models[0]}: {difference}')
   if share > 0.1 and recipe.alpha != 0 and not merging.METHODS[recipe.method].drops:
     print(f'warning: {share:.0%} of the changed elements came out as in the base: the dtype is too coarse for this merge')
 

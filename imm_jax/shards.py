@@ -1,6 +1,8 @@
 """Weights on disk: *.safetensors files of one directory, read tensor by tensor and written as they come."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+import concurrent.futures
+import itertools
 import json
 import math
 import mmap
@@ -110,9 +112,10 @@ def _weight_files(path: pathlib.Path) -> list[pathlib.Path]:
 def write_tensors(
   path: str | os.PathLike[str],
   specs: Mapping[str, Spec],
-  fetch: Callable[[str], np.ndarray],
+  fetch: Callable[[str], Iterable[np.ndarray]],
   *,
   max_shard_bytes: float = 5e9,
+  num_threads: int = 1,
   writes: bool = True,
 ) -> None:
   """Writes tensors into a directory, in one file or, with an index, in several of at most max_shard_bytes.
@@ -120,33 +123,49 @@ def write_tensors(
   Args:
     path: the directory; it is there.
     specs: name -> what the tensor is.
-    fetch: name -> the tensor; called in the order of specs, once each. One tensor is held at a time.
+    fetch: name -> the tensor, in one array or as parts in order; called in the order of specs, once each.
     max_shard_bytes: a tensor that is larger has a file of its own.
+    num_threads: tensors fetched and written at the same time; as many are held.
     writes: False only fetches: in all processes but one.
   """
   path = pathlib.Path(path)
   sizes = {name: math.prod(x.shape) * x.dtype.itemsize for name, x in specs.items()}
   files = _split(sizes, max_shard_bytes)
-  for file, names in files.items():
-    header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
-    end = 0
-    for name in names:
-      dtype, shape = specs[name]
-      header[name] = {'dtype': _NAMES[dtype], 'shape': list(shape), 'data_offsets': [end, end + sizes[name]]}
-      end += sizes[name]
-    text = json.dumps(header).encode()
-    text += b' ' * (-len(text) % 8)
-    with open(path / file if writes else os.devnull, 'wb') as out:
-      out.write(len(text).to_bytes(8, 'little') + text)
+  with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
+    for file, names in files.items():
+      header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
+      ends = dict(zip(names, itertools.accumulate(sizes[name] for name in names), strict=True))
       for name in names:
-        x = np.asarray(fetch(name), order='C')
-        assert (x.dtype, x.shape) == specs[name], (name, x.dtype, x.shape, specs[name])
-        if writes:
-          out.write(x.reshape(-1).view(np.uint8).data)
+        dtype, shape = specs[name]
+        header[name] = {'dtype': _NAMES[dtype], 'shape': list(shape), 'data_offsets': [ends[name] - sizes[name], ends[name]]}
+      text = json.dumps(header).encode()
+      text += b' ' * (-len(text) % 8)
+      with open(path / file if writes else os.devnull, 'wb') as out:
+        out.write(len(text).to_bytes(8, 'little') + text)
+        out.flush()
+        starts = {name: 8 + len(text) + ends[name] - sizes[name] for name in names}
+
+        def one(name, fd, start):
+          end = start + sizes[name]
+          for part in fetch(name):
+            assert part.dtype == specs[name].dtype, (name, part.dtype, specs[name])
+            if writes:
+              _write_at(fd, start, memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8)))
+            start += part.nbytes
+          assert start == end, (name, start - end, specs[name])
+
+        list(pool.map(one, names, itertools.repeat(out.fileno()), starts.values()))
   if writes and len(files) > 1:
     weight_map = {name: file for file, names in files.items() for name in names}
     index = {'metadata': {'total_size': sum(sizes.values())}, 'weight_map': weight_map}
     write_json(path / 'model.safetensors.index.json', index)
+
+
+def _write_at(fd: int, position: int, data: memoryview) -> None:
+  """Writes data at a position of a file; the system takes at most 2 GB at a time."""
+  while data:
+    done = os.pwrite(fd, data, position)
+    data, position = data[done:], position + done
 
 
 def _split(sizes: Mapping[str, int], max_bytes: float) -> dict[str, list[str]]:

@@ -218,6 +218,35 @@ def test_every_difference_is_named_and_nothing_is_left(dirs):
   assert not (dirs / 'out').exists()
 
 
+def test_a_token_that_differs_is_named(dirs):
+  tokenizer = {'model': {'vocab': {'a': 0, 'b': 1}}, 'added_tokens': [{'id': 2, 'content': '<end>'}]}
+  for name, end in (('base', '<end>'), ('a', '<end>'), ('b', '</s>')):
+    tokenizer['added_tokens'][0]['content'] = end
+    (dirs / name / 'tokenizer.json').write_text(json.dumps(tokenizer))
+  stream.merge_dirs(recipe.from_flags('linear', 'base', ['a'], 0.5, {}), 'out')
+  with pytest.raises(ValueError, match="the vocabularies differ in 1 tokens: 2 is '<end>' in base and '</s>' in b"):
+    stream.merge_dirs(recipe.from_flags('linear', 'base', ['b'], 0.5, {}), 'wrong')
+
+
+def test_configs_that_differ_are_reported(dirs):
+  config = json.loads((dirs / 'a' / 'config.json').read_text())
+  (dirs / 'a' / 'config.json').write_text(json.dumps(config | {'rope_theta': 7.0, 'transformers_version': '9'}))
+  report = stream.merge_dirs(recipe.from_flags('linear', 'base', ['a', 'b'], 0.5, {}), 'out')
+  assert report.config_differences == [f'rope_theta is {config["rope_theta"]} in base and 7.0 in a']
+
+
+@pytest.mark.parametrize('name', [name for name, row in METHODS.items() if row.elementwise])
+def test_pieces_do_not_show(dirs, monkeypatch, name):
+  given = {'weight': 0.5, 'a': 0.3, 'fisher': 2.0, 'lambda': 0.7}
+  parameters = {key: value for key, value in given.items() if key in METHODS[name].parameters}
+  models = ['a', 'b'][: METHODS[name].num_models[1]] if METHODS[name].base == 'required' else ['a']
+  merge = recipe.from_flags(name, 'base', [] if name == 'passthrough' else models, None, parameters)
+  for piece in (7, 10_000):
+    monkeypatch.setattr(stream, '_PIECE', piece)
+    stream.merge_dirs(merge, f'by{piece}')
+  assert (dirs / 'by7/model.safetensors').read_bytes() == (dirs / 'by10000/model.safetensors').read_bytes()
+
+
 def test_a_damaged_shard_is_one_error_and_no_directory(dirs):
   stream.merge_dirs(recipe.from_flags('linear', 'base', ['a'], 0.5, {}), 'many', max_shard_bytes=11_000)
   shards = sorted((dirs / 'many').glob('*.safetensors'))

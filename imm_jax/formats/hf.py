@@ -74,7 +74,7 @@ def save(
   if writes:
     path.mkdir(parents=True, exist_ok=True)
   shards.write_tensors(
-    path, specs, lambda name: _fetch(*tensors[name], dtype=dtype), max_shard_bytes=max_shard_bytes, writes=writes
+    path, specs, lambda name: [_fetch(*tensors[name], dtype=dtype)], max_shard_bytes=max_shard_bytes, writes=writes
   )
   if writes:
     save_config(path, config, dtype)

@@ -310,6 +310,7 @@ class Method:
   parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # with their defaults; None: must be given
   num_models: tuple[int, int | None] = (1, None)  # at least, at most; the base not counted
   random: bool = False  # draws masks, and needs a key
+  elementwise: bool = False  # no element of the result depends on another, or on where it is
   drops: bool = False  # leaves out a part of a task vector
   alpha: Literal['', 'weight', 't', 'lambda', 'a'] = ''  # the parameter that the weight of tuned sets; '' has none
 
@@ -358,8 +359,12 @@ _CRUMBS = 'https://arxiv.org/abs/2312.06795'
 _KIT = 'https://github.com/arcee-ai/mergekit/blob/v0.1.5/docs/merge_methods.md'
 
 METHODS: dict[str, Method] = {
-  'linear': Method(linear, 'https://arxiv.org/abs/2203.05482', 'none', {'weight': None, 'normalize': True}, alpha='weight'),
-  'task_arithmetic': Method(task_vectors, 'https://arxiv.org/abs/2212.04089', parameters=_DELTAS, alpha='lambda'),
+  'linear': Method(
+    linear, 'https://arxiv.org/abs/2203.05482', 'none', {'weight': None, 'normalize': True}, elementwise=True, alpha='weight'
+  ),
+  'task_arithmetic': Method(
+    task_vectors, 'https://arxiv.org/abs/2212.04089', parameters=_DELTAS, elementwise=True, alpha='lambda'
+  ),
   'slerp': Method(slerp, _KIT, parameters={'t': None}, num_models=(1, 1), alpha='t'),
   'nuslerp': Method(
     nuslerp, _KIT, 'optional', {'weight': None, 'nuslerp_flatten': True, 'nuslerp_row_wise': False}, (2, 2), alpha='weight'
@@ -383,9 +388,15 @@ METHODS: dict[str, Method] = {
   'sce': Method(
     sce, 'https://arxiv.org/abs/2408.07990', parameters={'select_topk': 1.0, 'mergekit_compat': False}, drops=True
   ),
-  'passthrough': Method(passthrough, _KIT, 'none', {'scale': 1.0}, (1, 1)),
+  'passthrough': Method(passthrough, _KIT, 'none', {'scale': 1.0}, (1, 1), elementwise=True),
   'lines': Method(
-    lines, 'https://arxiv.org/abs/2410.17146', parameters={'weight': None, 'a': None, 'depth': (0.0, 1.0)}, alpha='a'
+    lines,
+    'https://arxiv.org/abs/2410.17146',
+    parameters={'weight': None, 'a': None, 'depth': (0.0, 1.0)},
+    elementwise=True,
+    alpha='a',
   ),
-  'fisher': Method(fisher, 'https://arxiv.org/abs/2111.09832', 'none', {'weight': None, 'fisher': None}, (2, None)),
+  'fisher': Method(
+    fisher, 'https://arxiv.org/abs/2111.09832', 'none', {'weight': None, 'fisher': None}, (2, None), elementwise=True
+  ),
 }

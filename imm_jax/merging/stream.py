@@ -1,7 +1,6 @@
 """Merging directories on disk, tensor by tensor: models may be larger than memory."""
 
-from collections.abc import Callable, Iterator, Mapping
-import concurrent.futures
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
 import os
 import pathlib
@@ -20,6 +19,8 @@ from imm_jax.merging.recipe import Recipe
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _KNOWN = set(shards.DTYPES) - {'F64'}  # float64 would lose digits
+_PIECE = 2**19  # elements that an elementwise method merges at once: they stay in the processor's cache
+_NUM_THREADS = 2  # one reads or writes while the other merges
 
 
 class Report(NamedTuple):
@@ -28,6 +29,7 @@ class Report(NamedTuple):
   num_tensors: int
   num_changed: int  # elements of 16 bits in which some model differs from the first
   num_unmoved: int  # of those, elements that came out as the first has them
+  config_differences: list[str]  # of config.json between the models, one a key
 
 
 def merge_dirs(
@@ -40,8 +42,9 @@ def merge_dirs(
 ) -> Report:
   """Writes the merge of Hugging Face directories to a new one, `out`; it appears whole or not at all.
 
-  Tensors are read, merged and written one after the other, all three at the same time: about 2 (models + 1) of the largest
-  are in memory. Tokenizer, config and other small files are those of the base (else the first model).
+  Tensors are read, merged and written one by one, _NUM_THREADS at the same time: about 2 (models + 1) of the largest are in
+  memory, of elementwise methods only pieces. Tokenizer, config and other small files are those of the base (else the first
+  model).
 
   Args:
     recipe: of the merge.
@@ -52,13 +55,15 @@ def merge_dirs(
 
   Raises:
     FileNotFoundError: a model is not there.
-    ValueError: a file is damaged, models differ in structure, shape or dtype (every tensor is named), or `out` is taken.
+    ValueError: a file is damaged, models differ in structure, shape or dtype (every tensor is named) or in vocabulary, or
+      `out` is taken.
   """
   out = pathlib.Path(out).expanduser().absolute()
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise ValueError(f'{out}: exists and is not an empty directory; remove it or choose another')
-  tensors = {model: _open(model) for model in recipe.models}
+  tensors = {model: open_model(model) for model in recipe.models}
   specs = _check(recipe, tensors)
+  _check_vocabularies(recipe.models)
   num_layers = max((trees.locate(name)[1] or 0) + 1 for name in specs)
   recipe.check_layers(num_layers)
   target = recipe.out_dtype or recipe.dtype
@@ -67,19 +72,24 @@ def merge_dirs(
     for name, spec in specs.items()
   }
   plans = {name: _plan(recipe, name, num_layers) for name in specs}
+  key = jax.random.key(seed) if METHODS[recipe.method].random else None
   counts: list[tuple[Any, Any]] = []
-  merged = _merged(recipe, tensors, plans, {name: spec.dtype for name, spec in written.items()}, seed, counts)
+
+  def fetch(name: str) -> Iterator[np.ndarray]:
+    sources = [tensors[model][name] for model in plans[name].models]
+    for x, count in _merged(
+      recipe, name, [source.array() for source in sources], plans[name], key, written[name].dtype.name
+    ):
+      counts.extend([count] if count else [])
+      yield x
+    for source in sources:
+      source.release()
+    advance(1)
+
   temporary = out.with_name(f'{out.name}.tmp{os.getpid()}')
   temporary.mkdir(parents=True)
   try:
-
-    def fetch(name: str) -> np.ndarray:
-      done, x = next(merged)
-      assert done == name
-      advance(1)
-      return x
-
-    shards.write_tensors(temporary, written, fetch, max_shard_bytes=max_shard_bytes)
+    shards.write_tensors(temporary, written, fetch, max_shard_bytes=max_shard_bytes, num_threads=_NUM_THREADS)
     _copy_files(pathlib.Path(recipe.models[0]).expanduser(), temporary, target)
     if out.exists():
       out.rmdir()
@@ -87,7 +97,7 @@ def merge_dirs(
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
   changed, unmoved = (sum(int(count[i]) for count in counts) for i in (0, 1))
-  return Report(len(specs), changed, unmoved)
+  return Report(len(specs), changed, unmoved, _config_differences(recipe.models))
 
 
 class _Plan(NamedTuple):
@@ -110,7 +120,8 @@ def _plan(recipe: Recipe, name: str, num_layers: int) -> _Plan:
   return _Plan([base, *models] if base else models, base is not None, traced, tuple(static.items()))
 
 
-def _open(model: str) -> dict[str, Any]:
+def open_model(model: str) -> dict[str, shards.Tensor]:
+  """Returns the tensors of a directory by name. Raises FileNotFoundError, or ValueError when a file is damaged."""
   path = pathlib.Path(model).expanduser()
   if not path.is_dir():
     raise FileNotFoundError(
@@ -133,43 +144,67 @@ def _check(recipe: Recipe, tensors: Mapping[str, Mapping[str, Any]]) -> Mapping[
   return trees.check_trees(specs)
 
 
-def _merged(recipe, tensors, plans, dtypes, seed, counts) -> Iterator[tuple[str, np.ndarray]]:
-  """Yields the merged tensors in order. The next one is read, and this one merged, while the last is written."""
-  key = jax.random.key(seed) if METHODS[recipe.method].random else None
+def _check_vocabularies(models: Sequence[str]) -> None:
+  """Raises ValueError when an id is another token in another model: rows of the embeddings would not go together."""
+  (first, one), *others = ((model, _vocabulary(model)) for model in models)
+  for other, two in others:
+    differing = [id_ for id_ in sorted({*one, *two}) if one.get(id_) != two.get(id_)] if one and two else []
+    if differing:
+      lines = [f'{id_} is {one.get(id_)!r} in {first} and {two.get(id_)!r} in {other}' for id_ in differing[:5]]
+      more = f'; and {len(differing) - 5} more' if len(differing) > 5 else ''
+      raise ValueError(f'the vocabularies differ in {len(differing)} tokens: {"; ".join(lines)}{more}')
 
-  def read(name):
-    sources = [tensors[model][name] for model in plans[name].models]
-    arrays = [source.array() for source in sources]
-    if arrays[0].dtype in _FLOATS:
-      arrays = jax.block_until_ready([jnp.array(x) for x in arrays])  # copies, from the file
-      for source in sources:
-        source.release()
-    return arrays
 
-  with concurrent.futures.ThreadPoolExecutor(1) as pool:
-    names = list(plans)
-    coming = pool.submit(read, names[0])
-    merged = []
-    for name, following in zip(names, [*names[1:], None], strict=True):
-      arrays, plan = coming.result(), plans[name]
-      if following:
-        coming = pool.submit(read, following)
-      if arrays[0].dtype in _FLOATS:
-        x, count = _merge(
-          arrays, plan.traced, trees.leaf_key(key, name), method=recipe.method, static=plan.static,
-          has_base=plan.has_base, dtype=recipe.dtype, out_dtype=dtypes[name].name,
-        )  # fmt: skip
-        counts += [count] if count else []
-      else:
-        trees.check_equal(name, arrays)
-        x = arrays[0]
-      del arrays
-      merged.append((name, x))
-      if len(merged) == 2:
-        name, x = merged.pop(0)
-        yield name, np.asarray(x)
-    name, x = merged.pop()
-    yield name, np.asarray(x)
+def _vocabulary(model: str) -> dict[int, str]:
+  """Returns id -> token of the directory's tokenizer.json; nothing where there is none."""
+  file = pathlib.Path(model).expanduser() / 'tokenizer.json'
+  content = shards.read_json(file) if file.exists() else {}
+  entries = content.get('model', {}).get('vocab', {})
+  tokens = (
+    {id_: token for token, id_ in entries.items()} if isinstance(entries, dict) else dict(enumerate(t for t, _ in entries))
+  )
+  return tokens | {added['id']: added['content'] for added in content.get('added_tokens', [])}
+
+
+def _config_differences(models: Sequence[str]) -> list[str]:
+  """Returns what config.json says otherwise in another model, but for how the file was written."""
+  unimportant = ('_name_or_path', 'transformers_version', 'torch_dtype', 'dtype', 'use_cache')
+  files = {model: pathlib.Path(model).expanduser() / 'config.json' for model in models}
+  configs = {model: shards.read_json(file) for model, file in files.items() if file.exists()}
+  if not configs:
+    return []
+  (first, config), *others = configs.items()
+  return [
+    f'{key} is {config.get(key)!r} in {first} and {other.get(key)!r} in {model}'
+    for model, other in others
+    for key in sorted({*config, *other} - set(unimportant))
+    if config.get(key) != other.get(key)
+  ]
+
+
+def _merged(
+  recipe: Recipe, name: str, views: Sequence[np.ndarray], plan: _Plan, key: Any, out_dtype: str
+) -> Iterator[tuple[np.ndarray, Any]]:
+  """Yields the merged tensor, of an elementwise method piece by piece, with the counts of Report where it has any."""
+  if views[0].dtype not in _FLOATS:
+    trees.check_equal(name, views)
+    yield views[0], None
+    return
+  size = views[0].size
+  whole = not METHODS[recipe.method].elementwise
+  for start in range(0, size, size if whole else _PIECE):
+    arrays = [jnp.array(x) for x in views] if whole else [_piece(x.reshape(-1), start) for x in views]
+    merged, count = _merge(
+      arrays, plan.traced, trees.leaf_key(key, name), method=recipe.method, static=plan.static, has_base=plan.has_base,
+      dtype=recipe.dtype, out_dtype=out_dtype,
+    )  # fmt: skip
+    yield np.asarray(merged).reshape(-1)[: size - start], count
+
+
+def _piece(x: np.ndarray, start: int) -> jax.Array:
+  """Returns _PIECE elements of x [n] from start on, with zeros behind its end: one shape to compile."""
+  part = x[start : start + _PIECE]
+  return jnp.array(np.pad(part, (0, _PIECE - part.size)) if part.size < _PIECE else part)
 
 
 @functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype', 'out_dtype'))
