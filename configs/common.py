@@ -12,10 +12,12 @@ def config(**overrides) -> ml_collections.ConfigDict:
       'sample_from': 'merged',  # or 'tuned': whose samples a round learns from
       'finetune_from': 'merged',  # or 'base': where a round's fine-tuning starts
       'tensorboard': False,  # needs the `logging` extra
+      'compilation_cache': '',  # directory of compiled programs, for later runs; '' is .xla_cache beside the workdir
       'model': {
         'path': '',  # Hugging Face directory, .gguf file or WORKDIR@ROUND
         'dtype': 'float32',  # or 'bfloat16': of the computation; params are float32
-        'remat': 'none',  # or 'full', 'dots': what the backward pass computes again
+        'remat': 'none',  # or 'full', 'dots': what the backward pass computes again; 'auto': what imm plan finds fastest
+        'attention': 'auto',  # or 'xla', 'splash' (TPU), 'cudnn' (GPU, bfloat16)
         'random': {},  # with path '': a small model with random weights, see configs/tiny.py
       },
       'tasks': {'id': {}, 'ood': {}},

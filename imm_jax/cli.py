@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import ctypes
+import dataclasses
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ OVERVIEW = """imm: Iterative Model Merging of self-improving language models.
   imm evaluate --config=FILE               measure config.model.path on the config's tasks
   imm convert SOURCE TARGET                write a Hugging Face directory that transformers loads
   imm merge --base=A --tuned=B --out=DIR   merge models on disk, or --recipe=FILE.yml, mergekit's
+  imm plan --config=FILE --topology=v5e:4x4   compile a run's programs for TPUs that are not there: memory, FLOPs, time
 
 A model is a Hugging Face directory, a .gguf file, or WORKDIR@ROUND. `imm COMMAND --help` lists a command's flags. Every
 config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback shows where they come from.
@@ -33,7 +35,7 @@ config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback
 def main() -> None:
   """Runs the command that sys.argv names; exit code 0 is done, 1 a user's error in one line."""
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary files are removed
-  commands = {'run': _run, 'evaluate': _evaluate, 'convert': _convert, 'merge': _merge}
+  commands = {'run': _run, 'evaluate': _evaluate, 'convert': _convert, 'merge': _merge, 'plan': _plan}
   name, arguments = (sys.argv[1:2] or ['--help'])[0], sys.argv[2:]
   if name in ('-h', '--help', 'help'):
     print(OVERVIEW, end='')
@@ -155,6 +157,52 @@ def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
   lm.check_target(target)
   lm.load(source).save(target, values.dtype)
   print(f'wrote {target}')
+
+
+def _plan(values: flags.FlagValues, arguments: list[str]) -> None:
+  flags.DEFINE_string('topology', 'v5e:4x4', 'CHIP:SHAPE of a slice: v5e, v5p or v6e.', flag_values=values)
+  flags.DEFINE_integer('num_slices', 1, 'Slices of that shape, joined by the data-centre network.', 1, flag_values=values)
+  flags.DEFINE_string('program', 'all', 'train, prefill, decode, merge or score.', flag_values=values)
+  flags.DEFINE_integer('prompt_tokens', 512, 'Of a prompt, when sampling and scoring.', 1, flag_values=values)
+  flags.DEFINE_integer('new_tokens', 512, 'Of a completion at most.', 1, flag_values=values)
+  flags.DEFINE_bool('json', False, 'Print JSON in place of a table.', flag_values=values)
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # nothing runs; a TPU beside this program stays free
+  config = _parse_config(values, arguments)
+  from imm_jax import plan
+
+  if values.program not in ('all', *plan.PROGRAMS):
+    raise ValueError(f'--program: {values.program!r} is not one of all, {", ".join(plan.PROGRAMS)}')
+  programs = plan.PROGRAMS if values.program == 'all' else (values.program,)
+  reports = {}
+  for report in plan.plan(config, values.topology, values.num_slices, programs, values.prompt_tokens, values.new_tokens):
+    reports[report.program] = report
+    metrics.note(f'{report.program}: compiled in {report.compile_secs:.0f} s')
+  if values.json:
+    print(json.dumps({name: dataclasses.asdict(report) for name, report in reports.items()}, indent=2))
+    return
+  chip = plan.chip_of(values.topology)
+  table = Table(title=f'{values.num_slices} x {values.topology}: a device, by estimates that no hardware has confirmed')
+  for name in ('program', 'peak GiB', 'of it temporary', 'TFLOP', 'needed', 'compute ms', 'links ms', 'MFU', 'tokens/s'):
+    table.add_column(name, justify='left' if name == 'program' else 'right')
+  for name, r in reports.items():
+    peak = f'{r.peak_gib:.2f}' if r.fits else f'{r.peak_gib:.2f} of {r.limit_gib}!'
+    table.add_row(
+        name, peak, f'{r.temporaries_gib:.2f}', f'{r.flops / 1e12:.2f}', f'{r.model_flops / 1e12:.2f}',
+        f'{1e3 * r.compute_secs:.1f}', f'{1e3 * r.collective_secs:.1f}', f'{r.mfu(chip):.0%}', f'{r.tokens / r.secs:,.0f}',
+    )  # fmt: skip
+  console = Console(width=None if Console().is_terminal else 160)
+  console.print(table)
+  for name, r in reports.items():
+    moved = ', '.join(f'{kind} {size / 1e9:.2f} GB' for kind, size in r.collective_bytes.items())
+    how = f' (remat {r.remat}, windowed einsum {"on" if r.windowed_einsum else "off"})' if name == 'train' else ''
+    console.print(f'{name}{how}: {moved or "no collective"}', highlight=False)
+    if not r.fits:
+      console.print(f'{name} does not fit: try {plan.advice(r, config)}', highlight=False)
+  questions = config['synthesize']['num_questions']
+  if {'train', 'decode'} <= set(reports) and questions:
+    samples = questions * config['sampler']['num_samples_per_prompt']
+    total = plan.hours(reports['train'], reports['decode'], config, samples, values.new_tokens)
+    console.print(f'at most {total:.1f} h for {config["num_rounds"]} rounds of {samples} samples', highlight=False)
 
 
 def _keep_freed_memory() -> None:

@@ -97,17 +97,14 @@ def _greedy(model, params, tokenizer, task, sampler_config) -> tuple[list[bool],
 
 def _likelihood(model, params, tokenizer, task, sampler_config) -> tuple[list[bool], list[str]]:
   """Takes the option that the model finds likeliest, by the task's normalisation."""
-  prompts, options, sizes = [], [], []
-  for example in task.test:
-    prompt = tokenizer.encode_prompt(task.prompt(example, task.shots))
-    continuations = task.continuations(example)
-    prompts += [prompt] * len(continuations)
-    options += [tokenizer.encode(text) for text in continuations]
-    sizes.append([len(option) if task.normalize == 'per_character' else 1 for option in example.options])
-  with metrics.progress(f'evaluate {task.name}', len(prompts), 'options') as advance:
+  prompts = [tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in task.test]
+  options = [[tokenizer.encode(text) for text in task.continuations(example)] for example in task.test]
+  with metrics.progress(f'evaluate {task.name}', sum(map(len, options)), 'options') as advance:
     scores = sampler.score(model, params, prompts, options, batch_size=sampler_config.num_slots, advance=advance)
-  totals = iter(float(np.sum(score)) for score in scores)
-  best = [int(np.argmax([next(totals) / size for size in row])) for row in sizes]
+  best = []
+  for example, of_options in zip(task.test, scores, strict=True):
+    sizes = [len(option) if task.normalize == 'per_character' else 1 for option in example.options]
+    best.append(int(np.argmax([np.sum(score) / size for score, size in zip(of_options, sizes, strict=True)])))
   answers = [example.options[i] for example, i in zip(task.test, best, strict=True)]
   return [task.verify(example, answer) for example, answer in zip(task.test, answers, strict=True)], answers
 

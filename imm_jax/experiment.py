@@ -6,13 +6,17 @@ import importlib.util
 import typing
 from typing import Any, cast, Literal, TypeVar
 
+import jax
+
 from imm_jax import tasks
 from imm_jax.evaluate import EvaluateConfig
 from imm_jax.finetune import FinetuneConfig
 from imm_jax.merging import MergeConfig
+from imm_jax.model import choose_attention, ModelConfig
 from imm_jax.optimizer import OptimizerConfig
 from imm_jax.sampler import SamplerConfig
 from imm_jax.synthesize import SynthesizeConfig
+from imm_jax.tokenizer import Tokenizer
 
 T = TypeVar('T')
 
@@ -39,6 +43,7 @@ class ModelSpec:
   path: str  # Hugging Face directory, .gguf file or WORKDIR@ROUND; '' makes `random`
   dtype: str  # of the computation
   remat: str
+  attention: str
   random: RandomModel | None
 
 
@@ -60,6 +65,7 @@ class Experiment:
   sample_from: Literal['merged', 'tuned']  # whose samples a round learns from
   finetune_from: Literal['merged', 'base']  # where a round's fine-tuning starts
   tensorboard: bool
+  compilation_cache: str
   model: ModelSpec
   id_tasks: dict[str, tasks.Task]  # in domain: what the model improves itself on
   ood_tasks: dict[str, tasks.Task]  # out of domain: only measured
@@ -122,6 +128,17 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
     ood_tasks={name: make_task(name, task) for name, task in config['tasks']['ood'].items()},
     **{name: section(cls, name, config[name]) for name, cls in _SECTIONS.items()},
   )
+
+
+def random_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
+  """Returns the architecture of `model.random`, its vocabulary the characters and an end token."""
+  assert spec.random is not None
+  shape = {name: value for name, value in dataclasses.asdict(spec.random).items() if name not in ('seed', 'characters')}
+  return ModelConfig(
+      family='llama', vocab_size=Tokenizer.from_characters(spec.random.characters).size, rope_theta=10_000.0,
+      rms_norm_eps=1e-5, tie_embeddings=False, dtype=spec.dtype, remat=spec.remat,
+      attention=choose_attention(spec.attention, spec.dtype, mesh), **shape,
+  )  # fmt: skip
 
 
 def make_task(name: str, spec: Mapping[str, Any]) -> tasks.Task:

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from imm_jax import checkpoint, optimizer
-from imm_jax.model import abstract_params, logprobs, param_shardings, Params, Transformer
+from imm_jax.loss import cross_entropy
+from imm_jax.model import abstract_params, param_shardings, Params, Transformer
 from imm_jax.packing import Batch
 
 
@@ -37,8 +38,7 @@ class FinetuneConfig:
 def loss_fn(params: Params, model: Transformer, batch: Batch, num_targets: jax.Array) -> jax.Array:
   """Returns the cross-entropy in nats summed over the batch's targets, [], divided by num_targets [] f32."""
   x, _ = model.bind({'params': params}).features(batch.tokens, batch.positions, batch.segment_ids)
-  nats = -logprobs(model, params, x, batch.targets)
-  return jnp.sum(nats, where=batch.loss_mask) / num_targets
+  return cross_entropy(model, params, x, batch.targets, batch.loss_mask.astype(jnp.float32) / num_targets)
 
 
 @functools.lru_cache

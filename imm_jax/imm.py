@@ -32,7 +32,7 @@ from imm_jax import lm as lm_lib
 from imm_jax import model as model_lib
 from imm_jax.experiment import Experiment
 from imm_jax.lm import LM
-from imm_jax.merging import coefficients, METHODS
+from imm_jax.merging import coefficients
 from imm_jax.model import Params, Transformer
 from imm_jax.tasks import Task
 from imm_jax.tokenizer import Tokenizer
@@ -47,6 +47,8 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     OSError: a file cannot be read or written.
   """
   exp, workdir = experiment.resolve(config), Workdir(path)
+  cache = exp.compilation_cache or os.path.join(os.path.dirname(workdir.path), '.xla_cache')
+  jax.config.update('jax_compilation_cache_dir', cache)
   mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
   questions = {name: describe(task) for name, task in (exp.id_tasks | exp.ood_tasks).items()}
   first_round = workdir.open(config)
@@ -216,9 +218,14 @@ def evaluate_domains(
 
 
 def for_sampling(lm: LM, params: Params) -> tuple[Transformer, Params]:
-  """Returns the model and params as sampling shards them; nothing moves where both tables agree."""
-  shardings = model_lib.param_shardings(lm.config, lm.mesh, sharding.SAMPLE)
-  return Transformer(lm.config, sharding.SAMPLE), jax.device_put(params, shardings)
+  """Returns the model, and params as sampling shards them and in the compute dtype: a decode step reads each of them once.
+
+  Where both are as in training, nothing moves.
+  """
+  model = Transformer(lm.config, sharding.SAMPLE)
+  if lm.config.dtype == 'float32':
+    return model, jax.device_put(params, model_lib.param_shardings(lm.config, lm.mesh, sharding.SAMPLE))
+  return model, sampler.make_cast(model, lm.mesh)(params)  # pyright: ignore[reportArgumentType]
 
 
 def make_merge(exp: Experiment, lm: LM) -> Callable[[Params, Params, int, jax.Array], Params]:
@@ -226,21 +233,12 @@ def make_merge(exp: Experiment, lm: LM) -> Callable[[Params, Params, int, jax.Ar
 
   tuned is donated, unless the next round samples from it.
   """
-  config = exp.merge
-  is_random, is_rule = METHODS[config.method].random, coefficients.varies(coefficients.schedule(config.alpha, 1))
-
-  def merge_trees(anchor, tuned, alpha, key):
-    key = key if is_random else None
-    alpha = config.alpha if is_rule else alpha
-    return merging.merge(config.method, anchor, [tuned], alpha=alpha, key=key, **config.parameters())
-
   shardings = model_lib.param_shardings(lm.config, lm.mesh, sharding.TRAIN)
-  donated = () if exp.sample_from == 'tuned' else ('tuned',)
-  jitted = jax.jit(merge_trees, donate_argnames=donated, out_shardings=shardings)
+  jitted = merging.make_merge(exp.merge, shardings, donates=exp.sample_from != 'tuned')
 
   def merge(anchor, tuned, round_, key):
-    alpha = None if is_rule else jnp.float32(coefficients.schedule(config.alpha, round_))
-    return jitted(anchor, tuned, alpha, key)
+    alpha = coefficients.schedule(exp.merge.alpha, round_)
+    return jitted(anchor, tuned, None if coefficients.varies(alpha) else jnp.float32(alpha), key)
 
   return merge
 
@@ -288,20 +286,16 @@ def load_base(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh, first_
 def load_model(exp: Experiment, path: str, mesh: jax.sharding.Mesh) -> LM:
   """Returns the model at path, or for '' the config's random one, sharded for training."""
   if path:
-    return lm_lib.load(path, dtype=exp.model.dtype, remat=exp.model.remat, mesh=mesh, rules=sharding.TRAIN)
+    spec = exp.model
+    return lm_lib.load(path, dtype=spec.dtype, remat=spec.remat, attention=spec.attention, mesh=mesh, rules=sharding.TRAIN)
   return random_lm(exp, mesh)
 
 
 def random_lm(exp: Experiment, mesh: jax.sharding.Mesh) -> LM:
   """Returns the model of the config's `model.random`."""
   assert exp.model.random is not None
-  spec = dataclasses.asdict(exp.model.random)
-  seed, tokenizer = spec.pop('seed'), Tokenizer.from_characters(spec.pop('characters'))
-  config = model_lib.ModelConfig(
-      family='llama', vocab_size=tokenizer.size, rope_theta=10_000.0, rms_norm_eps=1e-5, tie_embeddings=False,
-      dtype=exp.model.dtype, remat=exp.model.remat, **spec,
-  )  # fmt: skip
-  return LM(config, model_lib.init_params(config, seed, mesh), tokenizer, mesh, sharding.TRAIN)
+  tokenizer, config = Tokenizer.from_characters(exp.model.random.characters), experiment.random_config(exp.model, mesh)
+  return LM(config, model_lib.init_params(config, exp.model.random.seed, mesh), tokenizer, mesh, sharding.TRAIN)
 
 
 def evaluate_only(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,15 @@ from typing import Any
 from flax import linen as nn
 import flax.struct
 import jax
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 import jax.numpy as jnp
 import numpy as np
 
+from imm_jax import sharding
+
 EMPTY = 2**30  # The position of a slot that holds no token: later than every query, so that none attends to it.
+
+SHARED = -1  # The segment that every other one sees: the past, and a question that several options share.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +66,8 @@ def attend(
 ) -> jax.Array:
   """Softmax attention of q [B, T, N, H] over all sources at once -> [B, T, N, H].
 
-  A query sees a key of its own segment at its own or an earlier position, at most window - 1 back. N is a multiple of K:
-  grouped-query attention (arXiv 2305.13245). Scores and softmax are float32.
+  A query sees a key of its own segment, or of SHARED, at its own or an earlier position, at most window - 1 back. N is a
+  multiple of K: grouped-query attention (arXiv 2305.13245). Scores and softmax are float32.
   """
   B, T, N, H = q.shape
   K = sources[0].k.shape[2]
@@ -73,7 +78,8 @@ def attend(
     k = 'SKH' if source.k.shape[0] == 1 else 'BSKH'
     score = jnp.einsum(f'BTKGH,{k}->BKGTS', q, source.k[0] if k == 'SKH' else source.k, preferred_element_type=jnp.float32)
     distance = positions[:, :, None] - source.positions[:, None, :]
-    seen = (distance >= 0) & (segment_ids[:, :, None] == source.segment_ids[:, None, :])
+    own = segment_ids[:, :, None] == source.segment_ids[:, None, :]
+    seen = (distance >= 0) & (own | (source.segment_ids == SHARED)[:, None, :])
     if window is not None:
       seen &= distance < window
     # A query with nothing to see (padding) gets a uniform mix, not NaN: the mask is the lowest float, not -inf.
@@ -87,6 +93,45 @@ def attend(
     out += jnp.einsum(f'BKGTS,{v}->BTKGH', part, source.v[0] if v == 'SKH' else source.v)
     start += length
   return out.reshape(B, T, N, H)
+
+
+def splash(
+  q: jax.Array, kv: KeyValues, segment_ids: jax.Array, window: int | None, spec: jax.P, *, interpret: bool = False
+) -> jax.Array:
+  """Returns `attend` of rows to themselves, q [B, T, N, H] -> [B, T, N, H], by a TPU kernel that holds no scores.
+
+  A row's tokens stand in the order of their positions, and T is a multiple of 128. spec: how q and kv are sharded alike; the
+  length is whole on every device.
+  """
+  T, N, H = q.shape[1:]
+  size = min(T, 512)
+  blocks = splash_attention_kernel.BlockSizes(
+      block_q=size, block_kv=size, block_q_dkv=size, block_kv_dkv=size, block_q_dq=size, block_kv_dq=size
+  )  # fmt: skip
+  causal = splash_attention_mask.CausalMask((T, T)) if window is None else splash_attention_mask.LocalMask(
+      (T, T), (window - 1, 0), 0
+  )  # fmt: skip
+
+  def local(q, k, v, segment_ids):
+    mask = splash_attention_mask.MultiHeadMask([causal] * q.shape[2])
+    kernel = splash_attention_kernel.make_splash_mha_single_device(mask, block_sizes=blocks, interpret=interpret)
+    q, k, v = (x.swapaxes(1, 2) for x in (q * H**-0.5, k, v))
+    out = jax.vmap(kernel)(q, k, v, splash_attention_kernel.SegmentIds(segment_ids, segment_ids))
+    return jnp.swapaxes(out, 1, 2)  # pyright: ignore[reportArgumentType]
+
+  if not jax.sharding.get_abstract_mesh().empty:
+    rows = jax.P(*spec[:2])
+    local = jax.shard_map(local, in_specs=(spec, spec, spec, rows), out_specs=spec, check_vma=False)
+  return local(q, kv.k, kv.v, segment_ids).astype(q.dtype)
+
+
+def cudnn(q: jax.Array, kv: KeyValues, segment_ids: jax.Array, window: int | None) -> jax.Array:
+  """Returns `attend` of rows to themselves, q [B, T, N, H] -> [B, T, N, H], by cuDNN: bfloat16 on a GPU."""
+  own = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
+  return jax.nn.dot_product_attention(
+      q, kv.k, kv.v, mask=own, is_causal=True, local_window_size=None if window is None else (window - 1, 0),
+      implementation='cudnn',
+  )  # fmt: skip
 
 
 def param(
@@ -118,24 +163,35 @@ class Projection(nn.Module):
   axes: tuple[str, ...]
   num_inputs: int = 1
   use_bias: bool = False
-  out_dtype: Any = None  # None: that of x
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     inputs, outputs = tuple(range(self.num_inputs)), tuple(range(self.num_inputs, len(self.shape)))
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal', in_axis=inputs, out_axis=outputs)
     kernel = param(self, 'kernel', init, self.shape, self.axes)
-    y = jnp.einsum(self.equation, x, kernel.astype(x.dtype), preferred_element_type=self.out_dtype)
+    y = jnp.einsum(self.equation, x, kernel.astype(x.dtype))
     if self.use_bias:
       bias = param(self, 'bias', nn.initializers.zeros, self.shape[self.num_inputs :], self.axes[self.num_inputs :])
       y += bias.astype(x.dtype)[None, None]
     return y
 
 
+class Matrix(nn.Module):
+  """A kernel by itself."""
+
+  shape: tuple[int, ...]
+  axes: tuple[str, ...]
+
+  @nn.compact
+  def __call__(self) -> jax.Array:
+    return param(self, 'kernel', nn.initializers.lecun_normal(), self.shape, self.axes)
+
+
 class Attention(nn.Module):
   """Causal self-attention with rotary positions; see `attend` for who sees whom."""
 
   config: Any  # model.ModelConfig
+  rules: sharding.Rules
 
   @nn.compact
   def __call__(self, x, positions, segment_ids, past: Sequence[KeyValues]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -150,8 +206,15 @@ class Attention(nn.Module):
       k = RMSNorm(c.rms_norm_eps, 'head_dim', name='k_norm')(k)
     freqs = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
     q, k = rotate(q, positions, freqs), rotate(k, positions, freqs)
-    sources = (*past, KeyValues(k, v, positions, segment_ids))
-    mixed = attend(q, positions, segment_ids, sources, c.sliding_window)
+    own = KeyValues(k, v, positions, segment_ids)
+    mesh = jax.sharding.get_abstract_mesh().shape
+    spec = self.rules.spec(('batch', 'length', 'kv_heads', 'head_dim'), k.shape, mesh)
+    if c.attention == 'splash' and not past and q.shape[1] % 128 == 0:
+      mixed = splash(q, own, segment_ids, c.sliding_window, spec)
+    elif c.attention == 'cudnn' and not past:
+      mixed = cudnn(q, own, segment_ids, c.sliding_window)
+    else:
+      mixed = attend(q, positions, segment_ids, (*past, own), c.sliding_window)
     out = Projection('BTNH,NHD->BTD', q_shape[1:] + q_shape[:1], q_axes[1:] + q_axes[:1], num_inputs=2, name='o')(mixed)
     return out, (k, v)
 

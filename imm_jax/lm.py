@@ -114,6 +114,7 @@ def load(
   *,
   dtype: str = 'float32',
   remat: str = 'none',
+  attention: str = 'auto',
   mesh: jax.sharding.Mesh | None = None,
   rules: sharding.Rules = sharding.SAMPLE,
 ) -> LM:
@@ -123,6 +124,7 @@ def load(
     path: of the model.
     dtype: of the computation, float32 or bfloat16; params are float32.
     remat: what a backward pass recomputes, a key of model.REMAT_POLICIES.
+    attention: 'xla', 'splash' (TPU), 'cudnn' (GPU); 'auto' takes what the devices have.
     mesh: where the params live; by default all devices, weights split.
     rules: how they are split.
 
@@ -138,7 +140,8 @@ def load(
   if os.path.isdir(os.path.join(path, 'rounds')):
     raise ValueError(f'{path}: is a run; name one of its rounds, such as {path}@0')
   source = Workdir(at_round['workdir']).model if at_round else path
-  config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat)
+  attention = model_lib.choose_attention(attention, dtype, mesh)
+  config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat, attention=attention)
   tokenizer = formats.load_tokenizer(source)
   tokenizer.check_vocab_size(config.vocab_size, source)
   lm = LM(config, {}, tokenizer, mesh, rules)

@@ -6,6 +6,7 @@ return value. `Transformer(config).apply({'params': params}, tokens, positions, 
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 from flax import linen as nn
@@ -23,7 +24,7 @@ REMAT_POLICIES = {
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
-LOGIT_TOKENS = 1024  # Tokens whose logits are held at once by `logprobs`.
+LOGIT_BYTES = 2**28  # of the float32 logits that are held at once on a device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ class ModelConfig:
   sliding_window: int | None = None  # tokens, the query's own included
   dtype: str = 'float32'  # of the computation; params are always float32
   remat: str = 'none'  # a key of REMAT_POLICIES: what the backward pass recomputes
+  attention: str = 'xla'  # of rows to themselves: 'xla', 'splash' (TPU) or 'cudnn' (GPU, bfloat16)
 
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
@@ -56,6 +58,14 @@ class ModelConfig:
       raise ValueError(f"model.dtype: '{self.dtype}' is not one of float32, bfloat16")
     if self.remat not in REMAT_POLICIES:
       raise ValueError(f"model.remat: '{self.remat}' is not one of {', '.join(REMAT_POLICIES)}")
+    if self.attention not in ('xla', 'splash', 'cudnn'):
+      raise ValueError(f"model.attention: '{self.attention}' is not one of auto, xla, splash, cudnn")
+
+
+def choose_attention(attention: str, dtype: str, mesh: jax.sharding.Mesh) -> str:
+  """Returns what 'auto' stands for on the mesh's devices: the kernel that its platform has, else XLA's own fusion."""
+  kernels = {'tpu': 'splash', 'gpu': 'cudnn' if dtype == 'bfloat16' else 'xla'}
+  return kernels.get(mesh.devices.flat[0].platform, 'xla') if attention == 'auto' else attention
 
 
 @flax.struct.dataclass
@@ -89,10 +99,11 @@ class Block(nn.Module):
     eps = self.config.rms_norm_eps
     x = sharding.constrain(x, ('batch', 'length', 'embed'), self.rules)
     past = [
-      layers.KeyValues(k, v, where, jnp.zeros_like(where)) for (k, v), where in zip(past_kv, past_positions, strict=True)
+      layers.KeyValues(k, v, where, jnp.full_like(where, layers.SHARED))
+      for (k, v), where in zip(past_kv, past_positions, strict=True)
     ]
     normed = layers.RMSNorm(eps, 'embed', name='attn_norm')(x)
-    mixed, kv = layers.Attention(self.config, name='attn')(normed, positions, segment_ids, past)
+    mixed, kv = layers.Attention(self.config, self.rules, name='attn')(normed, positions, segment_ids, past)
     x += mixed
     x += layers.MLP(self.config, name='mlp')(layers.RMSNorm(eps, 'embed', name='mlp_norm')(x))
     return x, kv
@@ -121,8 +132,7 @@ class Transformer(nn.Module):
     )(c, self.rules)
     self.final_norm = layers.RMSNorm(c.rms_norm_eps, 'embed')
     if not c.tie_embeddings:
-      shape, axes = (c.embed_dim, c.vocab_size), ('embed', 'vocab')
-      self.lm_head = layers.Projection('BTD,DV->BTV', shape, axes, out_dtype=jnp.float32)
+      self.lm_head = layers.Matrix((c.embed_dim, c.vocab_size), ('embed', 'vocab'))
 
   def features(
     self,
@@ -137,7 +147,7 @@ class Transformer(nn.Module):
     Args:
       tokens: [B, T] int32.
       positions: [B, T] int32; layers.EMPTY marks padding, which no token sees.
-      segment_ids: [B, T] int32; a token sees its own segment. None: all one. For rows without past only.
+      segment_ids: [B, T] int32; a token sees its own segment, and layers.SHARED. None: all one.
       cache: read, and written at its index. None: the cache returned holds just these tokens.
       prefix: a cache of batch 1 that every row reads.
     """
@@ -158,9 +168,9 @@ class Transformer(nn.Module):
 
   def unembed(self, x: jax.Array) -> jax.Array:
     """Returns logits [B, T, V] f32 of features x [B, T, D]."""
-    if self.config.tie_embeddings:
-      return jnp.einsum('BTD,VD->BTV', x, self.embedding.astype(x.dtype), preferred_element_type=jnp.float32)
-    return self.lm_head(x)
+    head = self.embedding if self.config.tie_embeddings else self.lm_head()
+    equation = 'BTD,VD->BTV' if self.config.tie_embeddings else 'BTD,DV->BTV'
+    return jnp.einsum(equation, x, head.astype(x.dtype), preferred_element_type=jnp.float32)
 
   def __call__(self, tokens, positions, segment_ids=None, cache=None, prefix=None) -> tuple[jax.Array, KVCache]:
     """Returns (logits [B, T, V] f32, cache); the arguments are those of `features`."""
@@ -169,19 +179,33 @@ class Transformer(nn.Module):
 
 
 def logprobs(model: Transformer, params: Params, x: jax.Array, targets: jax.Array) -> jax.Array:
-  """Returns log p(target) in nats, [B, T] f32, of targets [B, T] int32 given features x [B, T, D].
+  """Returns log p(target) in nats, [B, T] f32, of targets [B, T] int32 given features x [B, T, D]; chunk by chunk."""
 
-  Logits are made, and in the backward pass made again, for LOGIT_TOKENS tokens at a time: [B, T, V] is never held.
-  """
-  B, T, D = x.shape
-  length = max(n for n in range(1, T + 1) if T % n == 0 and (n == 1 or n * B <= LOGIT_TOKENS))
+  def of_chunk(chunk):
+    return target_logprobs(model.bind({'params': params}).unembed(chunk[0]), chunk[1])
 
-  def chunk_logprobs(chunk):
-    logits = model.bind({'params': params}).unembed(chunk[0])
-    return jnp.take_along_axis(jax.nn.log_softmax(logits), chunk[1][..., None], axis=-1)[..., 0]
+  mesh = jax.sharding.get_abstract_mesh().shape
+  rows = max(1, x.shape[0] // math.prod(mesh.get(axis, 1) for axis in dict(model.rules.table)['batch']))
+  length = chunk_length(rows, x.shape[1], model.config.vocab_size)
+  chunks = jax.lax.map(of_chunk, (split(x, length), split(targets, length)))
+  return chunks.swapaxes(0, 1).reshape(targets.shape)
 
-  chunks = (x.reshape(B, T // length, length, D).swapaxes(0, 1), targets.reshape(B, T // length, length).swapaxes(0, 1))
-  return jax.lax.map(jax.checkpoint(chunk_logprobs), chunks).swapaxes(0, 1).reshape(B, T)
+
+def target_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Returns log p(target) [B, T] f32 from logits [B, T, V] f32 and targets [B, T] int32."""
+  chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def chunk_length(num_rows: int, length: int, vocab_size: int) -> int:
+  """Returns how many tokens of each row's `length` are taken at a time, so that their logits take LOGIT_BYTES at most."""
+  most = LOGIT_BYTES // (4 * vocab_size * num_rows)
+  return max(n for n in range(1, length + 1) if length % n == 0 and n <= max(1, most))
+
+
+def split(x: jax.Array, length: int) -> jax.Array:
+  """Returns x [B, T, ...] in chunks [T / length, B, length, ...]."""
+  return x.reshape(x.shape[0], -1, length, *x.shape[2:]).swapaxes(0, 1)
 
 
 def _init(config: ModelConfig, key: jax.Array) -> Any:
@@ -192,7 +216,7 @@ def _init(config: ModelConfig, key: jax.Array) -> Any:
 @functools.cache
 def abstract_params(config: ModelConfig) -> tuple[Any, Any]:
   """Returns the params as ShapeDtypeStructs, and the logical axes of each as a tuple of names."""
-  boxed = jax.eval_shape(lambda key: _init(config, key), jax.random.key(0))
+  boxed = jax.eval_shape(lambda: _init(config, jax.random.key(0)))
   axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
   return nn.meta.unbox(boxed), axes
 

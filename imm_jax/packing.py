@@ -1,5 +1,6 @@
 """Token sequences -> fixed-shape rows that hold several of them, each seeing only itself."""
 
+import bisect
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,28 +23,29 @@ def num_slots(prompt: Sequence[int], completion: Sequence[int]) -> int:
 
 
 def pack(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> Batch:
-  """Returns rows [N, max_length] that hold all (prompt, completion) pairs, each in the first row with room for it.
+  """Returns rows [N, max_length] that hold all (prompt, completion) pairs: best fit, the longest first.
 
   Only the completion's tokens are targets. Raises ValueError when a pair does not fit a row, or nothing is a target.
   """
-  rows: list[list[tuple[Sequence[int], Sequence[int]]]] = []
-  room: list[int] = []
-  for i, (prompt, completion) in enumerate(pairs):
-    need = num_slots(prompt, completion)
-    if need > max_length:
-      raise ValueError(f'sequence {i} has {need} tokens and a row holds {max_length}: raise finetune.max_length')
-    row = next((r for r, free in enumerate(room) if free >= need), len(rows))
+  needs = [num_slots(prompt, completion) for prompt, completion in pairs]
+  rows: list[list[int]] = []
+  room: list[tuple[int, int]] = []  # (free slots, row), in order
+  for i in sorted(range(len(pairs)), key=lambda i: -needs[i]):
+    if needs[i] > max_length:
+      raise ValueError(f'sequence {i} has {needs[i]} tokens and a row holds {max_length}: raise finetune.max_length')
+    place = bisect.bisect_left(room, (needs[i], 0))  # the fullest row with room for it
+    free, row = room.pop(place) if place < len(room) else (max_length, len(rows))
     if row == len(rows):
       rows.append([])
-      room.append(max_length)
-    rows[row].append((prompt, completion))
-    room[row] -= need
+    rows[row].append(i)
+    bisect.insort(room, (free - needs[i], row))
 
   batch = Batch(*(np.zeros((len(rows), max_length), dtype) for dtype in (np.int32, np.int32, bool, np.int32, np.int32)))
   for r, row in enumerate(rows):
     start = 0
-    for segment, (prompt, completion) in enumerate(row, start=1):
-      tokens, end = [*prompt, *completion], start + num_slots(prompt, completion)
+    for segment, i in enumerate(row, start=1):
+      prompt, completion = pairs[i]
+      tokens, end = [*prompt, *completion], start + needs[i]
       batch.tokens[r, start:end] = tokens[:-1]
       batch.targets[r, start:end] = tokens[1:]
       batch.loss_mask[r, end - len(completion) : end] = True

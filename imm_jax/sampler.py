@@ -8,6 +8,7 @@ the cache holds and who may see it.
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
+from typing import Any, NamedTuple
 import zlib
 
 import flax.struct
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imm_jax import layers, sharding
-from imm_jax.model import empty_cache, KVCache, logprobs, Params, Transformer
+from imm_jax.model import empty_cache, KVCache, logprobs, param_shardings, Params, Transformer
 from imm_jax.tokenizer import Tokenizer
 
 
@@ -79,18 +80,63 @@ def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, config: Sample
   else:
     scaled = logits / config.temperature
     if config.top_k:
-      least = jax.lax.top_k(scaled, min(config.top_k, logits.shape[-1]))[0][:, -1:]
-      scaled = jnp.where(scaled < least, -jnp.inf, scaled)
+      scaled = _cut(scaled, jnp.ones_like(scaled), config.top_k)
     if config.top_p < 1:
-      ordered = jnp.sort(scaled, axis=-1, descending=True)
-      probs = jax.nn.softmax(ordered, axis=-1)
-      # A token stays while the mass before it is below top_p: the smallest set that reaches it, never empty.
-      kept = jnp.cumsum(probs, axis=-1) - probs < config.top_p
-      least = jnp.min(jnp.where(kept, ordered, jnp.inf), axis=-1, keepdims=True)
-      scaled = jnp.where(scaled < least, -jnp.inf, scaled)
-    token = jax.vmap(jax.random.categorical)(jax.vmap(jax.random.fold_in)(keys, length), scaled)
-  logprob = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=-1)[:, 0]
-  return token.astype(jnp.int32), logprob
+      scaled = _cut(scaled, jax.nn.softmax(scaled), config.top_p)
+    uniform = jax.vmap(jax.random.uniform)(jax.vmap(jax.random.fold_in)(keys, length))
+    token = _draw(jnp.exp(scaled - jnp.max(scaled, axis=-1, keepdims=True)), uniform)
+  chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+  return token.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _cut(scores: jax.Array, amounts: jax.Array, most: float) -> jax.Array:
+  """Returns scores [B, V], -inf where the amounts [B, V] of all higher scores reach `most`: what top_k and top_p leave.
+
+  A binary search, over the bits of a float, for the lowest score that stays: 32 sums and no sort.
+  """
+  bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
+  order = jnp.where(bits < 0, bits ^ jnp.int32(2**31 - 1), bits)  # integers in the order of the scores
+
+  def halve(_, bounds):
+    low, high = bounds  # the lowest that stays is in (low, high]
+    middle = (low & high) + ((low ^ high) >> 1)  # their mean, without overflow
+    stays = jnp.sum(jnp.where(order > middle[:, None], amounts, 0.0), axis=-1) < most
+    return jnp.where(stays, low, middle), jnp.where(stays, middle, high)
+
+  ends = jnp.min(order, axis=-1) - 1, jnp.max(order, axis=-1)
+  _, lowest = jax.lax.fori_loop(0, 32, halve, ends)
+  return jnp.where(order < lowest[:, None], -jnp.inf, scores)
+
+
+def _draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+  """Returns tokens [B] int32, drawn in proportion to weights [B, V] by the inverse of their sums at uniform [B] in [0, 1).
+
+  One random number a row, where the Gumbel trick takes one a token. First a block of tokens is found, then one in it.
+  """
+  B, V = weights.shape
+  width = 128
+  blocks = jnp.pad(weights, ((0, 0), (0, -V % width))).reshape(B, -1, width)
+  sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
+  block, rest = _invert(sums, uniform * sums[:, -1])
+  inside = jnp.cumsum(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], axis=-1)
+  return block * width + _invert(inside, rest)[0]
+
+
+def _invert(sums: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the first index [B] int32 at which running sums [B, N] exceed target [B], and target less the sum before.
+
+  Where rounding has put the target at the end, the index is the last that adds something.
+  """
+  index = jnp.minimum(jnp.sum(sums <= target[:, None], axis=-1), jnp.sum(sums < sums[:, -1:], axis=-1)).astype(jnp.int32)
+  before = jnp.take_along_axis(sums, jnp.maximum(index - 1, 0)[:, None], axis=-1)[:, 0]
+  return index, target - jnp.where(index > 0, before, 0.0)
+
+
+@functools.lru_cache
+def make_cast(model: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Returns the jitted cast(params) -> params in the compute dtype, sharded as the model samples."""
+  shardings = param_shardings(model.config, mesh, model.rules)
+  return jax.jit(lambda params: jax.tree.map(lambda x: x.astype(model.config.dtype), params), out_shardings=shardings)
 
 
 @functools.partial(jax.jit, static_argnames='model')
@@ -145,7 +191,7 @@ def insert(
   prompt_length = prompts.positions.shape[1]
   length = jnp.zeros((rows.shape[0],), jnp.int32)
   token, logprob = choose(jnp.repeat(logits, n, axis=0), keys, length, config)
-  empty = jnp.full((rows.shape[0], ring), layers.EMPTY, jnp.int32)
+  empty = jnp.full((rows.shape[0], slots.cache.positions.shape[1] - prompt_length), layers.EMPTY, jnp.int32)
   positions = jnp.concatenate([jnp.repeat(prompts.positions, n, axis=0), empty], axis=1)
 
   def put(old, new):
@@ -182,32 +228,38 @@ def decode(
   config: SamplerConfig,
 ) -> Slots:
   """Runs config.chunk_steps decode steps, fewer when every row is done. stops [V] bool: tokens that end a row."""
-  num_rows, ring = slots.tokens.shape
-  bound, rows = model.bind({'params': params}), jnp.arange(num_rows)
-  prompt_length = slots.cache.positions.shape[1] - ring
-
-  def step(state):
-    count, s = state
-    logits, cache = bound(s.token[:, None], s.position[:, None], cache=s.cache, prefix=prefix)
-    token, logprob = choose(logits[:, 0], s.key, s.length, config)
-    where = jnp.where(s.active, s.length, ring)  # a finished row writes out of range: dropped
-    length = s.length + s.active.astype(jnp.int32)
-    index = jnp.where(cache.index == prompt_length + ring, prompt_length, cache.index)
-    return count + 1, dataclasses.replace(
-      s,
-      cache=_pin(model, dataclasses.replace(cache, index=index)),
-      token=token,
-      position=s.position + 1,
-      active=s.active & ~stops[token] & (length < ring),
-      length=length,
-      tokens=s.tokens.at[rows, where].set(token, mode='drop'),
-      logprobs=s.logprobs.at[rows, where].set(logprob, mode='drop'),
-    )
 
   def unfinished(state):
     return (state[0] < config.chunk_steps) & jnp.any(state[1].active)
 
+  def step(state):
+    return state[0] + 1, decode_step(model, params, prefix, state[1], stops, config)
+
   return jax.lax.while_loop(unfinished, step, (jnp.int32(0), slots))[1]
+
+
+def decode_step(
+  model: Transformer, params: Params, prefix: KVCache | None, slots: Slots, stops: jax.Array, config: SamplerConfig
+) -> Slots:
+  """Returns the slots with one more token in each active row."""
+  num_rows, ring = slots.tokens.shape
+  prompt_length = slots.cache.positions.shape[1] - ring
+  bound, rows = model.bind({'params': params}), jnp.arange(num_rows)
+  logits, cache = bound(slots.token[:, None], slots.position[:, None], cache=slots.cache, prefix=prefix)
+  token, logprob = choose(logits[:, 0], slots.key, slots.length, config)
+  where = jnp.where(slots.active, slots.length, ring)  # a finished row writes out of range: dropped
+  length = slots.length + slots.active.astype(jnp.int32)
+  index = jnp.where(cache.index == prompt_length + ring, prompt_length, cache.index)
+  return dataclasses.replace(
+    slots,
+    cache=_pin(model, dataclasses.replace(cache, index=index)),
+    token=token,
+    position=slots.position + 1,
+    active=slots.active & ~stops[token] & (length < ring),
+    length=length,
+    tokens=slots.tokens.at[rows, where].set(token, mode='drop'),
+    logprobs=slots.logprobs.at[rows, where].set(logprob, mode='drop'),
+  )
 
 
 def sample(
@@ -249,7 +301,7 @@ def sample(
   if not prompts:
     return []
   start, prefix, suffixes = _share_prefix(model, params, prompts)
-  prompt_length = _bucket(max(map(len, suffixes)), 8)
+  prompt_length = _bucket(max(map(len, suffixes)))
   keys = _row_keys(key, ids or [str(i) for i in range(len(prompts))], n)
   stops = np.zeros(model.config.vocab_size, bool)
   stops[: tokenizer.size] = tokenizer.tokens_containing(stop)
@@ -260,7 +312,8 @@ def sample(
   num_rows = num_questions * n
   wave = -(-num_questions // 4)  # Questions prefilled at once: a quarter of the slots is refilled when it is free.
   slots = empty_slots(model, num_rows, prompt_length, max_new_tokens)
-  free, pending = list(range(num_rows)), list(range(len(prompts)))[::-1]
+  free = list(range(num_rows))
+  pending = sorted(range(len(prompts)), key=lambda i: (_bucket(len(suffixes[i])), -i), reverse=True)  # like lengths together
   owners: dict[int, tuple[int, int]] = {}  # slot -> (prompt, sample index)
   completions: list[dict[int, Completion]] = [{} for _ in prompts]
   while pending or owners:
@@ -268,7 +321,7 @@ def sample(
       batch = [pending.pop() for _ in range(min(wave, len(pending)))]
       taken = [free.pop() for _ in range(len(batch) * n)]
       owners.update({slot: (batch[i // n], i % n) for i, slot in enumerate(taken)})
-      tokens, lengths = _pad([suffixes[i] for i in batch], wave, prompt_length)
+      tokens, lengths = _pad([suffixes[i] for i in batch], wave, _bucket(max(len(suffixes[i]) for i in batch)))
       logits, cache = prefill(model, params, prefix, tokens, lengths, start)
       rows = jnp.asarray(np.pad(taken, (0, wave * n - len(taken)), constant_values=num_rows), jnp.int32)
       row_keys = keys[np.resize(batch, wave)].reshape(-1)
@@ -289,33 +342,73 @@ def score(
   model: Transformer,
   params: Params,
   prompts: Sequence[Sequence[int]],
-  completions: Sequence[Sequence[int]],
+  options: Sequence[Sequence[Sequence[int]]],
   *,
   batch_size: int,
-  advance: Callable[[int], None] = lambda num_rows: None,
-) -> list[np.ndarray]:
-  """Returns the log-probabilities in nats, [len(completion)] f32, of each completion's tokens after its prompt."""
-  _check(prompts, max(map(len, completions), default=0), model.config.max_length)
+  advance: Callable[[int], None] = lambda num_options: None,
+) -> list[list[np.ndarray]]:
+  """Returns for each prompt and each of its options the log-probabilities in nats, [len(option)] f32, of its tokens.
+
+  A row of the batch is a prompt and all its options, which do not see each other: the prompt is computed once.
+  """
+  for prompt, own in zip(prompts, options, strict=True):
+    _check([prompt], max(map(len, own)), model.config.max_length)
   if not prompts:
     return []
   start, prefix, suffixes = _share_prefix(model, params, prompts)
-  rows = [[*p, *c] for p, c in zip(suffixes, completions, strict=True)]
-  length = _bucket(max(map(len, rows)), 8)
-  results = []
-  for first in range(0, len(rows), batch_size):
-    batch = rows[first : first + batch_size]
-    scores = np.asarray(_score(model, params, prefix, *_pad(batch, batch_size, length), start))
-    for row, completion, row_scores in zip(batch, completions[first:], scores, strict=False):
-      results.append(row_scores[len(row) - len(completion) : len(row)])
-    advance(len(batch))
+  results: list[list[np.ndarray]] = [[] for _ in prompts]
+  sizes = [(len(suffix) + sum(map(len, own)), i) for i, (suffix, own) in enumerate(zip(suffixes, options, strict=True))]
+  order = [i for _, i in sorted(sizes)]  # rows of like length together
+  num_rows = min(batch_size, len(order))
+  for first in range(0, len(order), num_rows):
+    batch = order[first : first + num_rows]
+    rows = _option_rows([(suffixes[i], options[i]) for i in batch], num_rows)
+    scores = np.asarray(score_rows(model, params, prefix, rows, start))
+    for i, row in zip(batch, scores, strict=False):
+      ends = np.cumsum([len(option) for option in options[i]])
+      results[i] = np.split(row[: ends[-1]], ends[:-1])
+    advance(sum(len(options[i]) for i in batch))
   return results
 
 
+class OptionRows(NamedTuple):
+  """A batch of prompts, each with its options behind it in its row."""
+
+  tokens: Any  # [B, T] int32
+  offsets: Any  # [B, T] int32, of a token from the end of the shared prefix; EMPTY for padding
+  segment_ids: Any  # [B, T] int32: SHARED, then 1, 2, ...: a token sees its prompt and its own option
+  sources: Any  # [B, M] int32, where the features are that predict each token of the options
+  targets: Any  # [B, M] int32, those tokens
+
+
+def _option_rows(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], num_rows: int) -> OptionRows:
+  """Returns the batch of (prompt, options); rows that are missing hold nothing."""
+  counts = [sum(map(len, options)) for _, options in rows]
+  T = _bucket(max(len(prompt) + count for (prompt, _), count in zip(rows, counts, strict=True)))
+  tokens, segment_ids = np.zeros((num_rows, T), np.int32), np.full((num_rows, T), layers.SHARED, np.int32)
+  offsets = np.full((num_rows, T), layers.EMPTY, np.int32)
+  sources, targets = (np.zeros((num_rows, _bucket(max(counts))), np.int32) for _ in range(2))
+  for r, (prompt, options) in enumerate(rows):
+    end, done = len(prompt), 0
+    tokens[r, :end], offsets[r, :end] = prompt, np.arange(end)
+    for segment, option in enumerate(options, start=1):
+      n = len(option)
+      tokens[r, end : end + n], segment_ids[r, end : end + n] = option, segment
+      offsets[r, end : end + n] = len(prompt) + np.arange(n)
+      sources[r, done : done + n] = [len(prompt) - 1, *range(end, end + n - 1)][:n]
+      targets[r, done : done + n] = option
+      end, done = end + n, done + n
+  return OptionRows(*map(jnp.asarray, (tokens, offsets, segment_ids, sources, targets)))
+
+
 @functools.partial(jax.jit, static_argnames='model')
-def _score(model, params, prefix, tokens, lengths, start):
-  """Returns [B, T] f32: the log-probability of each token given those before it (the first token's is meaningless)."""
-  x, _ = model.bind({'params': params}).features(tokens, _positions(tokens, lengths, start), prefix=prefix)
-  return jnp.roll(logprobs(model, params, x, jnp.roll(tokens, -1, axis=1)), 1, axis=1)
+def score_rows(model: Transformer, params: Params, prefix: KVCache | None, rows: OptionRows, start: jax.Array) -> jax.Array:
+  """Returns [B, M] f32: the log-probabilities of the options' tokens; start [] int32 is the first position of a row."""
+  model = model.clone(config=dataclasses.replace(model.config, attention='xla'))  # no kernel knows of SHARED
+  positions = jnp.where(rows.offsets == layers.EMPTY, layers.EMPTY, start + rows.offsets)
+  x, _ = model.bind({'params': params}).features(rows.tokens, positions, rows.segment_ids, prefix=prefix)
+  x = jnp.take_along_axis(x, rows.sources[..., None], axis=1)
+  return logprobs(model, params, x, rows.targets)
 
 
 def _positions(tokens: jax.Array, lengths: jax.Array, start: jax.Array) -> jax.Array:
@@ -341,8 +434,9 @@ def _check(prompts, max_new_tokens, max_length):
       )
 
 
-def _bucket(length: int, multiple: int) -> int:
-  """Returns the length rounded up, so that few shapes are compiled."""
+def _bucket(length: int) -> int:
+  """Returns the length rounded up by at most a quarter, so that few shapes are compiled: 8, 16, ... 64, 80, 96, ..."""
+  multiple = max(8, 2 ** (length.bit_length() - 3))
   return -(-length // multiple) * multiple
 
 
@@ -358,7 +452,7 @@ def _share_prefix(
   shared = next((i for i in range(limit) if first[i] != last[i]), limit)
   prefix = None
   if shared:
-    padded, lengths = _pad([prompts[0][:shared]], 1, _bucket(shared, 64))
+    padded, lengths = _pad([prompts[0][:shared]], 1, _bucket(shared))
     prefix = prefill(model, params, None, padded, lengths, jnp.int32(0))[1]
   return jnp.int32(shared), prefix, [prompt[shared:] for prompt in prompts]
 

@@ -4,11 +4,12 @@ Model code names logical axes only ('batch', 'embed', 'heads', ...). This file m
 over the data-centre network), `fsdp` and `tensor`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
 import jax
+from jax.experimental import mesh_utils
 import numpy as np
 
 AXES = ('data', 'fsdp', 'tensor')
@@ -58,9 +59,13 @@ TRAIN = Rules(tuple((axis, train) for axis, (train, _) in _TABLE.items()))
 SAMPLE = Rules(tuple((axis, sample) for axis, (_, sample) in _TABLE.items()))
 
 
-def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1) -> jax.sharding.Mesh:
-  """Returns a mesh over all devices; an axis of -1 takes the rest. Raises ValueError when the sizes do not fit."""
-  sizes, num_devices = [data, fsdp, tensor], jax.device_count()
+def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
+  """Returns a mesh over all devices; an axis of -1 takes the rest. `data` runs over slices first, where there are several.
+
+  Raises ValueError when the sizes do not fit.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes, num_devices = [data, fsdp, tensor], len(devices)
   described = f'mesh data={data} fsdp={fsdp} tensor={tensor}'
   if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
     raise ValueError(f'{described}: each axis is a positive size, and one at most is -1 (the rest of the devices)')
@@ -69,7 +74,15 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1) -> jax.sharding.Me
     sizes[sizes.index(-1)] = max(1, num_devices // known)
   if np.prod(sizes) != num_devices:
     raise ValueError(f'{described}: needs {np.prod(sizes)} devices and there are {num_devices}')
-  return jax.make_mesh(tuple(sizes), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+  types = (jax.sharding.AxisType.Auto,) * len(AXES)
+  num_slices = len({getattr(device, 'slice_index', 0) for device in devices})
+  if num_slices == 1:
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
+  if sizes[0] % num_slices:
+    raise ValueError(f'{described}: there are {num_slices} slices, and data is no multiple of that: only it runs over them')
+  within = (sizes[0] // num_slices, *sizes[1:])
+  grid = mesh_utils.create_hybrid_device_mesh(within, (num_slices, 1, 1), devices=devices)
+  return jax.sharding.Mesh(grid, AXES, axis_types=types)
 
 
 def shardings(mesh: jax.sharding.Mesh, rules: Rules, abstract: Any, axes: Any) -> Any:

@@ -150,7 +150,7 @@ def write_tensors(
           for part in fetch(name):
             assert part.dtype == specs[name].dtype, (name, part.dtype, specs[name])
             if writes:
-              _write_at(fd, start, memoryview(np.ascontiguousarray(part).reshape(-1).view(np.uint8)))
+              _write_at(fd, start, np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
             start += part.nbytes
           assert start == end, (name, start - end, specs[name])
 

@@ -1,5 +1,6 @@
 """The Transformer: causality, cached = full forward, scan and remat, segments, shared prefixes, sharded = one device."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -129,23 +130,40 @@ def test_sharded_equals_one_device(config, params, tokens, mesh, rules):
 
 
 @pytest.mark.parametrize('tied', [True, False])
-def test_logprobs_and_their_gradient_equal_the_log_softmax_of_all_logits(config, tokens, tied, monkeypatch):
+def test_logprobs_in_chunks_are_those_of_all_logits(config, tokens, tied, monkeypatch):
   config = dataclasses.replace(config, tie_embeddings=tied)
   params = random_params(config)
-  monkeypatch.setattr(model_lib, 'LOGIT_TOKENS', 8)  # six chunks of two positions
-  model, targets = Transformer(config), jnp.roll(tokens, -1, axis=1)
+  monkeypatch.setattr(model_lib, 'LOGIT_BYTES', 4 * 64 * 8)  # six chunks of two positions
+  x, _ = apply(config, params, tokens, positions_of(tokens), method='features')
+  targets = jnp.roll(tokens, -1, axis=1)
+  chunked = model_lib.logprobs(Transformer(config), params, x, targets)
+  expected = jnp.take_along_axis(jax.nn.log_softmax(forward(config, params, tokens)), targets[..., None], axis=-1)[..., 0]
+  np.testing.assert_allclose(chunked, expected, atol=1e-5)
 
-  def chunked(params):
-    x, _ = apply(config, params, tokens, positions_of(tokens), method='features')
-    return jnp.sum(model_lib.logprobs(model, params, x, targets))
 
-  def whole(params):
-    logprobs = jax.nn.log_softmax(forward(config, params, tokens))
-    return jnp.sum(jnp.take_along_axis(logprobs, targets[..., None], axis=-1))
+@pytest.mark.parametrize('window', [None, 100])
+@pytest.mark.parametrize('shape', [None, (2, 2, 2)])
+def test_the_tpu_kernel_attends_as_attend_does(window, shape):
+  """Packed rows with grouped queries, values and gradients; interpreted on the CPU."""
+  B, T, N, K, H = 4, 256, 4, 2, 128
+  keys = jax.random.split(jax.random.key(0), 4)
+  q, k, v, weights = (jax.random.normal(key, (B, T, heads, H)) for key, heads in zip(keys, (N, K, K, N), strict=True))
+  segments = jnp.asarray(np.repeat([[1, 2, 3, 0]], [90, 70, 50, 46], axis=1), jnp.int32) * jnp.ones((B, 1), jnp.int32)
+  rows = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
 
-  (a, grad_a), (b, grad_b) = jax.jit(jax.value_and_grad(chunked))(params), jax.jit(jax.value_and_grad(whole))(params)
-  np.testing.assert_allclose(a, b, rtol=1e-6)
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4, rtol=1e-4), grad_a, grad_b)
+  def plain(q, k, v):
+    out = layers.attend(q, rows, segments, [layers.KeyValues(k, v, rows, segments)], window)
+    return jnp.sum(out * weights), out
+
+  def kernel(q, k, v):
+    kv, spec = layers.KeyValues(k, v, rows, segments), jax.P(('data', 'fsdp'), None, 'tensor', None)
+    out = layers.splash(q, kv, segments, window, spec, interpret=True)
+    return jnp.sum(out * weights), out
+
+  expected = jax.jit(jax.value_and_grad(plain, (0, 1, 2), has_aux=True))(q, k, v)
+  with jax.set_mesh(sharding.make_mesh(*shape)) if shape else contextlib.nullcontext():
+    found = jax.jit(jax.value_and_grad(kernel, (0, 1, 2), has_aux=True))(q, k, v)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-4, rtol=1e-4), found, expected)
 
 
 def test_bfloat16_computes_in_bfloat16_over_float32_params(config, params, tokens):
@@ -170,6 +188,7 @@ def test_bfloat16_logits_are_float32_sums_tied_or_not(config, params, tokens):
     ({'num_kv_heads': 3}, 'num_heads=4 is not a multiple of num_kv_heads=3'),
     ({'dtype': 'float16'}, "model.dtype: 'float16' is not one of float32, bfloat16"),
     ({'remat': 'some'}, "model.remat: 'some' is not one of none, full, dots"),
+    ({'attention': 'fast'}, "model.attention: 'fast' is not one of auto, xla, splash, cudnn"),
   ],
 )
 def test_a_wrong_config_names_the_key(config, changes, message):

@@ -32,6 +32,13 @@ def test_rows_are_filled_before_new_ones_are_opened():
   assert packing.pack(PAIRS, 64).tokens.shape[0] == 1
 
 
+def test_a_sequence_goes_where_it_fits_best():
+  pairs = [([1] * n, [2]) for n in (6, 3, 5, 2, 4)]
+  batch = packing.pack(pairs, 10)
+  lengths = sorted(sorted(np.bincount(row)[1:].tolist()) for row in batch.segment_ids)
+  assert lengths == [[2, 3, 5], [4, 6]]
+
+
 def test_the_target_is_the_next_token():
   batch = packing.pack([([1, 2], [3, 4])], 8)
   np.testing.assert_array_equal(batch.targets[0, :3], [2, 3, 4])

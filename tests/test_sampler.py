@@ -94,11 +94,12 @@ def test_seed_id_and_sample_index_each_change_the_draw(run):
 def test_logprobs_are_those_of_scoring_the_completion_again(run, place):
   completions = run()
   mesh = sharding.make_mesh()
-  pairs = [(prompt, s) for prompt, samples in zip(PROMPTS, completions, strict=True) for s in samples]
+  options = [[sample.tokens for sample in samples] for samples in completions]
   with jax.set_mesh(mesh):
-    scores = sampler.score(*place(mesh), [p for p, _ in pairs], [s.tokens for _, s in pairs], batch_size=4)
-  for (_, sample), scored in zip(pairs, scores, strict=True):
-    np.testing.assert_allclose(sample.logprobs, scored, atol=2e-5)
+    scores = sampler.score(*place(mesh), PROMPTS, options, batch_size=4)
+  for samples, scored in zip(completions, scores, strict=True):
+    for sample, logprobs in zip(samples, scored, strict=True):
+      np.testing.assert_allclose(sample.logprobs, logprobs, atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_the_prefix_is_computed_once_and_each_question_once(run, monkeypatch):
     lambda m, p, prefix, tokens, *rest: calls.append(tokens.shape) or original(m, p, prefix, tokens, *rest),
   )
   run(dataclasses.replace(CONFIG, num_slots=24))
-  assert calls == [(1, 64), (2, 16), (2, 16), (2, 16)]
+  assert calls == [(1, 8), (2, 8), (2, 8), (2, 16)]
 
 
 @pytest.mark.parametrize('shape', [(1, 8, 1), (1, 1, 8), (2, 2, 2)])
@@ -200,13 +201,17 @@ def test_a_value_out_of_range_is_named(key, value):
     dataclasses.replace(CONFIG, **{key: value})
 
 
-def test_scores_equal_the_full_forward(config, params, place):
-  mesh = sharding.make_mesh()
-  prompts, options = [[1, 2, 3], [1, 2, 3], [1, 2, 4, 5]], [[6], [7, 8, 9], [10, 11]]
+@pytest.mark.parametrize('window', [None, 3])
+def test_scores_equal_the_full_forward_of_each_option(config, params, window):
+  config, mesh = dataclasses.replace(config, sliding_window=window), sharding.make_mesh()
+  prompts, options = [[1, 2, 3], [1, 2, 4, 5], [1, 2, 9]], [[[6], [7, 8, 9]], [[10, 11]], [[3], [], [4, 4]]]
+  placed = jax.device_put(params, model_lib.param_shardings(config, mesh, sharding.SAMPLE))
   with jax.set_mesh(mesh):
-    scores = sampler.score(*place(mesh), prompts, options, batch_size=2)
-  for prompt, option, score in zip(prompts, options, scores, strict=True):
-    tokens = jnp.asarray([prompt + option])
-    logits = jax.jit(Transformer(config).apply)({'params': params}, tokens, jnp.arange(tokens.shape[1])[None])[0]
-    logprobs = jax.nn.log_softmax(logits[0])[jnp.arange(len(prompt) - 1, tokens.shape[1] - 1), jnp.asarray(option)]
-    np.testing.assert_allclose(score, logprobs, atol=2e-5)
+    scores = sampler.score(Transformer(config, sharding.SAMPLE), placed, prompts, options, batch_size=2)
+  for prompt, own, scored in zip(prompts, options, scores, strict=True):
+    assert len(scored) == len(own)
+    for option, score in zip(own, scored, strict=True):
+      tokens = jnp.asarray([prompt + option])
+      logits = jax.jit(Transformer(config).apply)({'params': params}, tokens, jnp.arange(tokens.shape[1])[None])[0]
+      rows = jax.nn.log_softmax(logits[0])[len(prompt) - 1 : tokens.shape[1] - 1]
+      np.testing.assert_allclose(score, np.asarray(rows)[np.arange(len(option)), option], atol=2e-5)

@@ -110,6 +110,20 @@ def merge(
   return jax.tree.map_with_path(leaf, *trees)
 
 
+def make_merge(config: MergeConfig, shardings: Any, *, donates: bool) -> Any:
+  """Returns the jitted merge(anchor, tuned, alpha, key) -> params of the run loop: in place where tuned is donated.
+
+  alpha [] f32 is traced, so that a schedule compiles once; None where config.alpha is a rule.
+  """
+  row = METHODS[config.method]
+
+  def merge_trees(anchor, tuned, alpha, key):
+    alpha, key = config.alpha if alpha is None else alpha, key if row.random else None
+    return merge(config.method, anchor, [tuned], alpha=alpha, key=key, **config.parameters())
+
+  return jax.jit(merge_trees, donate_argnames=('tuned',) if donates else (), out_shardings=shardings)
+
+
 def _all_at_once(one: Callable[..., jax.Array], arrays: Sequence[jax.Array], traced: Any, key: Any) -> jax.Array:
   """Returns one(tensors, traced, key) of each layer of stacked arrays [L, ...]: a single pass over the memory."""
   axes = jax.tree.map(lambda value: 0 if getattr(value, 'ndim', 0) else None, traced)
