@@ -52,7 +52,7 @@ class Cost:
   flops: float = 0.0  # of dots and convolutions
   cycles: float = 0.0  # as the compiler estimates; without collectives and kernels
   kernels: int = 0  # custom calls: the compiler says nothing of their cycles, and their FLOPs are not counted
-  collectives: dict[str, Collective] = dataclasses.field(default_factory=dict)  # by channel
+  collectives: dict[str, Collective] = dataclasses.field(default_factory=dict)  # by kind and channel
 
   def add(self, other: 'Cost', times: int = 1) -> None:
     """Adds another cost, `times` over.
@@ -135,7 +135,7 @@ def _own(op: Op, shapes: Mapping[str, str], fused: bool) -> Cost:
     # The tuple of a start holds operands and contexts too.
     size = sum(operands) if kind == 'reduce-scatter' else max(sizes) if op.opcode != kind else sum(sizes)
     channel = re.search(r'channel_id=(\d+)', op.rest)
-    result.collectives[channel[1] if channel else op.name] = Collective(kind, size, 1)
+    result.collectives[f'{kind} {channel[1] if channel else op.name}'] = Collective(kind, size, 1)
   return result
 
 

@@ -32,7 +32,8 @@ class Llama3Rope:
 class KeyValues:
   """Keys and values that queries attend to, and where they stand.
 
-  k, v [B, S, K, H]; positions [B, S] int32 (EMPTY: no token); segment_ids [B, S] int32. B may be 1: every row sees them.
+  k, v [B, K, S, H], so that a head's are one matrix; positions [B, S] int32 (EMPTY: no token); segment_ids [B, S] int32. B
+  may be 1: every row sees them.
   """
 
   k: jax.Array
@@ -70,13 +71,13 @@ def attend(
   multiple of K: grouped-query attention (arXiv 2305.13245). Scores and softmax are float32.
   """
   B, T, N, H = q.shape
-  K = sources[0].k.shape[2]
+  K = sources[0].k.shape[1]
   q = q.reshape(B, T, K, N // K, H)
   scores = []
   for source in sources:
     # A source of batch 1 broadcasts: its keys are read once for all rows.
-    k = 'SKH' if source.k.shape[0] == 1 else 'BSKH'
-    score = jnp.einsum(f'BTKGH,{k}->BKGTS', q, source.k[0] if k == 'SKH' else source.k, preferred_element_type=jnp.float32)
+    k = 'KSH' if source.k.shape[0] == 1 else 'BKSH'
+    score = jnp.einsum(f'BTKGH,{k}->BKGTS', q, source.k[0] if k == 'KSH' else source.k, preferred_element_type=jnp.float32)
     distance = positions[:, :, None] - source.positions[:, None, :]
     own = segment_ids[:, :, None] == source.segment_ids[:, None, :]
     seen = (distance >= 0) & (own | (source.segment_ids == SHARED)[:, None, :])
@@ -87,10 +88,10 @@ def attend(
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(q.dtype)
   out, start = jnp.zeros_like(q), 0
   for source in sources:
-    length = source.k.shape[1]
-    v = 'SKH' if source.v.shape[0] == 1 else 'BSKH'
+    length = source.k.shape[2]
+    v = 'KSH' if source.v.shape[0] == 1 else 'BKSH'
     part = weights[..., start : start + length]
-    out += jnp.einsum(f'BKGTS,{v}->BTKGH', part, source.v[0] if v == 'SKH' else source.v)
+    out += jnp.einsum(f'BKGTS,{v}->BTKGH', part, source.v[0] if v == 'KSH' else source.v)
     start += length
   return out.reshape(B, T, N, H)
 
@@ -100,8 +101,8 @@ def splash(
 ) -> jax.Array:
   """Returns `attend` of rows to themselves, q [B, T, N, H] -> [B, T, N, H], by a TPU kernel that holds no scores.
 
-  A row's tokens stand in the order of their positions, and T is a multiple of 128. spec: how q and kv are sharded alike; the
-  length is whole on every device.
+  A row's tokens stand in the order of their positions, and T is a multiple of 128. spec: how [B, heads, T, H] of q and kv
+  are sharded alike; T is whole on every device.
   """
   T, N, H = q.shape[1:]
   size = min(T, 512)
@@ -113,24 +114,23 @@ def splash(
   )  # fmt: skip
 
   def local(q, k, v, segment_ids):
-    mask = splash_attention_mask.MultiHeadMask([causal] * q.shape[2])
+    mask = splash_attention_mask.MultiHeadMask([causal] * q.shape[1])
     kernel = splash_attention_kernel.make_splash_mha_single_device(mask, block_sizes=blocks, interpret=interpret)
-    q, k, v = (x.swapaxes(1, 2) for x in (q * H**-0.5, k, v))
-    out = jax.vmap(kernel)(q, k, v, splash_attention_kernel.SegmentIds(segment_ids, segment_ids))
-    return jnp.swapaxes(out, 1, 2)  # pyright: ignore[reportArgumentType]
+    segments = splash_attention_kernel.SegmentIds(segment_ids, segment_ids)
+    return jax.vmap(kernel)(q * H**-0.5, k, v, segments)
 
   if not jax.sharding.get_abstract_mesh().empty:
-    rows = jax.P(*spec[:2])
+    rows = jax.P(spec[0], None)
     local = jax.shard_map(local, in_specs=(spec, spec, spec, rows), out_specs=spec, check_vma=False)
-  return local(q, kv.k, kv.v, segment_ids).astype(q.dtype)
+  return local(q.swapaxes(1, 2), kv.k, kv.v, segment_ids).swapaxes(1, 2).astype(q.dtype)
 
 
 def cudnn(q: jax.Array, kv: KeyValues, segment_ids: jax.Array, window: int | None) -> jax.Array:
   """Returns `attend` of rows to themselves, q [B, T, N, H] -> [B, T, N, H], by cuDNN: bfloat16 on a GPU."""
   own = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
   return jax.nn.dot_product_attention(
-      q, kv.k, kv.v, mask=own, is_causal=True, local_window_size=None if window is None else (window - 1, 0),
-      implementation='cudnn',
+      q, kv.k.swapaxes(1, 2), kv.v.swapaxes(1, 2), mask=own, is_causal=True,
+      local_window_size=None if window is None else (window - 1, 0), implementation='cudnn',
   )  # fmt: skip
 
 
@@ -205,16 +205,22 @@ class Attention(nn.Module):
       q = RMSNorm(c.rms_norm_eps, 'head_dim', name='q_norm')(q)
       k = RMSNorm(c.rms_norm_eps, 'head_dim', name='k_norm')(k)
     freqs = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+    axes = ('attention_batch', 'attention_heads', 'length', 'head_dim')
     q, k = rotate(q, positions, freqs), rotate(k, positions, freqs)
-    own = KeyValues(k, v, positions, segment_ids)
-    mesh = jax.sharding.get_abstract_mesh().shape
-    spec = self.rules.spec(('batch', 'length', 'kv_heads', 'head_dim'), k.shape, mesh)
+    # Made where the weights are, then brought to where the rows are: only activations travel.
+    q, k, v = (sharding.constrain(y, ('batch', 'length', kind, 'head_dim'), self.rules) for y, kind in (
+        (q, 'heads'), (k, 'kv_heads'), (v, 'kv_heads')
+    ))  # fmt: skip
+    q, k, v = (sharding.constrain(y.swapaxes(1, 2), axes, self.rules) for y in (q, k, v))
+    q, own = q.swapaxes(1, 2), KeyValues(k, v, positions, segment_ids)
+    spec = self.rules.spec(axes, k.shape, jax.sharding.get_abstract_mesh().shape)
     if c.attention == 'splash' and not past and q.shape[1] % 128 == 0:
       mixed = splash(q, own, segment_ids, c.sliding_window, spec)
     elif c.attention == 'cudnn' and not past:
       mixed = cudnn(q, own, segment_ids, c.sliding_window)
     else:
       mixed = attend(q, positions, segment_ids, (*past, own), c.sliding_window)
+    mixed = sharding.constrain(mixed, ('batch', 'length', 'heads', 'head_dim'), self.rules)
     out = Projection('BTNH,NHD->BTD', q_shape[1:] + q_shape[:1], q_axes[1:] + q_axes[:1], num_inputs=2, name='o')(mixed)
     return out, (k, v)
 

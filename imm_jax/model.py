@@ -6,7 +6,6 @@ return value. `Transformer(config).apply({'params': params}, tokens, positions, 
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 from flax import linen as nn
@@ -75,15 +74,15 @@ class KVCache:
   A slot is not a position: `positions` says which token a slot holds, so all rows can write at the same `index`.
   """
 
-  k: jax.Array  # [L, B, S, K, H] in the compute dtype
-  v: jax.Array  # [L, B, S, K, H]
+  k: jax.Array  # [L, B, K, S, H] in the compute dtype
+  v: jax.Array  # [L, B, K, S, H]
   positions: jax.Array  # [B, S] int32; layers.EMPTY where nothing is written
   index: jax.Array  # [] int32, the slot that the next tokens are written to
 
 
 def empty_cache(config: ModelConfig, batch_size: int, length: int) -> KVCache:
   """Returns a cache of `batch_size` rows and `length` slots with nothing in it."""
-  shape = (config.num_layers, batch_size, length, config.num_kv_heads, config.head_dim)
+  shape = (config.num_layers, batch_size, config.num_kv_heads, length, config.head_dim)
   zeros = jnp.zeros(shape, config.dtype)
   return KVCache(zeros, zeros, jnp.full((batch_size, length), layers.EMPTY, jnp.int32), jnp.zeros((), jnp.int32))
 
@@ -160,8 +159,8 @@ class Transformer(nn.Module):
     if cache is None:
       return self.final_norm(x), KVCache(k, v, positions, jnp.int32(tokens.shape[1]))
     return self.final_norm(x), KVCache(
-      jax.lax.dynamic_update_slice_in_dim(cache.k, k, cache.index, axis=2),
-      jax.lax.dynamic_update_slice_in_dim(cache.v, v, cache.index, axis=2),
+      jax.lax.dynamic_update_slice_in_dim(cache.k, k, cache.index, axis=3),
+      jax.lax.dynamic_update_slice_in_dim(cache.v, v, cache.index, axis=3),
       jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.index, axis=1),
       cache.index + tokens.shape[1],
     )
@@ -184,8 +183,7 @@ def logprobs(model: Transformer, params: Params, x: jax.Array, targets: jax.Arra
   def of_chunk(chunk):
     return target_logprobs(model.bind({'params': params}).unembed(chunk[0]), chunk[1])
 
-  mesh = jax.sharding.get_abstract_mesh().shape
-  rows = max(1, x.shape[0] // math.prod(mesh.get(axis, 1) for axis in dict(model.rules.table)['batch']))
+  rows = max(1, x.shape[0] // model.rules.num_parts('batch', jax.sharding.get_abstract_mesh().shape))
   length = chunk_length(rows, x.shape[1], model.config.vocab_size)
   chunks = jax.lax.map(of_chunk, (split(x, length), split(targets, length)))
   return chunks.swapaxes(0, 1).reshape(targets.shape)

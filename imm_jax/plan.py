@@ -7,12 +7,14 @@ at the rate of its links. They compare programs under one compiler; no hardware 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
+import importlib.util
 import math
 import os
 import time
 from typing import Any, NamedTuple
 
 import jax
+from jax.experimental import topologies
 import jax.numpy as jnp
 
 from imm_jax import checkpoint, experiment, finetune, formats, hlo, merging, sampler, sharding
@@ -123,15 +125,13 @@ def chip_of(topology: str) -> Chip:
 
 def topology_devices(topology: str, num_slices: int) -> list[Any]:
   """Returns the devices of a topology that is not there. Raises ValueError."""
-  from jax.experimental import topologies
-
+  if importlib.util.find_spec('libtpu') is None:
+    raise ValueError("imm plan: the TPU compiler is missing: pip install 'imm_jax[tpu]'")
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no metadata server to ask
   try:
     found = topologies.get_topology_desc(topology_name=topology, platform='tpu', num_slices=num_slices)
   except (NotImplementedError, RuntimeError, ValueError) as error:
-    missing = 'libtpu' in str(error) or 'not found' in str(error).lower() or 'known' in str(error).lower()
-    reason = "the TPU compiler is missing: pip install 'imm_jax[tpu]'" if missing else str(error).splitlines()[0]
-    raise ValueError(f'--topology={topology}: {reason}') from None
+    raise ValueError(f'--topology={topology}: {str(error).splitlines()[0]}') from None
   return found.devices
 
 
@@ -258,7 +258,7 @@ def _decode(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, promp
 
   def spec(x):
     if x.ndim == 5:
-      return model.rules.spec(('layers', 'batch', 'length', 'kv_heads', 'head_dim'), x.shape, mesh.shape)
+      return model.rules.spec(('layers', 'attention_batch', 'attention_heads', 'length', 'head_dim'), x.shape, mesh.shape)
     return model.rules.spec(('batch', *(None,) * (x.ndim - 1)) if x.ndim else (), x.shape, mesh.shape)
 
   slots = _place(slots, mesh, spec)

@@ -59,7 +59,7 @@ class Completion:
 class Slots:
   """The decode loop's state: B rows in flight."""
 
-  cache: KVCache  # [L, B, T + R, K, H]: prompts in the first T slots, completions in a ring of R = max_new_tokens
+  cache: KVCache  # [L, B, K, T + R, H]: prompts in the first T slots, completions in a ring of R = max_new_tokens
   token: jax.Array  # [B] int32, the newest token, not yet in the cache
   position: jax.Array  # [B] int32, its position
   active: jax.Array  # [B] bool, still decoding
@@ -184,7 +184,7 @@ def insert(
 ) -> Slots:
   """Puts Q prefilled prompts, n = num_samples_per_prompt rows each, into slots `rows`, with their first token chosen.
 
-  prompts: caches [L, Q, T, K, H]; logits [Q, V] f32; next_positions [Q] int32; keys [Q * n]; rows [Q * n] int32, out of
+  prompts: caches [L, Q, K, T, H]; logits [Q, V] f32; next_positions [Q] int32; keys [Q * n]; rows [Q * n] int32, out of
   range where there is no prompt; stops [V] bool.
   """
   n, ring = config.num_samples_per_prompt, slots.tokens.shape[1]
@@ -198,7 +198,7 @@ def insert(
     return old.at[rows].set(new, mode='drop')
 
   def put_prompt(old, new):
-    return old.at[:, rows, :prompt_length].set(jnp.repeat(new, n, axis=1), mode='drop')
+    return old.at[:, rows, :, :prompt_length].set(jnp.repeat(new, n, axis=1), mode='drop')
 
   cache = dataclasses.replace(
     slots.cache,
@@ -309,7 +309,8 @@ def sample(
   stops = jnp.asarray(stops)
 
   num_questions = max(1, config.num_slots // n)
-  num_rows = num_questions * n
+  ways = model.rules.num_parts('attention_batch', jax.sharding.get_abstract_mesh().shape)
+  num_rows = -(-num_questions * n // ways) * ways
   wave = -(-num_questions // 4)  # Questions prefilled at once: a quarter of the slots is refilled when it is free.
   slots = empty_slots(model, num_rows, prompt_length, max_new_tokens)
   free = list(range(num_rows))
@@ -419,7 +420,7 @@ def _positions(tokens: jax.Array, lengths: jax.Array, start: jax.Array) -> jax.A
 
 def _pin(model: Transformer, cache: KVCache) -> KVCache:
   """Returns the cache with its sharding pinned: it stays where it is from one call to the next."""
-  axes = ('layers', 'batch', 'length', 'kv_heads', 'head_dim')
+  axes = ('layers', 'attention_batch', 'attention_heads', 'length', 'head_dim')
   k, v = (sharding.constrain(x, axes, model.rules) for x in (cache.k, cache.v))
   return dataclasses.replace(cache, k=k, v=v)
 

@@ -6,6 +6,7 @@ over the data-centre network), `fsdp` and `tensor`.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -16,7 +17,8 @@ AXES = ('data', 'fsdp', 'tensor')
 
 # Logical axis -> (mesh axes when training, mesh axes when sampling).
 # Training shards every weight over `fsdp` and gathers it where it is used. While decoding, weights stay put: they are split
-# over `tensor` and `fsdp` along output dimensions, and only activations travel.
+# over `tensor` and `fsdp` along output dimensions, and only activations travel. Attention, and with it the cache, is split
+# by rows over `fsdp` too: each device reads the keys and values of its own rows.
 _TABLE = {
   'batch': (('data', 'fsdp'), ('data',)),
   'length': ((), ()),
@@ -24,6 +26,8 @@ _TABLE = {
   'heads': (('tensor',), ('tensor', 'fsdp')),
   'kv_heads': (('tensor',), ('tensor', 'fsdp')),
   'head_dim': ((), ()),
+  'attention_batch': (('data', 'fsdp'), ('data', 'fsdp')),
+  'attention_heads': (('tensor',), ('tensor',)),
   'mlp': (('tensor',), ('tensor', 'fsdp')),
   'vocab': (('tensor',), ('tensor', 'fsdp')),
   'layers': ((), ()),
@@ -53,6 +57,10 @@ class Rules:
       free -= set(taken)
       entries.append(tuple(taken) if len(taken) > 1 else taken[0] if taken else None)
     return jax.P(*entries)
+
+  def num_parts(self, axis: str, mesh_shape: Mapping[str, int]) -> int:
+    """Returns in how many parts a dimension with this logical axis is split, if they divide it."""
+    return math.prod(mesh_shape.get(name, 1) for name in dict(self.table)[axis])
 
 
 TRAIN = Rules(tuple((axis, train) for axis, (train, _) in _TABLE.items()))

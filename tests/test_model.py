@@ -74,7 +74,7 @@ def test_a_prefix_shared_by_all_rows_equals_the_full_forward(config, params, tok
   _, grown = apply(config, params, tokens[:, 5:9], where[:, 5:9], prefix=prefix, cache=grown)
   logits, _ = apply(config, params, tokens[:, 9:10], where[:, 9:10], prefix=prefix, cache=grown)
   np.testing.assert_allclose(logits, forward(config, params, tokens)[:, 9:10], atol=TOLERANCE)
-  assert cache.k.shape[2] == 4
+  assert cache.k.shape[3] == 4
 
 
 def test_padding_is_seen_by_nobody(config, params, tokens):
@@ -152,11 +152,12 @@ def test_the_tpu_kernel_attends_as_attend_does(window, shape):
   rows = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
 
   def plain(q, k, v):
-    out = layers.attend(q, rows, segments, [layers.KeyValues(k, v, rows, segments)], window)
+    out = layers.attend(q, rows, segments, [layers.KeyValues(k.swapaxes(1, 2), v.swapaxes(1, 2), rows, segments)], window)
     return jnp.sum(out * weights), out
 
   def kernel(q, k, v):
-    kv, spec = layers.KeyValues(k, v, rows, segments), jax.P(('data', 'fsdp'), None, 'tensor', None)
+    kv = layers.KeyValues(k.swapaxes(1, 2), v.swapaxes(1, 2), rows, segments)
+    spec = jax.P(('data', 'fsdp'), 'tensor', None, None)
     out = layers.splash(q, kv, segments, window, spec, interpret=True)
     return jnp.sum(out * weights), out
 

@@ -173,7 +173,7 @@ def test_a_decode_step_gathers_no_weight_and_no_cache(config, shape):
   abstract, _ = model_lib.abstract_params(config)
   shardings = model_lib.param_shardings(config, mesh, sharding.SAMPLE)
   with jax.set_mesh(mesh):
-    slots = sampler.empty_slots(model, 4, 32, 8)
+    slots = sampler.empty_slots(model, 8, 32, 8)  # as `sample` does, a multiple of the devices that share the rows
     params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     lowered = sampler.decode.lower(
       model, params, None, slots, jnp.zeros(512, bool), dataclasses.replace(CONFIG, temperature=0.0)
