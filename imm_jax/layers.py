@@ -122,7 +122,7 @@ def splash(
   if not jax.sharding.get_abstract_mesh().empty:
     rows = jax.P(spec[0], None)
     local = jax.shard_map(local, in_specs=(spec, spec, spec, rows), out_specs=spec, check_vma=False)
-  return local(q.swapaxes(1, 2), kv.k, kv.v, segment_ids).swapaxes(1, 2).astype(q.dtype)
+  return jnp.swapaxes(local(q.swapaxes(1, 2), kv.k, kv.v, segment_ids), 1, 2).astype(q.dtype)  # pyright: ignore
 
 
 def cudnn(q: jax.Array, kv: KeyValues, segment_ids: jax.Array, window: int | None) -> jax.Array:

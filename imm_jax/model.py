@@ -56,7 +56,7 @@ class ModelConfig:
     if self.dtype not in ('float32', 'bfloat16'):
       raise ValueError(f"model.dtype: '{self.dtype}' is not one of float32, bfloat16")
     if self.remat not in REMAT_POLICIES:
-      raise ValueError(f"model.remat: '{self.remat}' is not one of {', '.join(REMAT_POLICIES)}")
+      raise ValueError(f"model.remat: '{self.remat}' is not one of {', '.join(REMAT_POLICIES)} (auto: imm plan)")
     if self.attention not in ('xla', 'splash', 'cudnn'):
       raise ValueError(f"model.attention: '{self.attention}' is not one of auto, xla, splash, cudnn")
 

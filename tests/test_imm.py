@@ -214,6 +214,7 @@ def test_nothing_compiles_after_the_first_round(tmp_path):
     jax.monitoring.register_event_duration_secs_listener(count)
     imm.run(tiny(**{'num_rounds': 3, 'merge.method': 'dare', 'merge.alpha': alpha}), str(tmp_path / 'run'))
     jax.monitoring.unregister_event_duration_listener(count)
+  assert jax.config.jax_compilation_cache_dir == str(tmp_path / '.xla_cache')
   assert compiled[0] > 0 and compiled[1] > 0
   assert compiled[2] == compiled[3] == 0
 

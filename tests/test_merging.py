@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 SHAPES = {'embedding': (32, 16), 'layers': {'mlp': {'kernel': (2, 16, 8)}, 'norm': {'scale': (2, 16)}}}
 ODD = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, 1.0, -2.5], np.float32)
 WITH_ALPHA = [name for name, row in METHODS.items() if row.alpha]
-ELEMENTWISE = ['linear', 'task_arithmetic', 'lines', 'dare']  # no number of one element depends on another
+ELEMENTWISE = ['linear', 'task_arithmetic', 'lines', 'dare']  # with an alpha; no element of the result depends on another
 
 
 def tree(seed, size=1.0):
@@ -215,11 +215,7 @@ def test_a_merge_moves_nothing_between_devices_and_is_in_place(name, config, mes
   shardings = model_lib.param_shardings(config, mesh, sharding.TRAIN)
   abstract, _ = model_lib.abstract_params(config)
   params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-
-  @functools.partial(jax.jit, donate_argnames='tuned', out_shardings=shardings)
-  def merge(anchor, tuned, alpha, key):
-    return merging.merge(name, anchor, [tuned], alpha=alpha, key=key)
-
+  merge = merging.make_merge(merging.MergeConfig(name, 0.5, 0.2, 0.5, 'base'), shardings, donates=True)
   compiled = merge.lower(params, params, jnp.float32(0.5), jax.random.key(0)).compile()
   text = compiled.as_text()
   assert not [word for word in ('all-reduce', 'all-gather', 'all-to-all', 'collective-permute') if word in text]
