@@ -57,6 +57,9 @@ def config() -> model.ModelConfig:
   )  # fmt: skip
 
 
-@pytest.fixture(params=[(1, 8, 1), (2, 2, 2), (1, 1, 8)], ids=str)
+MESHES = [pytest.param((1, 8, 1), marks=pytest.mark.slow), (2, 2, 2), pytest.param((1, 1, 8), marks=pytest.mark.slow)]
+
+
+@pytest.fixture(params=MESHES, ids=str)
 def mesh(request) -> jax.sharding.Mesh:
   return sharding.make_mesh(*request.param)

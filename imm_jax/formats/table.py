@@ -157,14 +157,12 @@ def load(
     row = row_of[_path(keys)]
     if not row.path.startswith(LAYERS):
       return _read_array(row, row.name, struct.shape, where, read)
-    zeros, write = _stack_functions(struct.shape, where)
     layer_where = jax.NamedSharding(where.mesh, jax.P(*where.spec[1:]))
-    stack = zeros()
+    layers = []
     for layer in range(config.num_layers):
       x = _read_array(row, row.name.format(layer=layer), struct.shape[1:], layer_where, read)
-      # Waiting keeps the host at one layer's tensor.
-      stack = jax.block_until_ready(write(stack, x, np.int32(layer)))
-    return stack
+      layers.append(jax.block_until_ready(x))  # keeps the host at one layer's tensor
+    return _stack(layers, where)
 
   return jax.tree.map_with_path(leaf, abstract, sharding.shardings(mesh, rules, abstract, axes))
 
@@ -173,16 +171,9 @@ def _read_array(row: Row, name: str, shape: tuple[int, ...], where: jax.NamedSha
   return jax.make_array_from_callback(shape, where, lambda index: row.read(read, name, shape, index or ()))
 
 
-@functools.cache
-def _stack_functions(shape: tuple[int, ...], where: jax.NamedSharding):
-  """Returns functions that make an array [L, ...] of zeros on the devices, and that write one layer of it in place."""
-  zeros = jax.jit(lambda: jnp.zeros(shape, jnp.float32), out_shardings=where)
-  write = jax.jit(
-    lambda stack, x, layer: jax.lax.dynamic_update_index_in_dim(stack, x, layer, axis=0),
-    out_shardings=where,
-    donate_argnums=0,
-  )
-  return zeros, write
+@functools.partial(jax.jit, static_argnames='where')
+def _stack(layers: list[jax.Array], where: jax.NamedSharding) -> jax.Array:
+  return jax.lax.with_sharding_constraint(jnp.stack(layers), where)
 
 
 def _path(keys) -> str:
