@@ -124,6 +124,7 @@ def test_a_finished_run_does_nothing_more(finished):
   assert before == {entry: os.stat(entry).st_mtime_ns for entry in before}
 
 
+@pytest.mark.slow
 def test_the_merge_is_the_methods_and_the_drift_is_its_distance(tmp_path):
   path = str(tmp_path / 'run')
   rows = imm.run(tiny(**{'sample_from': 'tuned', 'merge.alpha': 0.3}), path)
@@ -148,6 +149,7 @@ def test_alpha_0_is_the_base_for_ever(tmp_path):
   assert rows[2]['id'] == rows[0]['id']
 
 
+@pytest.mark.slow
 def test_anchors_and_starts_follow_their_laws(tmp_path):
   """With D_1 the same, M_1 is the same whatever anchor and start; M_2 is not."""
   drifts = {}

@@ -178,7 +178,10 @@ def unstack(stacked):
   return {'embedding': stacked['embedding'], 'layers': layers}
 
 
-@pytest.mark.parametrize('name', METHODS)
+ALIKE = ('dare_linear', 'dare_ties', 'della', 'della_linear', 'breadcrumbs_ties')  # made of the parts of others
+
+
+@pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in METHODS])
 def test_stacked_is_unstacked(name):
   base, models, parameters = arguments(name)
   merge = jax.jit(lambda base, models: merging.merge(name, base, models, key=jax.random.key(5), **parameters))

@@ -141,8 +141,7 @@ def test_logprobs_in_chunks_are_those_of_all_logits(config, tokens, tied, monkey
   np.testing.assert_allclose(chunked, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize('window', [None, 100])
-@pytest.mark.parametrize('shape', [None, (2, 2, 2)])
+@pytest.mark.parametrize('window, shape', [(None, None), (100, (2, 2, 2))])
 def test_the_tpu_kernel_attends_as_attend_does(window, shape):
   """Packed rows with grouped queries, values and gradients; interpreted on the CPU."""
   B, T, N, K, H = 4, 256, 4, 2, 128

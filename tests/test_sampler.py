@@ -14,6 +14,7 @@ from imm_jax import sampler, sharding
 from imm_jax.model import Transformer
 from imm_jax.sampler import SamplerConfig
 from imm_jax.tokenizer import Tokenizer
+from tests.conftest import MESHES
 
 CHARACTERS = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789\n'  # 63, and the end token
 TOKENIZER = Tokenizer.from_characters(CHARACTERS)
@@ -68,7 +69,7 @@ def test_greedy_equals_decoding_by_full_forward_passes(config, params, run):
   assert [samples[0].tokens for samples in run(greedy)] == expected
 
 
-@pytest.mark.parametrize('temperature', [0.0, 1.3])
+@pytest.mark.parametrize('temperature', [pytest.param(0.0, marks=pytest.mark.slow), 1.3])
 def test_a_completion_does_not_depend_on_slots_order_company_or_chunks(run, temperature):
   config = dataclasses.replace(CONFIG, temperature=temperature)
   expected = tokens_of(run(config))
@@ -165,7 +166,7 @@ def test_the_prefix_is_computed_once_and_each_question_once(run, monkeypatch):
   assert calls == [(1, 8), (2, 8), (2, 8), (2, 16)]
 
 
-@pytest.mark.parametrize('shape', [(1, 8, 1), (1, 1, 8), (2, 2, 2)])
+@pytest.mark.parametrize('shape', MESHES)
 def test_a_decode_step_gathers_no_weight_and_no_cache(config, shape):
   """Collectives of a decode step carry activations only: none is as large as the smallest matrix of a layer."""
   config = dataclasses.replace(config, embed_dim=64, mlp_dim=256, vocab_size=512, num_heads=8, num_kv_heads=8)

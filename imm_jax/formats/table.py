@@ -162,7 +162,7 @@ def load(
     for layer in range(config.num_layers):
       x = _read_array(row, row.name.format(layer=layer), struct.shape[1:], layer_where, read)
       layers.append(jax.block_until_ready(x))  # keeps the host at one layer's tensor
-    return _stack(layers, where)
+    return _stacker(where)(layers)
 
   return jax.tree.map_with_path(leaf, abstract, sharding.shardings(mesh, rules, abstract, axes))
 
@@ -171,9 +171,10 @@ def _read_array(row: Row, name: str, shape: tuple[int, ...], where: jax.NamedSha
   return jax.make_array_from_callback(shape, where, lambda index: row.read(read, name, shape, index or ()))
 
 
-@functools.partial(jax.jit, static_argnames='where')
-def _stack(layers: list[jax.Array], where: jax.NamedSharding) -> jax.Array:
-  return jax.lax.with_sharding_constraint(jnp.stack(layers), where)
+@functools.cache
+def _stacker(where: jax.NamedSharding):
+  """Returns the function that makes an array [L, ...] of layers on the devices."""
+  return jax.jit(lambda layers: jnp.stack(layers), out_shardings=where)
 
 
 def _path(keys) -> str:
