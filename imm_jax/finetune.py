@@ -121,8 +121,7 @@ def fine_tune(
   write(step, metrics) is called for each step, one step late, so that the devices never wait for it.
   """
   init, step_fn, _ = make_train_step(model, optimizer_config, mesh)  # pyright: ignore[reportArgumentType]
-  ways = mesh.shape['data'] * mesh.shape['fsdp']
-  parts = batches(rows, config, seed, round_, multiple_of=ways)
+  parts = batches(rows, config, seed, round_, multiple_of=model.rules.num_parts('batch', mesh.shape))
   shape = parts[0].tokens.shape[1:]
   sharded = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), shape, mesh.shape)))
   schedule = optimizer.learning_rate(optimizer_config, len(parts))

@@ -8,19 +8,8 @@ import re
 from typing import NamedTuple
 
 _BYTES = {
-  'pred': 1,
-  's8': 1,
-  'u8': 1,
-  's16': 2,
-  'u16': 2,
-  'bf16': 2,
-  'f16': 2,
-  's32': 4,
-  'u32': 4,
-  'f32': 4,
-  's64': 8,
-  'u64': 8,
-}
+  'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'bf16': 2, 'f16': 2, 's32': 4, 'u32': 4, 'f32': 4, 's64': 8, 'u64': 8,
+}  # fmt: skip
 _SHAPE = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
 _OP = re.compile(r'^\s+(?:ROOT )?%?([\w.-]+) = (.*?[\])}]) ([a-z][a-z0-9-]*)\((.*)$')
 _COMPUTATION = re.compile(r'^(ENTRY )?%?([\w.-]+) .*\{$')

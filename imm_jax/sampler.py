@@ -5,7 +5,7 @@ keys and values at the same cache index, so the part of the cache behind the pro
 the cache holds and who may see it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import dataclasses
 import functools
 from typing import Any, NamedTuple
@@ -17,8 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from imm_jax import layers, sharding
+from imm_jax.choice import choose
 from imm_jax.model import empty_cache, KVCache, logprobs, param_shardings, Params, Transformer
 from imm_jax.tokenizer import Tokenizer
+
+CACHE_AXES = ('layers', 'attention_batch', 'attention_heads', 'length', 'head_dim')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,69 +70,6 @@ class Slots:
   length: jax.Array  # [B] int32, completion tokens so far
   tokens: jax.Array  # [B, R] int32, the completion
   logprobs: jax.Array  # [B, R] f32
-
-
-def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, config: SamplerConfig) -> tuple[jax.Array, jax.Array]:
-  """Returns the next tokens [B] int32 and their log-probabilities [B] f32 from logits [B, V] f32.
-
-  The draw is a function of the row's key and the number of tokens it has, so neither batch nor order matters. Tokens are cut
-  off as in transformers: temperature, then top_k, then top_p (nucleus sampling, arXiv 1904.09751).
-  """
-  if config.temperature == 0:
-    token = jnp.argmax(logits, axis=-1)
-  else:
-    scaled = logits / config.temperature
-    if config.top_k:
-      scaled = _cut(scaled, jnp.ones_like(scaled), config.top_k)
-    if config.top_p < 1:
-      scaled = _cut(scaled, jax.nn.softmax(scaled), config.top_p)
-    uniform = jax.vmap(jax.random.uniform)(jax.vmap(jax.random.fold_in)(keys, length))
-    token = _draw(jnp.exp(scaled - jnp.max(scaled, axis=-1, keepdims=True)), uniform)
-  chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-  return token.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, axis=-1)
-
-
-def _cut(scores: jax.Array, amounts: jax.Array, most: float) -> jax.Array:
-  """Returns scores [B, V], -inf where the amounts [B, V] of all higher scores reach `most`: what top_k and top_p leave.
-
-  A binary search, over the bits of a float, for the lowest score that stays: 32 sums and no sort.
-  """
-  bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
-  order = jnp.where(bits < 0, bits ^ jnp.int32(2**31 - 1), bits)  # integers in the order of the scores
-
-  def halve(_, bounds):
-    low, high = bounds  # the lowest that stays is in (low, high]
-    middle = (low & high) + ((low ^ high) >> 1)  # their mean, without overflow
-    stays = jnp.sum(jnp.where(order > middle[:, None], amounts, 0.0), axis=-1) < most
-    return jnp.where(stays, low, middle), jnp.where(stays, middle, high)
-
-  ends = jnp.min(order, axis=-1) - 1, jnp.max(order, axis=-1)
-  _, lowest = jax.lax.fori_loop(0, 32, halve, ends)
-  return jnp.where(order < lowest[:, None], -jnp.inf, scores)
-
-
-def _draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
-  """Returns tokens [B] int32, drawn in proportion to weights [B, V] by the inverse of their sums at uniform [B] in [0, 1).
-
-  One random number a row, where the Gumbel trick takes one a token. First a block of tokens is found, then one in it.
-  """
-  B, V = weights.shape
-  width = 128
-  blocks = jnp.pad(weights, ((0, 0), (0, -V % width))).reshape(B, -1, width)
-  sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
-  block, rest = _invert(sums, uniform * sums[:, -1])
-  inside = jnp.cumsum(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], axis=-1)
-  return block * width + _invert(inside, rest)[0]
-
-
-def _invert(sums: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the first index [B] int32 at which running sums [B, N] exceed target [B], and target less the sum before.
-
-  Where rounding has put the target at the end, the index is the last that adds something.
-  """
-  index = jnp.minimum(jnp.sum(sums <= target[:, None], axis=-1), jnp.sum(sums < sums[:, -1:], axis=-1)).astype(jnp.int32)
-  before = jnp.take_along_axis(sums, jnp.maximum(index - 1, 0)[:, None], axis=-1)[:, 0]
-  return index, target - jnp.where(index > 0, before, 0.0)
 
 
 @functools.lru_cache
@@ -262,6 +202,16 @@ def decode_step(
   )
 
 
+def capacity(config: SamplerConfig, rules: sharding.Rules, mesh_shape: Mapping[str, int]) -> tuple[int, int]:
+  """Returns how many rows decode at once, a multiple of the devices that share them, and how many questions are prefilled.
+
+  A quarter of the slots is refilled when it is free.
+  """
+  n, ways = config.num_samples_per_prompt, rules.num_parts('attention_batch', mesh_shape)
+  num_questions = max(1, config.num_slots // n)
+  return -(-num_questions * n // ways) * ways, -(-num_questions // 4)
+
+
 def sample(
   model: Transformer,
   params: Params,
@@ -308,10 +258,7 @@ def sample(
   stops[list(tokenizer.stop_ids)] = True
   stops = jnp.asarray(stops)
 
-  num_questions = max(1, config.num_slots // n)
-  ways = model.rules.num_parts('attention_batch', jax.sharding.get_abstract_mesh().shape)
-  num_rows = -(-num_questions * n // ways) * ways
-  wave = -(-num_questions // 4)  # Questions prefilled at once: a quarter of the slots is refilled when it is free.
+  num_rows, wave = capacity(config, model.rules, jax.sharding.get_abstract_mesh().shape)
   slots = empty_slots(model, num_rows, prompt_length, max_new_tokens)
   free = list(range(num_rows))
   pending = sorted(range(len(prompts)), key=lambda i: (_bucket(len(suffixes[i])), -i), reverse=True)  # like lengths together
@@ -420,8 +367,7 @@ def _positions(tokens: jax.Array, lengths: jax.Array, start: jax.Array) -> jax.A
 
 def _pin(model: Transformer, cache: KVCache) -> KVCache:
   """Returns the cache with its sharding pinned: it stays where it is from one call to the next."""
-  axes = ('layers', 'attention_batch', 'attention_heads', 'length', 'head_dim')
-  k, v = (sharding.constrain(x, axes, model.rules) for x in (cache.k, cache.v))
+  k, v = (sharding.constrain(x, CACHE_AXES, model.rules) for x in (cache.k, cache.v))
   return dataclasses.replace(cache, k=k, v=v)
 
 

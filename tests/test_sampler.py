@@ -103,31 +103,6 @@ def test_logprobs_are_those_of_scoring_the_completion_again(run, place):
       np.testing.assert_allclose(sample.logprobs, logprobs, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-  'options, allowed',
-  [
-    ({}, [0.5, 0.25, 0.15, 0.1]),
-    ({'top_k': 2}, [2 / 3, 1 / 3, 0, 0]),
-    ({'top_p': 0.5}, [1, 0, 0, 0]),
-    ({'top_p': 0.74}, [2 / 3, 1 / 3, 0, 0]),
-    ({'top_p': 0.76}, [0.5 / 0.9, 0.25 / 0.9, 0.15 / 0.9, 0]),
-    ({'top_k': 3, 'top_p': 0.8}, [2 / 3, 1 / 3, 0, 0]),
-    ({'temperature': 0.5}, np.square([0.5, 0.25, 0.15, 0.1]) / np.square([0.5, 0.25, 0.15, 0.1]).sum()),
-    ({'temperature': 0.0}, [1, 0, 0, 0]),
-  ],
-)
-def test_draws_follow_the_distribution_that_is_left(options, allowed):
-  draws = 20_000
-  logits = jnp.broadcast_to(jnp.log(jnp.asarray([0.5, 0.25, 0.15, 0.1])), (draws, 4))
-  keys = jax.random.split(jax.random.key(0), draws)
-  choose = jax.jit(lambda *a: sampler.choose(*a, dataclasses.replace(CONFIG, **{'temperature': 1.0, **options})))
-  tokens, logprobs = choose(logits, keys, jnp.zeros(draws, jnp.int32))
-  share = np.bincount(tokens, minlength=4) / draws
-  errors = np.sqrt(np.multiply(allowed, 1 - np.asarray(allowed)) / draws)
-  assert (np.abs(share - allowed) <= 4 * errors).all()
-  np.testing.assert_allclose(logprobs, logits[0, tokens], atol=1e-6)  # the model's own, whatever was cut off
-
-
 def test_stop_strings_end_a_completion_at_once_and_leave_its_text(run):
   free = run()
   text = free[1][0].text

@@ -1,0 +1,69 @@
+"""How the next token is chosen: temperature, top-k and top-p without a sort, and a draw at one random number a row."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, config: Any) -> tuple[jax.Array, jax.Array]:
+  """Returns the next tokens [B] int32 and their log-probabilities [B] f32 from logits [B, V] f32.
+
+  The draw is a function of the row's key and the number of tokens it has, so neither batch nor order matters. Tokens are cut
+  off as in transformers: temperature, then top_k, then top_p (nucleus sampling, arXiv 1904.09751); config has these three.
+  """
+  if config.temperature == 0:
+    token = jnp.argmax(logits, axis=-1)
+  else:
+    scaled = logits / config.temperature
+    if config.top_k:
+      scaled = _cut(scaled, jnp.ones_like(scaled), config.top_k)
+    if config.top_p < 1:
+      scaled = _cut(scaled, jax.nn.softmax(scaled), config.top_p)
+    uniform = jax.vmap(jax.random.uniform)(jax.vmap(jax.random.fold_in)(keys, length))
+    token = _draw(jnp.exp(scaled - jnp.max(scaled, axis=-1, keepdims=True)), uniform)
+  chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
+  return token.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _cut(scores: jax.Array, amounts: jax.Array, most: float) -> jax.Array:
+  """Returns scores [B, V], -inf where the amounts [B, V] of all higher scores reach `most`: what top_k and top_p leave.
+
+  A binary search, over the bits of a float, for the lowest score that stays: 32 sums and no sort.
+  """
+  bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
+  order = jnp.where(bits < 0, bits ^ jnp.int32(2**31 - 1), bits)  # integers in the order of the scores
+
+  def halve(_, bounds):
+    low, high = bounds  # the lowest that stays is in (low, high]
+    middle = (low & high) + ((low ^ high) >> 1)  # their mean, without overflow
+    stays = jnp.sum(jnp.where(order > middle[:, None], amounts, 0.0), axis=-1) < most
+    return jnp.where(stays, low, middle), jnp.where(stays, middle, high)
+
+  ends = jnp.min(order, axis=-1) - 1, jnp.max(order, axis=-1)
+  _, lowest = jax.lax.fori_loop(0, 32, halve, ends)
+  return jnp.where(order < lowest[:, None], -jnp.inf, scores)
+
+
+def _draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+  """Returns tokens [B] int32, drawn in proportion to weights [B, V] by the inverse of their sums at uniform [B] in [0, 1).
+
+  One random number a row, where the Gumbel trick takes one a token. First a block of tokens is found, then one in it.
+  """
+  B, V = weights.shape
+  width = 128
+  blocks = jnp.pad(weights, ((0, 0), (0, -V % width))).reshape(B, -1, width)
+  sums = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)
+  block, rest = _invert(sums, uniform * sums[:, -1])
+  inside = jnp.cumsum(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], axis=-1)
+  return block * width + _invert(inside, rest)[0]
+
+
+def _invert(sums: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the first index [B] int32 at which running sums [B, N] exceed target [B], and target less the sum before.
+
+  Where rounding has put the target at the end, the index is the last that adds something.
+  """
+  index = jnp.minimum(jnp.sum(sums <= target[:, None], axis=-1), jnp.sum(sums < sums[:, -1:], axis=-1)).astype(jnp.int32)
+  before = jnp.take_along_axis(sums, jnp.maximum(index - 1, 0)[:, None], axis=-1)[:, 0]
+  return index, target - jnp.where(index > 0, before, 0.0)
