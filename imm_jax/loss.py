@@ -35,9 +35,8 @@ def _forward(model, head, x, targets, weights):
   """
   names = ('vocab', 'embed') if model.config.tie_embeddings else ('embed', 'vocab')
   mesh = jax.sharding.get_abstract_mesh()
-  manual = tuple(
-    axis for axis in dict(model.rules.table)['batch'] if mesh.shape.get(axis, 1) > 1
-  )  # what rows are split over
+  over = dict(model.rules.table)['batch']  # the mesh axes that rows are split over
+  manual = tuple(axis for axis in over if mesh.shape.get(axis, 1) > 1)
   local = functools.partial(_local, model.config.tie_embeddings)
   if not manual:
     (total, d_head, d_x) = local(head, x, targets, weights)
