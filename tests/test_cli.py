@@ -3,11 +3,15 @@
 import json
 import os
 import shutil
+import signal
 import stat
+import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -289,3 +293,22 @@ def test_an_error_inside_a_config_is_its_own_line(fails, tmp_path):
   assert line == 'imm: configs/word_problems.py:svmap: the data sets are svamp, mawps, gsm8k'
   line = fails('run', f'{WORDS}:mawps', '--config.model.path=x', f'--workdir={tmp_path}/run')
   assert line.startswith('imm: tasks.mawps.train_source: is empty')
+
+
+def test_sigterm_leaves_no_half_of_a_merge(tmp_path):
+  for model in ('base', 'tuned'):  # large enough that the signal comes while tensors are merged
+    (tmp_path / model).mkdir()
+    save_file(
+      {f'layers.{i}.w': np.ones((1024, 1024), np.float32) for i in range(48)}, tmp_path / model / 'model.safetensors'
+    )
+    (tmp_path / model / 'config.json').write_text('{}')
+  command = [sys.executable, '-m', 'imm_jax', 'merge', '--method=ties', '--alpha=0.5', '--base=base', '--tuned=tuned']
+  process = subprocess.Popen(
+    [*command, '--out=out'], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  )
+  while not list(tmp_path.glob('out.tmp*')) and process.poll() is None:
+    time.sleep(0.01)
+  process.send_signal(signal.SIGTERM)
+  printed, _ = process.communicate()
+  assert process.returncode == 130 and 'Traceback' not in printed, printed
+  assert sorted(path.name for path in tmp_path.iterdir()) == ['base', 'tuned']

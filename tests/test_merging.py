@@ -251,6 +251,15 @@ def test_largest_keeps_k_of_the_largest_and_the_first_of_equal_ones(scores, k):
   assert set(np.flatnonzero(mask)) == set(expected)
 
 
+@pytest.mark.parametrize('k', [1, 5, 700, 1999, 2000])
+@pytest.mark.parametrize('sampled', ['alike', 'smaller', 'larger'])
+def test_largest_of_many_rows_whatever_a_sample_says(k, sampled):
+  scores = np.random.default_rng(0).integers(0, 500, size=(200, 10)).astype(np.float32)
+  scores[:: sparsify._SAMPLE] *= {'alike': 1, 'smaller': 1e-3, 'larger': 1e3}[sampled]
+  mask = np.asarray(jax.jit(sparsify.largest)(jnp.asarray(scores), k)).ravel()
+  assert set(np.flatnonzero(mask)) == set(np.argsort(-scores, axis=None, kind='stable')[:k])
+
+
 @pytest.mark.parametrize('density', [0.01, 0.3, 0.5, 0.999, 1.0])
 def test_keep_largest_keeps_a_share(density):
   delta = tree(4)['embedding']
@@ -274,8 +283,8 @@ def test_keep_band_drops_the_largest_and_the_smallest(density, gamma):
 def test_keep_by_rank_is_likelier_for_larger_ones():
   delta, draws = jnp.asarray([[0.1, -0.4, 0.2, -0.3], [4.0, 1.0, -3.0, 2.0]]), 4000
   p = {'density': 0.5, 'epsilon': 0.3}
-  keys = jax.random.split(jax.random.key(0), draws)
-  rate = np.asarray(jax.vmap(lambda key: sparsify.keep_by_rank(delta, p, key))(keys)).mean(axis=0)
+  keys = jax.random.split(jax.random.key(0), (draws, len(delta)))
+  rate = np.asarray(jax.vmap(lambda keys: sparsify.keep_by_rank(delta, p, keys))(keys)).mean(axis=0)
   expected = 0.2 + 0.6 * np.array([[0, 3, 1, 2], [3, 0, 2, 1]]) / 3
   assert (np.abs(rate - expected) < 4 * np.sqrt(expected * (1 - expected) / draws)).all()
 

@@ -11,6 +11,7 @@ import pytest
 import safetensors.numpy
 import yaml
 
+from imm_jax import merging
 from imm_jax.merging import METHODS, methods, recipe, stream
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'merge'
@@ -94,7 +95,7 @@ def test_mergekits_recorded_merges_with_its_masks(entry):
 
   @jax.jit
   def combine(base, tensors, keep):
-    return methods.combine(base, tensors, keep, p, elect=keywords['elect'], rescale=keywords['rescale'])
+    return methods.combine(base, tensors, keep, p, lambda x: x, elect=keywords['elect'], rescale=keywords['rescale'])
 
   merged = {}
   for name, expected in golden.items():
@@ -245,6 +246,19 @@ def test_pieces_do_not_show(dirs, monkeypatch, name):
     monkeypatch.setattr(stream, '_PIECE', piece)
     stream.merge_dirs(merge, f'by{piece}')
   assert (dirs / 'by7/model.safetensors').read_bytes() == (dirs / 'by10000/model.safetensors').read_bytes()
+
+
+@pytest.mark.parametrize('name', [name for name, row in METHODS.items() if row.sums])
+def test_pieces_give_what_whole_tensors_in_memory_give(dirs, monkeypatch, name):
+  given = {'weight': 0.5, 'density': 0.6, 't': 0.3}
+  parameters = {key: value for key, value in given.items() if key in METHODS[name].parameters}
+  models = ['a', 'b'][: METHODS[name].num_models[1]]
+  monkeypatch.setattr(stream, '_PIECE', 50)
+  stream.merge_dirs(recipe.from_flags(name, 'base', models, None, parameters), 'out', seed=3)
+  read = lambda model: {key: x.array() for key, x in stream.open_model(model).items()}  # noqa: E731
+  expected = merging.merge(name, read('base'), [read(model) for model in models], key=jax.random.key(3), **parameters)
+  for key, merged in read('out').items():
+    np.testing.assert_allclose(merged, expected[key], rtol=0, atol=2**-21 * np.abs(expected[key]).max(), err_msg=key)
 
 
 def test_a_damaged_shard_is_one_error_and_no_directory(dirs):

@@ -16,6 +16,7 @@ from imm_jax.merging import sparsify
 
 Tensors = Sequence[jax.Array]
 Values = Mapping[str, Any]  # a tensor's parameters: a number, or one for each model
+Total = Callable[[jax.Array], jax.Array]
 
 
 def _sum(tensors: Tensors, weights: Sequence[Any]) -> jax.Array:
@@ -89,28 +90,38 @@ def _unless_equal(mixed: jax.Array, models: Tensors) -> jax.Array:
   return jnp.where(_all([jnp.all(x == models[0]) for x in models[1:]]), models[0], mixed)
 
 
-# Methods. Each takes (base, models, parameters, key).
+# Methods. Each takes (base, models, parameters, keys, total). keys: for each model a key for each row, see sparsify. total:
+# makes a sum over what is given, which may be a piece of the tensor, one over all of it.
 
 
-def linear(base: None, models: Tensors, p: Values, key: None) -> jax.Array:
+def linear(base: None, models: Tensors, p: Values, keys: None, total: Total) -> jax.Array:
   """sum_i w_i theta_i, divided by sum_i w_i when `normalize`."""
-  del base, key
+  del base, keys, total
   return _sum(models, _weights(p['weight'], p['normalize']))
 
 
 def task_vectors(
-  base: jax.Array, models: Tensors, p: Values, key: Any, *, keep: Any = None, elect: bool = False, rescale: str = ''
+  base: jax.Array,
+  models: Tensors,
+  p: Values,
+  keys: Tensors | None,
+  total: Total,
+  *,
+  keep: Any = None,
+  elect: bool = False,
+  rescale: str = '',
 ) -> jax.Array:
   """theta_0 + lambda sum_i w_i m_i delta_i; see `combine`. `keep` makes the masks m_i."""
   masks = []
   for i, model in enumerate(models):
     own = {name: value[i] if name in PER_MODEL else value for name, value in p.items()}
-    model_key = None if key is None else jax.random.fold_in(key, i)
-    masks.append(keep(model - base, own, model_key) if keep else jnp.ones((), bool))
-  return combine(base, models, masks, p, elect=elect, rescale=rescale)
+    masks.append(keep(model - base, own, keys and keys[i]) if keep else jnp.ones((), bool))
+  return combine(base, models, masks, p, total, elect=elect, rescale=rescale)
 
 
-def combine(base: jax.Array, models: Tensors, masks: Tensors, p: Values, *, elect: bool, rescale: str) -> jax.Array:
+def combine(
+  base: jax.Array, models: Tensors, masks: Tensors, p: Values, total: Total, *, elect: bool, rescale: str
+) -> jax.Array:
   """theta_0 + lambda sum_i c_i delta_i with c_i = w_i m_i r_i, divided by sum_i w_i when `normalize`.
 
   Args:
@@ -118,6 +129,7 @@ def combine(base: jax.Array, models: Tensors, masks: Tensors, p: Values, *, elec
     models: theta_i, float32.
     masks: m_i, bool: what is kept of delta_i.
     p: `weight` w_i, `lambda`, `normalize`, and `density` where rescale asks for it.
+    total: see above.
     elect: c_i, and w_i in that sum, is 0 where delta_i has not the sign of sum_i c_i delta_i (TIES).
     rescale: what makes up for what is dropped. 'density': r_i = 1 / density_i; 'l1': |delta_i|_1 / |m_i delta_i|_1, unless
       the parameter `rescale` is off; '': 1.
@@ -128,8 +140,10 @@ def combine(base: jax.Array, models: Tensors, masks: Tensors, p: Values, *, elec
   if rescale == 'density':
     factors = [f / jnp.asarray(d, jnp.float32) for f, d in zip(factors, p['density'], strict=True)]
   if rescale == 'l1' and p['rescale']:
-    sizes = [_norm_1(model - base) for model in models]
-    ratios = [jnp.where(jnp.all(m), 1.0, _divide(s, _norm_1(d))) for m, d, s in zip(masks, deltas, sizes, strict=True)]
+    sizes = [total(_norm_1(model - base)) for model in models]
+    kept = [total(_norm_1(d)) for d in deltas]
+    dropped = [total(_dot(1 - f, 1 - f)) for f in factors]
+    ratios = [jnp.where(n == 0, 1.0, _divide(s, k)) for n, s, k in zip(dropped, sizes, kept, strict=True)]
     factors = [f * ratio for f, ratio in zip(factors, ratios, strict=True)]
   coefs = [w * f for w, f in zip(weights, factors, strict=True)]
   if elect:
@@ -137,28 +151,29 @@ def combine(base: jax.Array, models: Tensors, masks: Tensors, p: Values, *, elec
     coefs = [jnp.where(a, c, 0.0) for a, c in zip(agree, coefs, strict=True)]
     weights = [jnp.where(a, w, 0.0) for a, w in zip(agree, weights, strict=True)]
   if p['normalize']:
-    total = _add(weights)
-    coefs = [_divide(c, total) for c in coefs]
+    weight = _add(weights)
+    coefs = [_divide(c, weight) for c in coefs]
   scale = jnp.asarray(p['lambda'], jnp.float32)
   return _shift(base, models, [jnp.where(scale == 0, 0.0, scale * c) for c in coefs])
 
 
-def dare(base: jax.Array, models: Tensors, p: Values, key: jax.Array) -> jax.Array:
+def dare(base: jax.Array, models: Tensors, p: Values, keys: Tensors, total: Total) -> jax.Array:
   """theta_0 + lambda sum_i w_i m_i delta_i / (1 - drop_rate), m_i ~ Bernoulli(1 - drop_rate): unbiased."""
   p = {**p, 'density': [1 - jnp.asarray(rate, jnp.float32) for rate in p['drop_rate']]}
-  return task_vectors(base, models, p, key, keep=sparsify.keep_random, rescale='density')
+  return task_vectors(base, models, p, keys, total, keep=sparsify.keep_random, rescale='density')
 
 
-def lines(base: jax.Array, models: Tensors, p: Values, key: None) -> jax.Array:
+def lines(base: jax.Array, models: Tensors, p: Values, keys: None, total: Total) -> jax.Array:
   """theta_0 + (a + (1 - a) depth) sum_i w_i delta_i; depth is l / (L - 1) in layer l, 0 elsewhere."""
   a = jnp.asarray(p['a'], jnp.float32)
-  return task_vectors(base, models, {**p, 'lambda': a + (1 - a) * p['depth'], 'normalize': False}, key)
+  return task_vectors(base, models, {**p, 'lambda': a + (1 - a) * p['depth'], 'normalize': False}, keys, total)
 
 
-def _slerp(x: jax.Array, y: jax.Array, t: Any, parallel: float) -> jax.Array:
+def _slerp(x: jax.Array, y: jax.Array, t: Any, parallel: float, total: Total = lambda x: x) -> jax.Array:
   """Returns sin((1 - t) W) / sin W x + sin(t W) / sin W y, W their angle; (1 - t) x + t y where |cos W| > parallel."""
   t = jnp.asarray(t, jnp.float32)
-  cos = jnp.clip(_dot(_unit(x), _unit(y)), -1, 1)
+  squares = total(_dot(x, x)), total(_dot(y, y))
+  cos = jnp.clip(_divide(_divide(total(_dot(x, y)), jnp.sqrt(squares[0])), jnp.sqrt(squares[1])), -1, 1)
   lerp = jnp.abs(cos) > parallel
   angle = jnp.where(lerp, 1.0, jnp.arccos(cos))
   weights = jnp.sin((1 - t) * angle) / jnp.sin(angle), jnp.sin(t * angle) / jnp.sin(angle)
@@ -166,18 +181,18 @@ def _slerp(x: jax.Array, y: jax.Array, t: Any, parallel: float) -> jax.Array:
   return _ends(mixed, [x, y], [1 - t, t])
 
 
-def slerp(base: jax.Array, models: Tensors, p: Values, key: None) -> jax.Array:
+def slerp(base: jax.Array, models: Tensors, p: Values, keys: None, total: Total) -> jax.Array:
   """sin((1-t)W)/sin W theta_0 + sin(tW)/sin W theta_1, W their angle; (1-t) theta_0 + t theta_1 where |cos W| > 0.9995."""
-  del key
-  return _slerp(base, models[0], p['t'], 0.9995)
+  del keys
+  return _slerp(base, models[0], p['t'], 0.9995, total)
 
 
-def nuslerp(base: jax.Array | None, models: Tensors, p: Values, key: None) -> jax.Array:
+def nuslerp(base: jax.Array | None, models: Tensors, p: Values, keys: None, total: Total) -> jax.Array:
   """slerp of two models, or of their task vectors, at t = w_2 / (w_1 + w_2).
 
   Of whole tensors; with `nuslerp_flatten` off of the vectors along the last axis, with `nuslerp_row_wise` along the first.
   """
-  del key
+  del keys, total
   first, second = (jnp.asarray(w, jnp.float32) for w in p['weight'])
   x, y = models if base is None else (model - base for model in models)
   one = functools.partial(_slerp, t=second / (first + second), parallel=1 - 1e-7)
@@ -189,12 +204,12 @@ def nuslerp(base: jax.Array | None, models: Tensors, p: Values, key: None) -> ja
   return _unless_equal(mixed if base is None else base + mixed, models)
 
 
-def multislerp(base: jax.Array | None, models: Tensors, p: Values, key: None) -> jax.Array:
+def multislerp(base: jax.Array | None, models: Tensors, p: Values, keys: None, total: Total) -> jax.Array:
   """(sum_i w_i u_i) / |sum_i w_i u_i| sum_i w_i |x_i|, u_i = x_i / |x_i|; x_i is theta_i, with a base delta_i.
 
   That is what mergekit's step in the tangent space at the mean direction comes to: the step is zero there.
   """
-  del key
+  del keys, total
   weights = _weights(p['weight'], p['normalize_weights'])
   xs = list(models) if base is None else [model - base for model in models]
   norms = [_norm(x) for x in xs]
@@ -202,9 +217,9 @@ def multislerp(base: jax.Array | None, models: Tensors, p: Values, key: None) ->
   return _ends(_unless_equal(mixed if base is None else base + mixed, models), models, weights)
 
 
-def karcher(base: None, models: Tensors, p: Values, key: None) -> jax.Array:
+def karcher(base: None, models: Tensors, p: Values, keys: None, total: Total) -> jax.Array:
   """The Karcher mean of the directions (the point with least squared angles to all) times the mean norm."""
-  del base, key
+  del base, keys, total
   weights = [1 / len(models)] * len(models)
   norms = [_norm(x) for x in models]
   units = [_divide(x, norm) for x, norm in zip(models, norms, strict=True)]
@@ -242,14 +257,14 @@ def _exp(at: jax.Array, tangent: jax.Array) -> jax.Array:
   return jnp.cos(length) * at + _divide(jnp.sin(length), length) * tangent
 
 
-def model_stock(base: jax.Array, models: Tensors, p: Values, key: None) -> jax.Array:
+def model_stock(base: jax.Array, models: Tensors, p: Values, keys: None, total: Total) -> jax.Array:
   """t mean_i theta_i + (1 - t) theta_0, t = n cos / (1 + (n - 1) cos), cos the mean cosine between the task vectors.
 
   `filter_wise`: for each row by itself. Cosines are scale-free; with `mergekit_compat` they are divided by at least 1e-6.
   """
-  del key
+  del keys
   if p['filter_wise'] and base.ndim > 1:
-    one = functools.partial(model_stock, p={**p, 'filter_wise': False}, key=None)
+    one = functools.partial(model_stock, p={**p, 'filter_wise': False}, keys=None, total=total)
     rows = [x.reshape(-1, x.shape[-1]) for x in (base, *models)]
     return jax.vmap(one)(rows[0], rows[1:]).reshape(base.shape)
   deltas, n = [model - base for model in models], len(models)
@@ -264,13 +279,13 @@ def model_stock(base: jax.Array, models: Tensors, p: Values, key: None) -> jax.A
   return _sum([base, *models], [1 - t, *[t / n] * n])
 
 
-def sce(base: jax.Array, models: Tensors, p: Values, key: None) -> jax.Array:
+def sce(base: jax.Array, models: Tensors, p: Values, keys: None, total: Total) -> jax.Array:
   """theta_0 + sum_i c_i delta_i / sum_i c_i: of the select_topk elements that vary most between models, weighed by energy.
 
   c_i = |delta_i|^2, 0 where delta_i has not the sign of sum_i delta_i. With no energy at all (mergekit_compat: a mean square
   below 1e-6), all weigh the same.
   """
-  del key
+  del keys, total
   deltas, n = [model - base for model in models], len(models)
   mean = _add(deltas) / n
   variance = _add([(d - mean) ** 2 for d in deltas])
@@ -278,22 +293,22 @@ def sce(base: jax.Array, models: Tensors, p: Values, key: None) -> jax.Array:
   chosen = sparsify.largest(variance, jnp.maximum(sparsify.num(fraction, base.size), 1)) | (fraction >= 1)
   deltas = [jnp.where(chosen, d, 0.0) for d in deltas]
   energies = [jnp.mean(d * d) for d in deltas]
-  total = _add(energies)
-  nothing = total < 1e-6 if p['mergekit_compat'] else total == 0
+  energy = _add(energies)
+  nothing = energy < 1e-6 if p['mergekit_compat'] else energy == 0
   coefs = [jnp.where(agrees, jnp.where(nothing, 1.0, e), 0.0) for agrees, e in zip(_elect(deltas), energies, strict=True)]
-  total = _add(coefs)
-  return _shift(base, models, [_divide(c, total) for c in coefs])
+  whole = _add(coefs)
+  return _shift(base, models, [_divide(c, whole) for c in coefs])
 
 
-def passthrough(base: None, models: Tensors, p: Values, key: None) -> jax.Array:
+def passthrough(base: None, models: Tensors, p: Values, keys: None, total: Total) -> jax.Array:
   """scale theta_1."""
-  del base, key
+  del base, keys, total
   return _sum(models, p['scale'])
 
 
-def fisher(base: None, models: Tensors, p: Values, key: None) -> jax.Array:
+def fisher(base: None, models: Tensors, p: Values, keys: None, total: Total) -> jax.Array:
   """sum_i w_i F_i theta_i / sum_i w_i F_i; F_i is the mean of model i's diagonal Fisher information over the tensor."""
-  del base, key
+  del base, keys, total
   return _sum(models, _weights([w * f for w, f in zip(p['weight'], p['fisher'], strict=True)], normalize=True))
 
 
@@ -309,8 +324,9 @@ class Method:
   base: Literal['required', 'optional', 'none'] = 'required'
   parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # with their defaults; None: must be given
   num_models: tuple[int, int | None] = (1, None)  # at least, at most; the base not counted
-  random: bool = False  # draws masks, and needs a key
-  elementwise: bool = False  # no element of the result depends on another, or on where it is
+  random: bool = False  # draws masks, row by row, and needs a key
+  elementwise: bool = False  # no element of the result depends on another
+  sums: bool = False  # they do, by sums over the tensor alone
   drops: bool = False  # leaves out a part of a task vector
   alpha: Literal['', 'weight', 't', 'lambda', 'a'] = ''  # the parameter that the weight of tuned sets; '' has none
 
@@ -349,7 +365,7 @@ def _sparse(reference: str, keep: Any, *, elect: bool = False, rescale: str = ''
   parameters = {**_DELTAS, 'density': 1.0, **parameters} | ({'rescale': True} if rescale else {})
   function = functools.partial(task_vectors, keep=keep, elect=elect, rescale=rescale)
   is_random = keep in (sparsify.keep_random, sparsify.keep_by_rank)
-  return Method(function, reference, parameters=parameters, random=is_random, drops=True, alpha='lambda')
+  return Method(function, reference, parameters=parameters, random=is_random, sums=is_random, drops=True, alpha='lambda')
 
 
 _TIES = 'https://arxiv.org/abs/2306.01708'
@@ -365,14 +381,22 @@ METHODS: dict[str, Method] = {
   'task_arithmetic': Method(
     task_vectors, 'https://arxiv.org/abs/2212.04089', parameters=_DELTAS, elementwise=True, alpha='lambda'
   ),
-  'slerp': Method(slerp, _KIT, parameters={'t': None}, num_models=(1, 1), alpha='t'),
+  'slerp': Method(slerp, _KIT, parameters={'t': None}, num_models=(1, 1), sums=True, alpha='t'),
   'nuslerp': Method(
     nuslerp, _KIT, 'optional', {'weight': None, 'nuslerp_flatten': True, 'nuslerp_row_wise': False}, (2, 2), alpha='weight'
   ),
   'multislerp': Method(multislerp, _KIT, 'optional', {'weight': 1.0, 'normalize_weights': True}, (2, None), alpha='weight'),
   'karcher': Method(karcher, _KIT, 'none', {'max_iter': 10, 'tol': 1e-5}, (2, None)),
   'ties': _sparse(_TIES, sparsify.keep_largest, elect=True, normalize=True),
-  'dare': Method(dare, _DARE, parameters={**_DELTAS, 'drop_rate': 0.2}, random=True, drops=True, alpha='lambda'),
+  'dare': Method(
+    dare,
+    _DARE,
+    parameters={**_DELTAS, 'drop_rate': 0.2},
+    random=True,
+    elementwise=True,
+    drops=True,
+    alpha='lambda',
+  ),
   'dare_linear': _sparse(_DARE, sparsify.keep_random, rescale='l1'),
   'dare_ties': _sparse(_DARE, sparsify.keep_random, rescale='l1', elect=True),
   'della': _sparse(_DELLA, sparsify.keep_by_rank, rescale='l1', elect=True, normalize=True, epsilon=0.15),

@@ -1,6 +1,11 @@
-"""Which elements of a task vector are kept: delta, parameters and a key -> a mask. A density of 1 keeps all."""
+"""Which elements of a task vector are kept: delta, parameters and a key for each row -> a mask. A density of 1 keeps all.
 
-from collections.abc import Mapping
+A row is what lies along the last axis. Its own key makes a tensor that is read in blocks of rows keep the same elements.
+"""
+
+from collections.abc import Mapping, Sequence
+import functools
+import math
 from typing import Any
 
 import jax
@@ -8,15 +13,44 @@ import jax.numpy as jnp
 
 Values = Mapping[str, Any]
 
+_SAMPLE = 32  # a row in so many is looked at first
+
 
 def largest(scores: jax.Array, k: jax.Array | int) -> jax.Array:
   """Returns the mask of the k largest of non-negative float32 scores; of equal ones the first.
 
-  A search for the k-th largest in reductions only: no sort, no copy, and sharded tensors stay where they are. It guesses by
-  interpolation, which mostly takes a dozen passes, and every second time halves, which bounds them by 62.
+  A search for the k-th largest in reductions only: no sort, no copy, and sharded tensors stay where they are.
   """
-  bits = jax.lax.bitcast_convert_type(scores, jnp.int32)  # in the order of the scores
+  shape = scores.shape
+  bits = jax.lax.bitcast_convert_type(jnp.atleast_1d(scores), jnp.int32)  # in the order of the scores
   k = jnp.asarray(k, jnp.uint32)
+  guesses = ()
+  if len(bits) >= 2 * _SAMPLE:
+    # One row in _SAMPLE says where to look, three standard errors to both sides: passes over a sample cost nothing.
+    sample = bits[::_SAMPLE]
+    rank = k.astype(jnp.float32) * (sample.size / scores.size)
+    ranks = jnp.clip(rank + jnp.array([3.0, -3.0]) * jnp.sqrt(rank), 1, sample.size).astype(jnp.uint32)
+    guesses, _ = jax.vmap(_kth_largest, (None, 0))(sample, ranks)
+  low, num_low = _kth_largest(bits, k, guesses)
+
+  # Too many are >= low: those that equal it. Rows keep them all until one keeps some, its first, and the rest none.
+  equal = bits == low
+  num_equal = _count_in_rows(equal)
+  until = jnp.cumsum(num_equal, dtype=jnp.uint32).reshape(num_equal.shape)
+  wanted = until.ravel()[-1] - (num_low - k)
+  left = jnp.where(until - num_equal < wanted, wanted - (until - num_equal), 0)
+  parts = (left > 0) & (left < num_equal)
+  row = jnp.sum(parts & equal, axis=tuple(range(bits.ndim - 1)), keepdims=True, dtype=jnp.uint32)
+  kept = equal & ((left >= num_equal) | parts & (jnp.cumsum(row, axis=-1) <= left))
+  return ((bits > low) | kept).reshape(shape)
+
+
+def _kth_largest(bits: jax.Array, k: jax.Array, guesses: Sequence[jax.Array] = ()) -> tuple[jax.Array, jax.Array]:
+  """Returns the k-th largest of non-negative bits, int32, and how many are at least as large.
+
+  It tries the guesses, then interpolates, which mostly takes a dozen passes, and every second time halves, which bounds them
+  by 62.
+  """
 
   def searching(state):
     _, low, high, num_low, _ = state
@@ -26,41 +60,31 @@ def largest(scores: jax.Array, k: jax.Array | int) -> jax.Array:
     i, low, high, num_low, num_high = state  # num: how many are >= low, >= high
     share = (num_low - k).astype(jnp.float32) / jnp.maximum(num_low - num_high, 1).astype(jnp.float32)
     share = jnp.where(i % 2 == 0, share, 0.5)
-    step = ((high - low).astype(jnp.float32) * share).astype(jnp.int32)
-    middle = low + jnp.clip(step, 1, high - low - 1)
+    middle = low + ((high - low).astype(jnp.float32) * share).astype(jnp.int32)
+    for n, guess in enumerate(guesses):
+      middle = jnp.where(i == n, guess, middle)
+    middle = jnp.clip(middle, low + 1, high - 1)
     num = _count(bits >= middle)
     enough = num >= k
     low, num_low = jnp.where(enough, middle, low), jnp.where(enough, num, num_low)
     high, num_high = jnp.where(enough, high, middle), jnp.where(enough, num_high, num)
     return i + 1, low, high, num_low, num_high
 
-  size = jnp.uint32(scores.size)
-  start = (0, jnp.int32(0), jnp.max(bits, initial=0) + 1, size, jnp.uint32(0))
+  start = (0, jnp.int32(0), jnp.max(bits, initial=0) + 1, jnp.uint32(bits.size), jnp.uint32(0))
   _, low, _, num_low, _ = jax.lax.while_loop(searching, narrow, start)
-
-  # Too many are >= low: those that equal it. The first `wanted` of them, before `end`, are found in the same way.
-  equal = bits == low
-  wanted = _count(equal) - (num_low - k)
-  index = jnp.zeros(scores.shape, jnp.uint32)
-  for axis, length in enumerate(scores.shape):
-    index = index * jnp.uint32(length) + jax.lax.broadcasted_iota(jnp.uint32, scores.shape, axis)
-
-  def undecided(state):
-    return (state[0] > 1) & (num_low > k)
-
-  def raise_end(state):
-    step, end = state[0] >> 1, state[1]
-    return step, jnp.where(_count(equal & (index < end + step)) <= wanted, end + step, end)
-
-  _, end = jax.lax.while_loop(undecided, raise_end, (jnp.uint32(1 << scores.size.bit_length()), jnp.uint32(0)))
-  return (bits >= low) & ~(equal & (index >= end) & (num_low > k))
+  return low, num_low
 
 
 def _count(mask: jax.Array) -> jax.Array:
-  """Returns the number of True, uint32: rows are counted in float32, exact below 2^24, which is what vectorises."""
-  if not mask.ndim or mask.shape[-1] >= 2**24:
-    return jnp.sum(mask, dtype=jnp.uint32)
-  return jnp.sum(jnp.sum(jnp.where(mask, 1.0, 0.0), axis=-1).astype(jnp.uint32))
+  """Returns the number of True, uint32."""
+  return jnp.sum(_count_in_rows(mask))
+
+
+def _count_in_rows(mask: jax.Array) -> jax.Array:
+  """Returns the number of True in each row [..., 1], uint32; float32 is exact below 2^24, and vectorises."""
+  if mask.shape[-1] >= 2**24:
+    return jnp.sum(mask, axis=-1, keepdims=True, dtype=jnp.uint32)
+  return jnp.sum(jnp.where(mask, 1.0, 0.0), axis=-1, keepdims=True).astype(jnp.uint32)
 
 
 def num(fraction: Any, size: int) -> jax.Array:
@@ -68,26 +92,40 @@ def num(fraction: Any, size: int) -> jax.Array:
   return jnp.floor(jnp.asarray(fraction, jnp.float32) * size)
 
 
-def keep_largest(delta: jax.Array, p: Values, unused_key: Any) -> jax.Array:
+def row_keys(key: jax.Array, shape: tuple[int, ...], first: Any = 0) -> jax.Array:
+  """Returns the keys [...] of the rows of a tensor of shape [..., n], the first of which has the number `first`."""
+  num_rows = math.prod(shape[:-1])
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num_rows, dtype=jnp.uint32)).reshape(shape[:-1])
+
+
+def _bernoulli(keys: jax.Array, probability: Any, shape: tuple[int, ...]) -> jax.Array:
+  """Returns True with a probability [..., n], drawn by the keys [...]."""
+  draw = functools.partial(jax.random.uniform, shape=shape[-1:])
+  for _ in range(keys.ndim):
+    draw = jax.vmap(draw)
+  return draw(keys) < probability
+
+
+def keep_largest(delta: jax.Array, p: Values, unused_keys: Any) -> jax.Array:
   """Keeps the max(1, floor(density n)) largest by magnitude (TIES)."""
   return largest(jnp.abs(delta), jnp.maximum(num(p['density'], delta.size), 1)) | (jnp.asarray(p['density']) >= 1)
 
 
-def keep_random(delta: jax.Array, p: Values, key: jax.Array) -> jax.Array:
+def keep_random(delta: jax.Array, p: Values, keys: jax.Array) -> jax.Array:
   """Keeps each element with probability density (DARE)."""
-  return jax.random.bernoulli(key, jnp.asarray(p['density'], jnp.float32), delta.shape)
+  return _bernoulli(keys, jnp.asarray(p['density'], jnp.float32), delta.shape)
 
 
-def keep_by_rank(delta: jax.Array, p: Values, key: jax.Array) -> jax.Array:
+def keep_by_rank(delta: jax.Array, p: Values, keys: jax.Array) -> jax.Array:
   """Keeps an element with probability density - epsilon (a row's smallest) .. density + epsilon (its largest) (DELLA)."""
   size = delta.shape[-1] if delta.ndim else 1
   rank = jnp.argsort(jnp.argsort(jnp.abs(delta), axis=-1), axis=-1).astype(jnp.float32)
   density, epsilon = (jnp.asarray(p[name], jnp.float32) for name in ('density', 'epsilon'))
   probability = density - epsilon + 2 * epsilon * rank / max(1, size - 1)
-  return jax.random.bernoulli(key, jnp.clip(probability, 0, 1), delta.shape) | (density >= 1)
+  return _bernoulli(keys, jnp.clip(probability, 0, 1), delta.shape) | (density >= 1)
 
 
-def keep_band(delta: jax.Array, p: Values, unused_key: Any) -> jax.Array:
+def keep_band(delta: jax.Array, p: Values, unused_keys: Any) -> jax.Array:
   """Keeps floor(density n), without the floor(gamma n) largest and the smallest of the rest (Model Breadcrumbs)."""
   kept = num(p['density'], delta.size)
   outliers = jnp.minimum(num(p['gamma'], delta.size), delta.size - kept)

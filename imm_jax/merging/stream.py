@@ -19,7 +19,7 @@ from imm_jax.merging.recipe import Recipe
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _KNOWN = set(shards.DTYPES) - {'F64'}  # float64 would lose digits
-_PIECE = 2**19  # elements that an elementwise method merges at once: they stay in the processor's cache
+_PIECE = 2**19  # elements that are merged at once where a method allows it: they stay in the processor's cache
 _NUM_THREADS = 2  # one reads or writes while the other merges
 
 
@@ -43,8 +43,8 @@ def merge_dirs(
   """Writes the merge of Hugging Face directories to a new one, `out`; it appears whole or not at all.
 
   Tensors are read, merged and written one by one, _NUM_THREADS at the same time: about 2 (models + 1) of the largest are in
-  memory, of elementwise methods only pieces. Tokenizer, config and other small files are those of the base (else the first
-  model).
+  memory, only pieces where the method allows it. Tokenizer, config and other small files are those of the base (else the
+  first model).
 
   Args:
     recipe: of the merge.
@@ -185,34 +185,61 @@ def _config_differences(models: Sequence[str]) -> list[str]:
 def _merged(
   recipe: Recipe, name: str, views: Sequence[np.ndarray], plan: _Plan, key: Any, out_dtype: str
 ) -> Iterator[tuple[np.ndarray, Any]]:
-  """Yields the merged tensor, of an elementwise method piece by piece, with the counts of Report where it has any."""
+  """Yields the merged tensor, piece by piece where the method allows it, with the counts of Report where it has any."""
   if views[0].dtype not in _FLOATS:
     trees.check_equal(name, views)
     yield views[0], None
     return
-  size = views[0].size
-  whole = not METHODS[recipe.method].elementwise
-  for start in range(0, size, size if whole else _PIECE):
-    arrays = [jnp.array(x) for x in views] if whole else [_piece(x.reshape(-1), start) for x in views]
-    merged, count = _merge(
-      arrays, plan.traced, trees.leaf_key(key, name), method=recipe.method, static=plan.static, has_base=plan.has_base,
-      dtype=recipe.dtype, out_dtype=out_dtype,
-    )  # fmt: skip
+  row = METHODS[recipe.method]
+  size, width = views[0].size, (views[0].shape or (1,))[-1] if row.random else _PIECE
+  num_rows = max(1, _PIECE // width)
+  in_pieces = row.elementwise or row.sums
+  options = {'method': recipe.method, 'static': plan.static, 'has_base': plan.has_base, 'dtype': recipe.dtype}
+  starts = range(0, size, num_rows * width if in_pieces else size)
+  key = trees.leaf_key(key, name)
+
+  def inputs(start):
+    arrays = [_rows(x, start // width, num_rows, width) if in_pieces else jnp.array(x) for x in views]
+    return arrays, plan.traced, key, np.uint32(start // width)
+
+  sums = ()
+  if row.sums:
+    parts = [_sums(*inputs(start), **options) for start in starts]
+    sums = [np.float32(np.sum(part, dtype=np.float64)) for part in zip(*parts, strict=True)]
+  for start in starts:
+    merged, count = _merge(*inputs(start), sums, **options, out_dtype=out_dtype)
     yield np.asarray(merged).reshape(-1)[: size - start], count
 
 
-def _piece(x: np.ndarray, start: int) -> jax.Array:
-  """Returns _PIECE elements of x [n] from start on, with zeros behind its end: one shape to compile."""
-  part = x[start : start + _PIECE]
-  return jnp.array(np.pad(part, (0, _PIECE - part.size)) if part.size < _PIECE else part)
+def _rows(x: np.ndarray, first: int, num: int, width: int) -> jax.Array:
+  """Returns x as rows [num, width] from `first` on, with zeros behind its end: one shape to compile."""
+  part = x.reshape(-1)[first * width : (first + num) * width]
+  whole = part if part.size == num * width else np.pad(part, (0, num * width - part.size))
+  return jnp.array(whole.reshape(num, width))
+
+
+@functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype'))
+def _sums(arrays, traced, key, first_row, *, method, static, has_base, dtype):
+  """Returns a piece's part of each sum that its method takes over the tensor."""
+  parts = []
+
+  def total(part):
+    parts.append(part)
+    return part
+
+  arrays = [x.astype(dtype or x.dtype) for x in arrays]
+  trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base, first_row=first_row, total=total)
+  return parts
 
 
 @functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype', 'out_dtype'))
-def _merge(arrays, traced, key, *, method, static, has_base, dtype, out_dtype):
-  """Returns the merged tensor, and for a narrow dtype the counts of Report; compiled once a shape."""
-  if dtype:
-    arrays = [x.astype(dtype) for x in arrays]
-  merged = trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base).astype(out_dtype)
+def _merge(arrays, traced, key, first_row, sums, *, method, static, has_base, dtype, out_dtype):
+  """Returns the merged tensor or piece, and for a narrow dtype the counts of Report; compiled once a shape."""
+  arrays = [x.astype(dtype or x.dtype) for x in arrays]
+  given = iter(sums)
+  merged = trees.merge_tensor(
+    method, arrays, traced, dict(static), key, has_base=has_base, first_row=first_row, total=lambda part: next(given, part)
+  ).astype(out_dtype)
   if out_dtype == 'float32':
     return merged, None
   return merged, trees.count_unmoved(arrays[0], arrays[1:], merged.astype(arrays[0].dtype))

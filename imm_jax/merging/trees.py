@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imm_jax.merging import coefficients
+from imm_jax.merging import coefficients, sparsify
 from imm_jax.merging.methods import METHODS, PER_MODEL, STATIC
 from imm_jax.tasks import nearest
 
@@ -151,14 +151,24 @@ def merge_tensor(
   key: jax.Array | None,
   *,
   has_base: bool,
+  first_row: Any = 0,
+  total: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> jax.Array:
-  """Returns the merge of one tensor, float32: arrays are that of the base, if there is one, and those of the models."""
+  """Returns the merge of one tensor, float32: arrays are that of the base, if there is one, and those of the models.
+
+  They may be a piece of it, from first_row on; total then makes a sum over the piece one over the tensor.
+  """
   tensors, p = [x.astype(jnp.float32) for x in arrays], {**traced, **static}
   base, models = (tensors[0], tensors[1:]) if has_base else (None, tensors)
   if 'alpha' in p:
     base, models, own = METHODS[method].with_alpha(base, models, p.pop('alpha'))
     p |= own
-  return METHODS[method].function(base, models, p, key)
+  keys = (
+    key
+    if key is None
+    else [sparsify.row_keys(jax.random.fold_in(key, i), tensors[0].shape, first_row) for i in range(len(models))]
+  )
+  return METHODS[method].function(base, models, p, keys, total)
 
 
 def split_parameters(values: Mapping[str, Any], at: Any, num_models: int) -> tuple[dict[str, Any], dict[str, bool]]:
