@@ -30,7 +30,7 @@ def largest(scores: jax.Array, k: jax.Array | int) -> jax.Array:
     sample = bits[::_SAMPLE]
     rank = k.astype(jnp.float32) * (sample.size / scores.size)
     ranks = jnp.clip(rank + jnp.array([3.0, -3.0]) * jnp.sqrt(rank), 1, sample.size).astype(jnp.uint32)
-    guesses, _ = jax.vmap(_kth_largest, (None, 0))(sample, ranks)
+    guesses = tuple(jax.vmap(_kth_largest, (None, 0))(sample, ranks)[0])
   low, num_low = _kth_largest(bits, k, guesses)
 
   # Too many are >= low: those that equal it. Rows keep them all until one keeps some, its first, and the rest none.

@@ -1,0 +1,1 @@
+xpk workload create --workload=imm --cluster=CLUSTER --tpu-type=v5litepod-16 --num-slices=1 --docker-image=IMAGE --max-restarts=1000 '--command=exec imm run --config=configs/gsm8k_qwen25_0p5b.py --workdir=gs://bucket/run --config.seed=3'
