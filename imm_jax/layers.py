@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import math
 from typing import Any
 
 from flax import linen as nn
@@ -72,28 +73,30 @@ def attend(
   """
   B, T, N, H = q.shape
   K = sources[0].k.shape[1]
-  q = q.reshape(B, T, K, N // K, H)
+  G = N // K
+  # The queries that read the same keys are the rows of one matrix.
+  q = q.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
   scores = []
   for source in sources:
     # A source of batch 1 broadcasts: its keys are read once for all rows.
     k = 'KSH' if source.k.shape[0] == 1 else 'BKSH'
-    score = jnp.einsum(f'BTKGH,{k}->BKGTS', q, source.k[0] if k == 'KSH' else source.k, preferred_element_type=jnp.float32)
+    score = jnp.einsum(f'BKQH,{k}->BKQS', q, source.k[0] if k == 'KSH' else source.k, preferred_element_type=jnp.float32)
     distance = positions[:, :, None] - source.positions[:, None, :]
     own = segment_ids[:, :, None] == source.segment_ids[:, None, :]
     seen = (distance >= 0) & (own | (source.segment_ids == SHARED)[:, None, :])
     if window is not None:
       seen &= distance < window
-    # A query with nothing to see (padding) gets a uniform mix, not NaN: the mask is the lowest float, not -inf.
-    scores.append(jnp.where(seen[:, None, None], score * H**-0.5, jnp.finfo(jnp.float32).min))
-  weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(q.dtype)
+    # A query with nothing to see (padding) gets a uniform mix, not NaN: what is added is the lowest float, not -inf.
+    bias = jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min)
+    scores.append(score.reshape(B, K, G, T, -1) * H**-0.5 + bias[:, None, None])
+  weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(q.dtype).reshape(B, K, G * T, -1)
   out, start = jnp.zeros_like(q), 0
   for source in sources:
     length = source.k.shape[2]
     v = 'KSH' if source.v.shape[0] == 1 else 'BKSH'
-    part = weights[..., start : start + length]
-    out += jnp.einsum(f'BKGTS,{v}->BTKGH', part, source.v[0] if v == 'KSH' else source.v)
+    out += jnp.einsum(f'BKQS,{v}->BKQH', weights[..., start : start + length], source.v[0] if v == 'KSH' else source.v)
     start += length
-  return out.reshape(B, T, N, H)
+  return out.reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
 
 
 def splash(
@@ -156,9 +159,11 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-  """An einsum of x with a kernel whose dimensions carry logical axes, and an optional bias over the output ones."""
+  """The product of x [..., inputs] with a kernel [inputs, outputs], either of one or more dimensions, and a bias of outputs.
 
-  equation: str
+  As matrices: of more dimensions XLA's CPU backend copies the operands of the backward pass.
+  """
+
   shape: tuple[int, ...]
   axes: tuple[str, ...]
   num_inputs: int = 1
@@ -169,7 +174,9 @@ class Projection(nn.Module):
     inputs, outputs = tuple(range(self.num_inputs)), tuple(range(self.num_inputs, len(self.shape)))
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal', in_axis=inputs, out_axis=outputs)
     kernel = param(self, 'kernel', init, self.shape, self.axes)
-    y = jnp.einsum(self.equation, x, kernel.astype(x.dtype))
+    batch, num_features = x.shape[: x.ndim - self.num_inputs], math.prod(self.shape[: self.num_inputs])
+    y = x.reshape(-1, num_features) @ kernel.astype(x.dtype).reshape(num_features, -1)
+    y = y.reshape(*batch, *self.shape[self.num_inputs :])
     if self.use_bias:
       bias = param(self, 'bias', nn.initializers.zeros, self.shape[self.num_inputs :], self.axes[self.num_inputs :])
       y += bias.astype(x.dtype)[None, None]
@@ -198,9 +205,9 @@ class Attention(nn.Module):
     c = self.config
     q_shape, kv_shape = (c.embed_dim, c.num_heads, c.head_dim), (c.embed_dim, c.num_kv_heads, c.head_dim)
     q_axes, kv_axes = ('embed', 'heads', 'head_dim'), ('embed', 'kv_heads', 'head_dim')
-    q = Projection('BTD,DNH->BTNH', q_shape, q_axes, use_bias=c.qkv_bias, name='q')(x)
-    k = Projection('BTD,DKH->BTKH', kv_shape, kv_axes, use_bias=c.qkv_bias, name='k')(x)
-    v = Projection('BTD,DKH->BTKH', kv_shape, kv_axes, use_bias=c.qkv_bias, name='v')(x)
+    q = Projection(q_shape, q_axes, use_bias=c.qkv_bias, name='q')(x)
+    k = Projection(kv_shape, kv_axes, use_bias=c.qkv_bias, name='k')(x)
+    v = Projection(kv_shape, kv_axes, use_bias=c.qkv_bias, name='v')(x)
     if c.qk_norm:
       q = RMSNorm(c.rms_norm_eps, 'head_dim', name='q_norm')(q)
       k = RMSNorm(c.rms_norm_eps, 'head_dim', name='k_norm')(k)
@@ -221,7 +228,7 @@ class Attention(nn.Module):
     else:
       mixed = attend(q, positions, segment_ids, (*past, own), c.sliding_window)
     mixed = sharding.constrain(mixed, ('batch', 'length', 'heads', 'head_dim'), self.rules)
-    out = Projection('BTNH,NHD->BTD', q_shape[1:] + q_shape[:1], q_axes[1:] + q_axes[:1], num_inputs=2, name='o')(mixed)
+    out = Projection(q_shape[1:] + q_shape[:1], q_axes[1:] + q_axes[:1], num_inputs=2, name='o')(mixed)
     return out, (k, v)
 
 
@@ -233,6 +240,6 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape, axes = (self.config.embed_dim, self.config.mlp_dim), ('embed', 'mlp')
-    gate = Projection('BTD,DF->BTF', shape, axes, name='gate')(x)
-    up = Projection('BTD,DF->BTF', shape, axes, name='up')(x)
-    return Projection('BTF,FD->BTD', shape[::-1], axes[::-1], name='down')(jax.nn.silu(gate) * up)
+    gate = Projection(shape, axes, name='gate')(x)
+    up = Projection(shape, axes, name='up')(x)
+    return Projection(shape[::-1], axes[::-1], name='down')(jax.nn.silu(gate) * up)

@@ -1,11 +1,12 @@
 """Cross-entropy of a whole batch, whose logits are never held at once and whose gradient comes along with it."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 
-from imm_jax.model import chunk_length, Params, split, target_logprobs, Transformer
+from imm_jax.model import chunk_length, Params, target_logprobs, Transformer
 
 
 def cross_entropy(model: Transformer, params: Params, x: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
@@ -83,20 +84,22 @@ _cross_entropy.defvjp(_forward, _backward)
 def _local(tied: bool, head: jax.Array, x: jax.Array, targets: jax.Array, weights: jax.Array):
   """Returns the value [] f32, and the gradients of head, f32, and of x [B, T, D]; no logit is computed twice."""
   W = 'VD' if tied else 'DV'
-  length = chunk_length(x.shape[0], x.shape[1], head.shape[W.index('V')])
+  num_tokens = math.prod(targets.shape)
+  length = chunk_length(1, num_tokens, head.shape[W.index('V')])
   compute = head.astype(x.dtype)
 
   def add_chunk(carry, chunk):
     total, d_head = carry
     x, targets, weights = chunk
-    logits = jnp.einsum(f'BTD,{W}->BTV', x, compute, preferred_element_type=jnp.float32)
-    is_target = targets[..., None] == jnp.arange(logits.shape[-1])[None, None]
-    d_logits = (jax.nn.softmax(logits) - jnp.where(is_target, 1.0, 0.0)) * weights[..., None]
+    logits = jnp.einsum(f'ND,{W}->NV', x, compute, preferred_element_type=jnp.float32)
+    is_target = targets[:, None] == jnp.arange(logits.shape[-1])[None]
+    d_logits = (jax.nn.softmax(logits) - jnp.where(is_target, 1.0, 0.0)) * weights[:, None]
     d_logits = d_logits.astype(x.dtype)  # as the gradients of all activations
-    d_head += jnp.einsum(f'BTV,BTD->{W}', d_logits, x, preferred_element_type=jnp.float32)
-    d_x = jnp.einsum(f'BTV,{W}->BTD', d_logits, compute)
+    d_head += jnp.einsum(f'NV,ND->{W}', d_logits, x, preferred_element_type=jnp.float32)
+    d_x = jnp.einsum(f'NV,{W}->ND', d_logits, compute)
     return (total - jnp.sum(target_logprobs(logits, targets) * weights), d_head), d_x
 
   start = jnp.float32(0), jnp.zeros(head.shape, jnp.float32)
-  (total, d_head), d_x = jax.lax.scan(add_chunk, start, tuple(split(a, length) for a in (x, targets, weights)))
-  return total, d_head, d_x.swapaxes(0, 1).reshape(x.shape)
+  chunks = [a.reshape(-1, length, *a.shape[2:]) for a in (x, targets, weights)]
+  (total, d_head), d_x = jax.lax.scan(add_chunk, start, tuple(chunks))
+  return total, d_head, d_x.reshape(x.shape)

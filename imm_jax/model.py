@@ -190,7 +190,7 @@ def logprobs(model: Transformer, params: Params, x: jax.Array, targets: jax.Arra
 
 
 def target_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Returns log p(target) [B, T] f32 from logits [B, T, V] f32 and targets [B, T] int32."""
+  """Returns log p(target) [...] f32 from logits [..., V] f32 and targets [...] int32."""
   chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   return chosen - jax.nn.logsumexp(logits, axis=-1)
 

@@ -43,9 +43,7 @@ def manifest(values: flags.FlagValues, overrides: Sequence[str]) -> dict[str, An
     'containers': [container],
   }
   if values.spot:
-    pod['tolerations'] = [
-      {'key': 'cloud.google.com/gke-spot', 'operator': 'Equal', 'value': 'true', 'effect': 'NoSchedule'}
-    ]
+    pod['tolerations'] = [{'key': 'cloud.google.com/gke-spot', 'operator': 'Equal', 'value': 'true', 'effect': 'NoSchedule'}]
   job = {
     'parallelism': slice_.num_hosts,
     'completions': slice_.num_hosts,

@@ -62,7 +62,9 @@ def define_flags() -> None:
   flags.DEFINE_string('tpu', None, 'A slice, such as v5e-16, v5p-128 or v6e-256.', required=True)
   flags.DEFINE_integer('num_slices', 1, 'Slices, joined by the data-centre network: mesh.data is a multiple.', lower_bound=1)
   flags.DEFINE_string('image', None, 'Container with imm and the configs.')
-  flags.DEFINE_string('source', None, 'In place of an image: the git URL of this repository, cloned and installed at the start.')
+  flags.DEFINE_string(
+    'source', None, 'In place of an image: the git URL of this repository, cloned and installed at the start.'
+  )
   flags.DEFINE_string('workdir', None, 'Of the run: gs://BUCKET/DIRECTORY.', required=True)
   flags.DEFINE_string('config', None, "The run's config file, as the image or the source has it.", required=True)
   flags.DEFINE_bool('spot', False, 'Take spot capacity, which may be preempted at any time.')

@@ -1,4 +1,4 @@
-"""What the launchers print: a JobSet, an xpk line and a TPU VM script that their tools take, the same for the same arguments."""
+"""What the launchers print: a JobSet, an xpk line and a TPU VM script; the same for the same arguments."""
 
 import pathlib
 import shlex
