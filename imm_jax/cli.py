@@ -194,7 +194,7 @@ def _plan(values: flags.FlagValues, arguments: list[str]) -> None:
   console.print(table)
   for name, r in reports.items():
     moved = ', '.join(f'{kind} {size / 1e9:.2f} GB' for kind, size in r.collective_bytes.items())
-    how = f' (remat {r.remat}, windowed einsum {"on" if r.windowed_einsum else "off"})' if name == 'train' else ''
+    how = f' (remat {r.remat})' if name == 'train' else ''
     console.print(f'{name}{how}: {moved or "no collective"}', highlight=False)
     if not r.fits:
       console.print(f'{name} does not fit: try {plan.advice(r, config)}', highlight=False)

@@ -26,8 +26,6 @@ from imm_jax.packing import Batch
 
 PROGRAMS = ('train', 'prefill', 'decode', 'merge', 'score')
 REMATS = ('none', 'dots', 'full')  # from the most memory to the most computation
-# Matrix products overlapped with the gathering of their operands: the compiler's default, and without.
-WINDOWED_EINSUM_OFF = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}
 
 
 class Chip(NamedTuple):
@@ -52,7 +50,6 @@ class Report:
 
   program: str
   remat: str
-  windowed_einsum: bool
   peak_gib: float  # arguments + outputs - what they share + temporaries
   limit_gib: float
   arguments_gib: float
@@ -87,7 +84,7 @@ def plan(
 
   Args:
     config: as of `imm run`; of the model only its config.json is read. `model.remat` may be 'auto': all policies are tried,
-      with and without windowed einsum, and the fastest train step that fits is reported.
+      and the fastest train step that fits is reported.
     topology: 'v5e:4x4' and the like.
     num_slices: of the topology, joined by the data-centre network; `mesh.data` runs over them.
     programs: of PROGRAMS.
@@ -104,13 +101,19 @@ def plan(
   model_config = read_config(exp, mesh)
   lengths = prompt_tokens, new_tokens
   for program in programs:
-    options = [(model_config.remat, True)]
-    if program == 'train' and remat == 'auto':
-      options = [(policy, windowed) for policy in REMATS for windowed in (True, False)]
-    reports = [
-      compile_program(exp, dataclasses.replace(model_config, remat=policy), mesh, chip, program, lengths, windowed)
-      for policy, windowed in options
-    ]
+    policies = REMATS if program == 'train' and remat == 'auto' else (model_config.remat,)
+    reports = []
+    for policy in policies:
+      try:
+        reports.append(compile_program(exp, dataclasses.replace(model_config, remat=policy), mesh, chip, program, lengths))
+      except jax.errors.JaxRuntimeError as error:  # what is far too large does not even compile
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+          raise
+        reason = str(error).splitlines()[0]
+    if not reports:
+      raise ValueError(
+        f'{program}: does not fit {topology}: {reason}; try a smaller batch, model.remat=full or a larger slice'
+      )
     yield min(reports, key=lambda report: (not report.fits, report.secs if report.fits else report.peak_gib))
 
 
@@ -144,14 +147,13 @@ def read_config(exp: Experiment, mesh: jax.sharding.Mesh) -> ModelConfig:
 
 
 def compile_program(
-  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, chip: Chip, program: str, lengths: tuple[int, int],
-  windowed: bool = True,
-) -> Report:  # fmt: skip
+  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, chip: Chip, program: str, lengths: tuple[int, int]
+) -> Report:
   """Compiles a program of the run, and reports."""
   jitted, arguments, tokens, keys = ABSTRACT[program](exp, config, mesh, *lengths)
   start = time.monotonic()
   with jax.set_mesh(mesh):
-    compiled = jitted.lower(*arguments).compile(compiler_options=None if windowed else WINDOWED_EINSUM_OFF)
+    compiled = jitted.lower(*arguments).compile()
   compile_secs = time.monotonic() - start
   memory, cost = compiled.memory_analysis(), hlo.cost(compiled.as_text(), unknown_trips=1)
   parts = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes, memory.temp_size_in_bytes
@@ -159,7 +161,7 @@ def compile_program(
   share = math.prod(mesh.shape.values())
   kernels = kernels / share if cost.kernels else 0.0
   return Report(
-      program=program, remat=config.remat, windowed_einsum=windowed, peak_gib=sum(parts) / 2**30, limit_gib=chip.memory_gib,
+      program=program, remat=config.remat, peak_gib=sum(parts) / 2**30, limit_gib=chip.memory_gib,
       arguments_gib=parts[0] / 2**30, temporaries_gib=parts[2] / 2**30, flops=cost.flops + kernels,
       model_flops=needed / share, compute_secs=cost.cycles / chip.clock + kernels / chip.flops,
       collective_bytes=cost.collective_bytes, collective_secs=sum(cost.collective_bytes.values()) / chip.link_rate,
