@@ -68,7 +68,7 @@ def main() -> None:
   parser.add_argument('--gsm8k', default='', help='a .jsonl file of GSM8K; without it, pairs is left out')
   parser.add_argument('--workloads', nargs='+', default=['full', 'pairs'])
   parser.add_argument('--num_steps', type=int, default=4, help='optimizer steps a repetition')
-  parser.add_argument('--remat', nargs='+', default=['none'], help='of imm_jax; the first is compared with the peers')
+  parser.add_argument('--remat', nargs='+', default=['dots'], help='of imm_jax; the first is compared with the peers')
   parser.add_argument('--packed_rows', type=int, default=4, help='a step in pairs, of imm_jax and TRL')
   parser.add_argument('--padded_rows', type=int, default=8, help='a step in pairs, of transformers')
   args = parser.parse_args()

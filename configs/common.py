@@ -16,7 +16,7 @@ def config(**overrides) -> ml_collections.ConfigDict:
       'model': {
         'path': '',  # Hugging Face directory, .gguf file or WORKDIR@ROUND
         'dtype': 'float32',  # or 'bfloat16': of the computation; params are float32
-        'remat': 'none',  # or 'full', 'dots': what the backward pass computes again; 'auto' for imm plan only
+        'remat': 'dots',  # or 'full', 'none': what the backward pass computes again; 'auto' for imm plan only
         'attention': 'auto',  # or 'xla', 'splash' (TPU), 'cudnn' (GPU, bfloat16)
         'random': {},  # with path '': a small model with random weights, see configs/tiny.py
       },

@@ -77,10 +77,13 @@ class LM:
       name = ','.join(map(str, tokens))
       ids.append(f'{name}#{seen[name]}')
       seen[name] += 1
+    model, params = Transformer(self.config, self.rules), self.params
     with jax.set_mesh(self.mesh):
+      if self.config.dtype != 'float32':  # once, and not in every step
+        params = sampler.make_cast(model, self.mesh)(params)  # pyright: ignore[reportArgumentType]
       return sampler.sample(
-          Transformer(self.config, self.rules), self.params, self.tokenizer, encoded, config, key=jax.random.key(seed),
-          max_new_tokens=max_new_tokens, ids=ids, stop=stop,
+          model, params, self.tokenizer, encoded, config, key=jax.random.key(seed), max_new_tokens=max_new_tokens, ids=ids,
+          stop=stop,
       )  # fmt: skip
 
   def save(self, path: str | os.PathLike[str], dtype: str = 'float32') -> None:

@@ -55,7 +55,7 @@ def test_an_unknown_chip_and_a_mesh_that_does_not_fit(exp):
 
 def test_what_does_not_fit_gets_advice():
   config = load_config('tiny').to_dict()
-  report = plan.Report('train', 'none', True, 20.0, 15.75, 9.0, 11.0, 1e12, 1e12, 1.0, {}, 0.0, 1.0, 1000)
+  report = plan.Report('train', 'none', 20.0, 15.75, 9.0, 11.0, 1e12, 1e12, 1.0, {}, 0.0, 1.0, 1000)
   assert not report.fits and plan.advice(report, config) == '--config.model.remat=full, or auto'
   full = dataclasses.replace(report, remat='full')
   assert plan.advice(full, config) == '--config.finetune.accumulation_steps=2'
