@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import math
 import shlex
 
 from absl import flags
@@ -45,9 +46,7 @@ def find(name: str) -> Slice:
   slices = {}
   for prefix, generation in GENERATIONS.items():
     for topology in generation.topologies:
-      num_chips = 1
-      for length in topology.split('x'):
-        num_chips *= int(length)
+      num_chips = math.prod(map(int, topology.split('x')))
       size = num_chips * generation.units_a_chip
       num_hosts = 1 if num_chips <= 8 and generation.units_a_chip == 1 else num_chips // 4
       slices[f'{prefix}-{size}'] = Slice(generation, f'{generation.accelerator_type}-{size}', topology, num_chips, num_hosts)

@@ -31,7 +31,7 @@ while true; do
     case "$(state)" in FAILED|SUSPENDED) echo "{name}: $(state)" >&2; remove; sleep 60; {create} || exit 1;; esac
     sleep 20
   done
-  gcloud compute tpus tpu-vm ssh {node} {where} --worker=all --command={command}
+  gcloud compute tpus tpu-vm ssh {name} {where} --worker=all --command={command}
   code=$?
   if [ $code = 0 ] || {{ [ $code = 1 ] && [ "$(state)" = ACTIVE ]; }}; then exit $code; fi
   echo "{name}: exit code $code, $(state); again" >&2
@@ -53,7 +53,7 @@ def script(values: flags.FlagValues, overrides: Sequence[str]) -> str:
     f'--project={values.project}', f'--zone={values.zone}', *(['--spot'] if values.spot else []),
   ]  # fmt: skip
   name, run = shlex.quote(values.name), f'rm -rf imm && {tpu.command(values, overrides)}'
-  return _SCRIPT.format(name=name, node=name, where=where, create=shlex.join(create), command=shlex.quote(run))
+  return _SCRIPT.format(name=name, where=where, create=shlex.join(create), command=shlex.quote(run))
 
 
 def main(arguments: Sequence[str]) -> None:

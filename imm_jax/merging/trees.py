@@ -163,11 +163,9 @@ def merge_tensor(
   if 'alpha' in p:
     base, models, own = METHODS[method].with_alpha(base, models, p.pop('alpha'))
     p |= own
-  keys = (
-    key
-    if key is None
-    else [sparsify.row_keys(jax.random.fold_in(key, i), tensors[0].shape, first_row) for i in range(len(models))]
-  )
+  keys = None
+  if key is not None:
+    keys = [sparsify.row_keys(jax.random.fold_in(key, i), x.shape, first_row) for i, x in enumerate(models)]
   return METHODS[method].function(base, models, p, keys, total)
 
 
