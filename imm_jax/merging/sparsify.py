@@ -1,11 +1,9 @@
-"""Which elements of a task vector are kept: delta, parameters and a key for each row -> a mask. A density of 1 keeps all.
+"""Which elements of a task vector are kept: delta, parameters and what was drawn for each element -> a mask.
 
-A row is what lies along the last axis. Its own key makes a tensor that is read in blocks of rows keep the same elements.
+A density of 1 keeps all.
 """
 
 from collections.abc import Mapping, Sequence
-import functools
-import math
 from typing import Any
 
 import jax
@@ -92,40 +90,51 @@ def num(fraction: Any, size: int) -> jax.Array:
   return jnp.floor(jnp.asarray(fraction, jnp.float32) * size)
 
 
-def row_keys(key: jax.Array, shape: tuple[int, ...], first: Any = 0) -> jax.Array:
-  """Returns the keys [...] of the rows of a tensor of shape [..., n], the first of which has the number `first`."""
-  num_rows = math.prod(shape[:-1])
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(num_rows, dtype=jnp.uint32)).reshape(shape[:-1])
+def uniform(key: jax.Array, shape: tuple[int, ...], first: Any = 0) -> jax.Array:
+  """Returns numbers in [0, 1) of a tensor, f32, or of its piece of that shape from the element `first` on.
+
+  Each is Threefry of the element's index, so that no mesh and no cut into pieces shows, and of nothing in memory, so that it
+  fuses with what it is for; jax.random does neither on every platform. Elements 2^32 apart draw the same.
+  """
+  index = jnp.zeros(shape, jnp.uint32)
+  for axis, size in enumerate(shape):
+    index = index * size + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+  bits, _ = threefry_2x32(jax.random.bits(key, (2,)), index + first, jnp.zeros_like(index))
+  return (bits >> 8).astype(jnp.float32) * 2.0**-24
 
 
-def _bernoulli(keys: jax.Array, probability: Any, shape: tuple[int, ...]) -> jax.Array:
-  """Returns True with a probability [..., n], drawn by the keys [...]."""
-  draw = functools.partial(jax.random.uniform, shape=shape[-1:])
-  for _ in range(keys.ndim):
-    draw = jax.vmap(draw)
-  return draw(keys) < probability
+def threefry_2x32(key: jax.Array, x0: jax.Array, x1: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the two words, uint32, that Threefry-2x32 with 20 rounds makes of a counter (Salmon et al. 2011)."""
+  keys = key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA)
+  x0, x1 = x0 + keys[0], x1 + keys[1]
+  for i in range(5):
+    for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[i % 2]:
+      x0 = x0 + x1
+      x1 = x0 ^ ((x1 << turn) | (x1 >> (32 - turn)))
+    x0, x1 = x0 + keys[(i + 1) % 3], x1 + keys[(i + 2) % 3] + jnp.uint32(i + 1)
+  return x0, x1
 
 
-def keep_largest(delta: jax.Array, p: Values, unused_keys: Any) -> jax.Array:
+def keep_largest(delta: jax.Array, p: Values, unused_drawn: Any) -> jax.Array:
   """Keeps the max(1, floor(density n)) largest by magnitude (TIES)."""
   return largest(jnp.abs(delta), jnp.maximum(num(p['density'], delta.size), 1)) | (jnp.asarray(p['density']) >= 1)
 
 
-def keep_random(delta: jax.Array, p: Values, keys: jax.Array) -> jax.Array:
+def keep_random(delta: jax.Array, p: Values, drawn: jax.Array) -> jax.Array:
   """Keeps each element with probability density (DARE)."""
-  return _bernoulli(keys, jnp.asarray(p['density'], jnp.float32), delta.shape)
+  return drawn < jnp.asarray(p['density'], jnp.float32)
 
 
-def keep_by_rank(delta: jax.Array, p: Values, keys: jax.Array) -> jax.Array:
+def keep_by_rank(delta: jax.Array, p: Values, drawn: jax.Array) -> jax.Array:
   """Keeps an element with probability density - epsilon (a row's smallest) .. density + epsilon (its largest) (DELLA)."""
   size = delta.shape[-1] if delta.ndim else 1
   rank = jnp.argsort(jnp.argsort(jnp.abs(delta), axis=-1), axis=-1).astype(jnp.float32)
   density, epsilon = (jnp.asarray(p[name], jnp.float32) for name in ('density', 'epsilon'))
   probability = density - epsilon + 2 * epsilon * rank / max(1, size - 1)
-  return _bernoulli(keys, jnp.clip(probability, 0, 1), delta.shape) | (density >= 1)
+  return (drawn < jnp.clip(probability, 0, 1)) | (density >= 1)
 
 
-def keep_band(delta: jax.Array, p: Values, unused_keys: Any) -> jax.Array:
+def keep_band(delta: jax.Array, p: Values, unused_drawn: Any) -> jax.Array:
   """Keeps floor(density n), without the floor(gamma n) largest and the smallest of the rest (Model Breadcrumbs)."""
   kept = num(p['density'], delta.size)
   outliers = jnp.minimum(num(p['gamma'], delta.size), delta.size - kept)

@@ -191,7 +191,7 @@ def _merged(
     yield views[0], None
     return
   row = METHODS[recipe.method]
-  size, width = views[0].size, (views[0].shape or (1,))[-1] if row.random else _PIECE
+  size, width = views[0].size, (views[0].shape or (1,))[-1] if row.rows else _PIECE
   num_rows = max(1, _PIECE // width)
   in_pieces = row.elementwise or row.sums
   options = {'method': recipe.method, 'static': plan.static, 'has_base': plan.has_base, 'dtype': recipe.dtype}
@@ -200,7 +200,7 @@ def _merged(
 
   def inputs(start):
     arrays = [_rows(x, start // width, num_rows, width) if in_pieces else jnp.array(x) for x in views]
-    return arrays, plan.traced, key, np.uint32(start // width)
+    return arrays, plan.traced, key, np.uint32(start % 2**32)
 
   sums = ()
   if row.sums:
@@ -219,7 +219,7 @@ def _rows(x: np.ndarray, first: int, num: int, width: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype'))
-def _sums(arrays, traced, key, first_row, *, method, static, has_base, dtype):
+def _sums(arrays, traced, key, first, *, method, static, has_base, dtype):
   """Returns a piece's part of each sum that its method takes over the tensor."""
   parts = []
 
@@ -228,17 +228,17 @@ def _sums(arrays, traced, key, first_row, *, method, static, has_base, dtype):
     return part
 
   arrays = [x.astype(dtype or x.dtype) for x in arrays]
-  trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base, first_row=first_row, total=total)
+  trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base, first=first, total=total)
   return parts
 
 
 @functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype', 'out_dtype'))
-def _merge(arrays, traced, key, first_row, sums, *, method, static, has_base, dtype, out_dtype):
+def _merge(arrays, traced, key, first, sums, *, method, static, has_base, dtype, out_dtype):
   """Returns the merged tensor or piece, and for a narrow dtype the counts of Report; compiled once a shape."""
   arrays = [x.astype(dtype or x.dtype) for x in arrays]
   given = iter(sums)
   merged = trees.merge_tensor(
-    method, arrays, traced, dict(static), key, has_base=has_base, first_row=first_row, total=lambda part: next(given, part)
+    method, arrays, traced, dict(static), key, has_base=has_base, first=first, total=lambda part: next(given, part)
   ).astype(out_dtype)
   if out_dtype == 'float32':
     return merged, None

@@ -104,7 +104,7 @@ def merge(
 
     if not stacked:
       return one(arrays, traced, leaf_key(key, name))
-    apply = _one_by_one if row.drops else _all_at_once
+    apply = _one_by_one if row.drops and not row.elementwise else _all_at_once
     return apply(one, arrays, traced, leaf_key(key, name))
 
   return jax.tree.map_with_path(leaf, *trees)
@@ -127,7 +127,8 @@ def make_merge(config: MergeConfig, shardings: Any, *, donates: bool) -> Any:
 def _all_at_once(one: Callable[..., jax.Array], arrays: Sequence[jax.Array], traced: Any, key: Any) -> jax.Array:
   """Returns one(tensors, traced, key) of each layer of stacked arrays [L, ...]: a single pass over the memory."""
   axes = jax.tree.map(lambda value: 0 if getattr(value, 'ndim', 0) else None, traced)
-  return jax.vmap(one, in_axes=(0, axes, None))(arrays, traced, key)
+  keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(arrays[0].shape[0]))
+  return jax.vmap(one, in_axes=(0, axes, 0))(arrays, traced, keys)
 
 
 def _one_by_one(one: Callable[..., jax.Array], arrays: Sequence[jax.Array], traced: Any, key: Any) -> jax.Array:
@@ -151,22 +152,22 @@ def merge_tensor(
   key: jax.Array | None,
   *,
   has_base: bool,
-  first_row: Any = 0,
+  first: Any = 0,
   total: Callable[[jax.Array], jax.Array] = lambda x: x,
 ) -> jax.Array:
   """Returns the merge of one tensor, float32: arrays are that of the base, if there is one, and those of the models.
 
-  They may be a piece of it, from first_row on; total then makes a sum over the piece one over the tensor.
+  They may be a piece of it, from the element `first` on; total then makes a sum over the piece one over the tensor.
   """
   tensors, p = [x.astype(jnp.float32) for x in arrays], {**traced, **static}
   base, models = (tensors[0], tensors[1:]) if has_base else (None, tensors)
   if 'alpha' in p:
     base, models, own = METHODS[method].with_alpha(base, models, p.pop('alpha'))
     p |= own
-  keys = None
+  drawn = None
   if key is not None:
-    keys = [sparsify.row_keys(jax.random.fold_in(key, i), x.shape, first_row) for i, x in enumerate(models)]
-  return METHODS[method].function(base, models, p, keys, total)
+    drawn = [sparsify.uniform(jax.random.fold_in(key, i), x.shape, first) for i, x in enumerate(models)]
+  return METHODS[method].function(base, models, p, drawn, total)
 
 
 def split_parameters(values: Mapping[str, Any], at: Any, num_models: int) -> tuple[dict[str, Any], dict[str, bool]]:
