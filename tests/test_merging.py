@@ -265,7 +265,7 @@ def test_largest_of_many_rows_whatever_a_sample_says(k, sampled):
 @pytest.mark.parametrize('density', [0.01, 0.3, 0.5, 0.999, 1.0])
 def test_keep_largest_keeps_a_share(density):
   delta = tree(4)['embedding']
-  mask = np.asarray(jax.jit(sparsify.keep_largest)(delta, {'density': density}, None))
+  mask = np.asarray(sparsify.keep_largest(delta, {'density': density}, None, sparsify.Whole(delta.size)))
   magnitude = np.abs(np.asarray(delta))
   assert mask.sum() == max(1, np.floor(np.float32(density) * np.float32(delta.size)))
   assert mask.all() or magnitude[mask].min() >= magnitude[~mask].max()
@@ -274,7 +274,9 @@ def test_keep_largest_keeps_a_share(density):
 @pytest.mark.parametrize('density, gamma', [(0.5, 0.1), (0.9, 0.01), (0.95, 0.2), (1.0, 0.1)])
 def test_keep_band_drops_the_largest_and_the_smallest(density, gamma):
   delta = tree(4)['embedding']
-  mask = np.asarray(jax.jit(sparsify.keep_band)(delta, {'density': density, 'gamma': gamma}, None)).ravel()
+  mask = np.asarray(
+    sparsify.keep_band(delta, {'density': density, 'gamma': gamma}, None, sparsify.Whole(delta.size))
+  ).ravel()
   order = np.argsort(-np.abs(np.asarray(delta)).ravel(), kind='stable')
   kept = np.flatnonzero(mask[order])
   assert mask.sum() == np.floor(np.float32(density) * np.float32(delta.size))
@@ -285,7 +287,7 @@ def test_keep_band_drops_the_largest_and_the_smallest(density, gamma):
 def test_keep_by_rank_is_likelier_for_larger_ones():
   delta, draws = jnp.asarray([[0.1, -0.4, 0.2, -0.3], [4.0, 1.0, -3.0, 2.0]]), 4000
   p = {'density': 0.5, 'epsilon': 0.3}
-  draw = lambda key: sparsify.keep_by_rank(delta, p, sparsify.uniform(key, delta.shape))  # noqa: E731
+  draw = lambda key: sparsify.keep_by_rank(delta, p, sparsify.uniform(key, delta.shape), sparsify.Whole(delta.size))  # noqa: E731
   rate = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), draws))).mean(axis=0)
   expected = 0.2 + 0.6 * np.array([[0, 3, 1, 2], [3, 0, 2, 1]]) / 3
   assert (np.abs(rate - expected) < 4 * np.sqrt(expected * (1 - expected) / draws)).all()

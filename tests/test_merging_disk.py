@@ -12,7 +12,7 @@ import safetensors.numpy
 import yaml
 
 from imm_jax import merging
-from imm_jax.merging import METHODS, methods, recipe, stream
+from imm_jax.merging import METHODS, methods, recipe, sparsify, stream
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'merge'
 SHARED = pathlib.Path(__file__).parents[2] / 'shared' / 'golden' / 'merge'
@@ -95,7 +95,9 @@ def test_mergekits_recorded_merges_with_its_masks(entry):
 
   @jax.jit
   def combine(base, tensors, keep):
-    return methods.combine(base, tensors, keep, p, lambda x: x, elect=keywords['elect'], rescale=keywords['rescale'])
+    return methods.combine(
+      base, tensors, keep, p, sparsify.Whole(base.size), elect=keywords['elect'], rescale=keywords['rescale']
+    )
 
   merged = {}
   for name, expected in golden.items():
@@ -248,7 +250,7 @@ def test_pieces_do_not_show(dirs, monkeypatch, name):
   assert (dirs / 'by7/model.safetensors').read_bytes() == (dirs / 'by10000/model.safetensors').read_bytes()
 
 
-@pytest.mark.parametrize('name', [name for name, row in METHODS.items() if row.sums])
+@pytest.mark.parametrize('name', [name for name, row in METHODS.items() if row.by_whole])
 def test_pieces_give_what_whole_tensors_in_memory_give(dirs, monkeypatch, name):
   given = {'weight': 0.5, 'density': 0.6, 't': 0.3}
   parameters = {key: value for key, value in given.items() if key in METHODS[name].parameters}
@@ -259,6 +261,19 @@ def test_pieces_give_what_whole_tensors_in_memory_give(dirs, monkeypatch, name):
   expected = merging.merge(name, read('base'), [read(model) for model in models], key=jax.random.key(3), **parameters)
   for key, merged in read('out').items():
     np.testing.assert_allclose(merged, expected[key], rtol=0, atol=2**-21 * np.abs(expected[key]).max(), err_msg=key)
+
+
+@pytest.mark.parametrize('k', [0, 1, 700, 39_999, 40_000])
+@pytest.mark.parametrize('values', ['few', 'many', 'one', 'periodic'])
+def test_a_cut_keeps_k_of_the_largest_and_the_first_of_equal_ones(values, k):
+  rng = np.random.default_rng(0)
+  scores = {
+    'few': rng.integers(0, 5, 40_000), 'many': rng.random(40_000), 'one': np.ones(40_000),
+    'periodic': np.where(np.arange(40_000) % 127 == 0, 1e-3, 1) * rng.random(40_000),
+  }[values].astype(np.float32)  # fmt: skip
+  threshold, last = stream._cut(np.split(np.append(scores, np.zeros(2, np.float32)), 2), len(scores), k)
+  mask = sparsify.at_least(jnp.asarray(scores), threshold, np.int32(last))
+  assert set(np.flatnonzero(mask)) == set(np.argsort(-scores, kind='stable')[:k])
 
 
 def test_a_damaged_shard_is_one_error_and_no_directory(dirs):

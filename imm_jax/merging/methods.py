@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from imm_jax.merging import sparsify
+from imm_jax.merging.sparsify import Whole
 
 Tensors = Sequence[jax.Array]
 Values = Mapping[str, Any]  # a tensor's parameters: a number, or one for each model
-Total = Callable[[jax.Array], jax.Array]
 
 
 def _sum(tensors: Tensors, weights: Sequence[Any]) -> jax.Array:
@@ -90,13 +90,13 @@ def _unless_equal(mixed: jax.Array, models: Tensors) -> jax.Array:
   return jnp.where(_all([jnp.all(x == models[0]) for x in models[1:]]), models[0], mixed)
 
 
-# Methods. Each takes (base, models, parameters, drawn, total). drawn: for each model a uniform number for each element, see
-# sparsify. total: makes a sum over what is given, which may be a piece of the tensor, one over all of it.
+# Methods. Each takes (base, models, parameters, drawn, whole). drawn: for each model a uniform number for each element.
+# whole: what is asked of the whole tensor, where these are a piece of it. For both see sparsify.
 
 
-def linear(base: None, models: Tensors, p: Values, drawn: None, total: Total) -> jax.Array:
+def linear(base: None, models: Tensors, p: Values, drawn: None, whole: Whole) -> jax.Array:
   """sum_i w_i theta_i, divided by sum_i w_i when `normalize`."""
-  del base, drawn, total
+  del base, drawn, whole
   return _sum(models, _weights(p['weight'], p['normalize']))
 
 
@@ -105,7 +105,7 @@ def task_vectors(
   models: Tensors,
   p: Values,
   drawn: Tensors | None,
-  total: Total,
+  whole: Whole,
   *,
   keep: Any = None,
   elect: bool = False,
@@ -115,12 +115,12 @@ def task_vectors(
   masks = []
   for i, model in enumerate(models):
     own = {name: value[i] if name in PER_MODEL else value for name, value in p.items()}
-    masks.append(keep(model - base, own, drawn and drawn[i]) if keep else jnp.ones((), bool))
-  return combine(base, models, masks, p, total, elect=elect, rescale=rescale)
+    masks.append(keep(model - base, own, drawn and drawn[i], whole) if keep else jnp.ones((), bool))
+  return combine(base, models, masks, p, whole, elect=elect, rescale=rescale)
 
 
 def combine(
-  base: jax.Array, models: Tensors, masks: Tensors, p: Values, total: Total, *, elect: bool, rescale: str
+  base: jax.Array, models: Tensors, masks: Tensors, p: Values, whole: Whole, *, elect: bool, rescale: str
 ) -> jax.Array:
   """theta_0 + lambda sum_i c_i delta_i with c_i = w_i m_i r_i, divided by sum_i w_i when `normalize`.
 
@@ -129,7 +129,7 @@ def combine(
     models: theta_i, float32.
     masks: m_i, bool: what is kept of delta_i.
     p: `weight` w_i, `lambda`, `normalize`, and `density` where rescale asks for it.
-    total: see above.
+    whole: see above.
     elect: c_i, and w_i in that sum, is 0 where delta_i has not the sign of sum_i c_i delta_i (TIES).
     rescale: what makes up for what is dropped. 'density': r_i = 1 / density_i; 'l1': |delta_i|_1 / |m_i delta_i|_1, unless
       the parameter `rescale` is off; '': 1.
@@ -140,8 +140,8 @@ def combine(
   if rescale == 'density':
     factors = [f / jnp.asarray(d, jnp.float32) for f, d in zip(factors, p['density'], strict=True)]
   if rescale == 'l1' and p['rescale']:
-    sizes = [total(_norm_1(model - base)) for model in models]
-    kept = [total(_norm_1(d)) for d in deltas]
+    sizes = [whole.total(_norm_1(model - base)) for model in models]
+    kept = [whole.total(_norm_1(d)) for d in deltas]
     ratios = [jnp.where((s == k) | (d >= 1), 1.0, _divide(s, k)) for s, k, d in zip(sizes, kept, p['density'], strict=True)]
     factors = [f * ratio for f, ratio in zip(factors, ratios, strict=True)]
   coefs = [w * f for w, f in zip(weights, factors, strict=True)]
@@ -156,19 +156,21 @@ def combine(
   return _shift(base, models, [jnp.where(scale == 0, 0.0, scale * c) for c in coefs])
 
 
-def dare(base: jax.Array, models: Tensors, p: Values, drawn: Tensors, total: Total) -> jax.Array:
+def dare(base: jax.Array, models: Tensors, p: Values, drawn: Tensors, whole: Whole) -> jax.Array:
   """theta_0 + lambda sum_i w_i m_i delta_i / (1 - drop_rate), m_i ~ Bernoulli(1 - drop_rate): unbiased."""
   p = {**p, 'density': [1 - jnp.asarray(rate, jnp.float32) for rate in p['drop_rate']]}
-  return task_vectors(base, models, p, drawn, total, keep=sparsify.keep_random, rescale='density')
+  return task_vectors(base, models, p, drawn, whole, keep=sparsify.keep_random, rescale='density')
 
 
-def lines(base: jax.Array, models: Tensors, p: Values, drawn: None, total: Total) -> jax.Array:
+def lines(base: jax.Array, models: Tensors, p: Values, drawn: None, whole: Whole) -> jax.Array:
   """theta_0 + (a + (1 - a) depth) sum_i w_i delta_i; depth is l / (L - 1) in layer l, 0 elsewhere."""
   a = jnp.asarray(p['a'], jnp.float32)
-  return task_vectors(base, models, {**p, 'lambda': a + (1 - a) * p['depth'], 'normalize': False}, drawn, total)
+  return task_vectors(base, models, {**p, 'lambda': a + (1 - a) * p['depth'], 'normalize': False}, drawn, whole)
 
 
-def _slerp(x: jax.Array, y: jax.Array, t: Any, parallel: float, total: Total = lambda x: x) -> jax.Array:
+def _slerp(
+  x: jax.Array, y: jax.Array, t: Any, parallel: float, total: Callable[[jax.Array], jax.Array] = lambda x: x
+) -> jax.Array:
   """Returns sin((1 - t) W) / sin W x + sin(t W) / sin W y, W their angle; (1 - t) x + t y where |cos W| > parallel."""
   t = jnp.asarray(t, jnp.float32)
   squares = total(_dot(x, x)), total(_dot(y, y))
@@ -180,18 +182,18 @@ def _slerp(x: jax.Array, y: jax.Array, t: Any, parallel: float, total: Total = l
   return _ends(mixed, [x, y], [1 - t, t])
 
 
-def slerp(base: jax.Array, models: Tensors, p: Values, drawn: None, total: Total) -> jax.Array:
+def slerp(base: jax.Array, models: Tensors, p: Values, drawn: None, whole: Whole) -> jax.Array:
   """sin((1-t)W)/sin W theta_0 + sin(tW)/sin W theta_1, W their angle; (1-t) theta_0 + t theta_1 where |cos W| > 0.9995."""
   del drawn
-  return _slerp(base, models[0], p['t'], 0.9995, total)
+  return _slerp(base, models[0], p['t'], 0.9995, whole.total)
 
 
-def nuslerp(base: jax.Array | None, models: Tensors, p: Values, drawn: None, total: Total) -> jax.Array:
+def nuslerp(base: jax.Array | None, models: Tensors, p: Values, drawn: None, whole: Whole) -> jax.Array:
   """slerp of two models, or of their task vectors, at t = w_2 / (w_1 + w_2).
 
   Of whole tensors; with `nuslerp_flatten` off of the vectors along the last axis, with `nuslerp_row_wise` along the first.
   """
-  del drawn, total
+  del drawn, whole
   first, second = (jnp.asarray(w, jnp.float32) for w in p['weight'])
   x, y = models if base is None else (model - base for model in models)
   one = functools.partial(_slerp, t=second / (first + second), parallel=1 - 1e-7)
@@ -203,12 +205,12 @@ def nuslerp(base: jax.Array | None, models: Tensors, p: Values, drawn: None, tot
   return _unless_equal(mixed if base is None else base + mixed, models)
 
 
-def multislerp(base: jax.Array | None, models: Tensors, p: Values, drawn: None, total: Total) -> jax.Array:
+def multislerp(base: jax.Array | None, models: Tensors, p: Values, drawn: None, whole: Whole) -> jax.Array:
   """(sum_i w_i u_i) / |sum_i w_i u_i| sum_i w_i |x_i|, u_i = x_i / |x_i|; x_i is theta_i, with a base delta_i.
 
   That is what mergekit's step in the tangent space at the mean direction comes to: the step is zero there.
   """
-  del drawn, total
+  del drawn, whole
   weights = _weights(p['weight'], p['normalize_weights'])
   xs = list(models) if base is None else [model - base for model in models]
   norms = [_norm(x) for x in xs]
@@ -216,9 +218,9 @@ def multislerp(base: jax.Array | None, models: Tensors, p: Values, drawn: None, 
   return _ends(_unless_equal(mixed if base is None else base + mixed, models), models, weights)
 
 
-def karcher(base: None, models: Tensors, p: Values, drawn: None, total: Total) -> jax.Array:
+def karcher(base: None, models: Tensors, p: Values, drawn: None, whole: Whole) -> jax.Array:
   """The Karcher mean of the directions (the point with least squared angles to all) times the mean norm."""
-  del base, drawn, total
+  del base, drawn, whole
   weights = [1 / len(models)] * len(models)
   norms = [_norm(x) for x in models]
   units = [_divide(x, norm) for x, norm in zip(models, norms, strict=True)]
@@ -256,14 +258,14 @@ def _exp(at: jax.Array, tangent: jax.Array) -> jax.Array:
   return jnp.cos(length) * at + _divide(jnp.sin(length), length) * tangent
 
 
-def model_stock(base: jax.Array, models: Tensors, p: Values, drawn: None, total: Total) -> jax.Array:
+def model_stock(base: jax.Array, models: Tensors, p: Values, drawn: None, whole: Whole) -> jax.Array:
   """t mean_i theta_i + (1 - t) theta_0, t = n cos / (1 + (n - 1) cos), cos the mean cosine between the task vectors.
 
   `filter_wise`: for each row by itself. Cosines are scale-free; with `mergekit_compat` they are divided by at least 1e-6.
   """
   del drawn
   if p['filter_wise'] and base.ndim > 1:
-    one = functools.partial(model_stock, p={**p, 'filter_wise': False}, drawn=None, total=total)
+    one = functools.partial(model_stock, p={**p, 'filter_wise': False}, drawn=None, whole=whole)
     rows = [x.reshape(-1, x.shape[-1]) for x in (base, *models)]
     return jax.vmap(one)(rows[0], rows[1:]).reshape(base.shape)
   deltas, n = [model - base for model in models], len(models)
@@ -278,13 +280,13 @@ def model_stock(base: jax.Array, models: Tensors, p: Values, drawn: None, total:
   return _sum([base, *models], [1 - t, *[t / n] * n])
 
 
-def sce(base: jax.Array, models: Tensors, p: Values, drawn: None, total: Total) -> jax.Array:
+def sce(base: jax.Array, models: Tensors, p: Values, drawn: None, whole: Whole) -> jax.Array:
   """theta_0 + sum_i c_i delta_i / sum_i c_i: of the select_topk elements that vary most between models, weighed by energy.
 
   c_i = |delta_i|^2, 0 where delta_i has not the sign of sum_i delta_i. With no energy at all (mergekit_compat: a mean square
   below 1e-6), all weigh the same.
   """
-  del drawn, total
+  del drawn, whole
   deltas, n = [model - base for model in models], len(models)
   mean = _add(deltas) / n
   variance = _add([(d - mean) ** 2 for d in deltas])
@@ -299,15 +301,15 @@ def sce(base: jax.Array, models: Tensors, p: Values, drawn: None, total: Total) 
   return _shift(base, models, [_divide(c, whole) for c in coefs])
 
 
-def passthrough(base: None, models: Tensors, p: Values, drawn: None, total: Total) -> jax.Array:
+def passthrough(base: None, models: Tensors, p: Values, drawn: None, whole: Whole) -> jax.Array:
   """scale theta_1."""
-  del base, drawn, total
+  del base, drawn, whole
   return _sum(models, p['scale'])
 
 
-def fisher(base: None, models: Tensors, p: Values, drawn: None, total: Total) -> jax.Array:
+def fisher(base: None, models: Tensors, p: Values, drawn: None, whole: Whole) -> jax.Array:
   """sum_i w_i F_i theta_i / sum_i w_i F_i; F_i is the mean of model i's diagonal Fisher information over the tensor."""
-  del base, drawn, total
+  del base, drawn, whole
   return _sum(models, _weights([w * f for w, f in zip(p['weight'], p['fisher'], strict=True)], normalize=True))
 
 
@@ -325,8 +327,8 @@ class Method:
   num_models: tuple[int, int | None] = (1, None)  # at least, at most; the base not counted
   random: bool = False  # draws masks, and needs a key
   elementwise: bool = False  # no element of the result depends on another
-  sums: bool = False  # they do, by sums over the tensor alone
-  rows: bool = False  # and on those of its row, what lies along the last axis
+  by_whole: bool = False  # they do, but only by what Whole gives
+  by_row: bool = False  # and on the others of its row, what lies along the last axis
   drops: bool = False  # leaves out a part of a task vector
   alpha: Literal['', 'weight', 't', 'lambda', 'a'] = ''  # the parameter that the weight of tuned sets; '' has none
 
@@ -363,11 +365,15 @@ _DELTAS = {'weight': None, 'lambda': 1.0, 'normalize': False}
 
 def _sparse(reference: str, keep: Any, *, elect: bool = False, rescale: str = '', **parameters: Any) -> Method:
   parameters = {**_DELTAS, 'density': 1.0, **parameters} | ({'rescale': True} if rescale else {})
-  function = functools.partial(task_vectors, keep=keep, elect=elect, rescale=rescale)
-  is_random = keep in (sparsify.keep_random, sparsify.keep_by_rank)
-  by_rank = keep is sparsify.keep_by_rank
   return Method(
-    function, reference, parameters=parameters, random=is_random, sums=is_random, rows=by_rank, drops=True, alpha='lambda'
+    functools.partial(task_vectors, keep=keep, elect=elect, rescale=rescale),
+    reference,
+    parameters=parameters,
+    random=keep in (sparsify.keep_random, sparsify.keep_by_rank),
+    by_whole=True,
+    by_row=keep is sparsify.keep_by_rank,
+    drops=True,
+    alpha='lambda',
   )
 
 
@@ -384,7 +390,7 @@ METHODS: dict[str, Method] = {
   'task_arithmetic': Method(
     task_vectors, 'https://arxiv.org/abs/2212.04089', parameters=_DELTAS, elementwise=True, alpha='lambda'
   ),
-  'slerp': Method(slerp, _KIT, parameters={'t': None}, num_models=(1, 1), sums=True, alpha='t'),
+  'slerp': Method(slerp, _KIT, parameters={'t': None}, num_models=(1, 1), by_whole=True, alpha='t'),
   'nuslerp': Method(
     nuslerp, _KIT, 'optional', {'weight': None, 'nuslerp_flatten': True, 'nuslerp_row_wise': False}, (2, 2), alpha='weight'
   ),

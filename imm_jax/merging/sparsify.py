@@ -1,10 +1,10 @@
-"""Which elements of a task vector are kept: delta, parameters and what was drawn for each element -> a mask.
+"""Which elements of a task vector are kept: delta, parameters, what was drawn for each element, Whole -> a mask.
 
 A density of 1 keeps all.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,20 @@ def largest(scores: jax.Array, k: jax.Array | int) -> jax.Array:
   row = jnp.sum(parts & equal, axis=tuple(range(bits.ndim - 1)), keepdims=True, dtype=jnp.uint32)
   kept = equal & ((left >= num_equal) | parts & (jnp.cumsum(row, axis=-1) <= left))
   return ((bits > low) | kept).reshape(shape)
+
+
+def at_least(scores: jax.Array, threshold: jax.Array, last: jax.Array) -> jax.Array:
+  """Returns where the bits of non-negative float32 scores are above threshold, or equal it up to the index `last`, int32."""
+  bits, index = jax.lax.bitcast_convert_type(scores, jnp.int32), jnp.arange(scores.size).reshape(scores.shape)
+  return (bits > threshold) | (bits == threshold) & (index <= last)
+
+
+class Whole(NamedTuple):
+  """What a method asks of the whole tensor, so that it may be given a piece of it."""
+
+  size: Any  # number of elements
+  total: Callable[[jax.Array], jax.Array] = lambda x: x  # makes a sum over the piece one over the tensor
+  largest: Callable[[jax.Array, Any], jax.Array] = largest  # of the tensor
 
 
 def _kth_largest(bits: jax.Array, k: jax.Array, guesses: Sequence[jax.Array] = ()) -> tuple[jax.Array, jax.Array]:
@@ -85,7 +99,7 @@ def _count_in_rows(mask: jax.Array) -> jax.Array:
   return jnp.sum(jnp.where(mask, 1.0, 0.0), axis=-1, keepdims=True).astype(jnp.uint32)
 
 
-def num(fraction: Any, size: int) -> jax.Array:
+def num(fraction: Any, size: Any) -> jax.Array:
   """Returns floor(fraction size), f32."""
   return jnp.floor(jnp.asarray(fraction, jnp.float32) * size)
 
@@ -115,17 +129,18 @@ def threefry_2x32(key: jax.Array, x0: jax.Array, x1: jax.Array) -> tuple[jax.Arr
   return x0, x1
 
 
-def keep_largest(delta: jax.Array, p: Values, unused_drawn: Any) -> jax.Array:
+def keep_largest(delta: jax.Array, p: Values, unused_drawn: Any, whole: Whole) -> jax.Array:
   """Keeps the max(1, floor(density n)) largest by magnitude (TIES)."""
-  return largest(jnp.abs(delta), jnp.maximum(num(p['density'], delta.size), 1)) | (jnp.asarray(p['density']) >= 1)
+  density = jnp.asarray(p['density'])
+  return whole.largest(jnp.abs(delta), jnp.maximum(num(density, whole.size), 1)) | (density >= 1)
 
 
-def keep_random(delta: jax.Array, p: Values, drawn: jax.Array) -> jax.Array:
+def keep_random(unused_delta: jax.Array, p: Values, drawn: jax.Array, unused_whole: Whole) -> jax.Array:
   """Keeps each element with probability density (DARE)."""
   return drawn < jnp.asarray(p['density'], jnp.float32)
 
 
-def keep_by_rank(delta: jax.Array, p: Values, drawn: jax.Array) -> jax.Array:
+def keep_by_rank(delta: jax.Array, p: Values, drawn: jax.Array, unused_whole: Whole) -> jax.Array:
   """Keeps an element with probability density - epsilon (a row's smallest) .. density + epsilon (its largest) (DELLA)."""
   size = delta.shape[-1] if delta.ndim else 1
   rank = jnp.argsort(jnp.argsort(jnp.abs(delta), axis=-1), axis=-1).astype(jnp.float32)
@@ -134,9 +149,9 @@ def keep_by_rank(delta: jax.Array, p: Values, drawn: jax.Array) -> jax.Array:
   return (drawn < jnp.clip(probability, 0, 1)) | (density >= 1)
 
 
-def keep_band(delta: jax.Array, p: Values, unused_drawn: Any) -> jax.Array:
+def keep_band(delta: jax.Array, p: Values, unused_drawn: Any, whole: Whole) -> jax.Array:
   """Keeps floor(density n), without the floor(gamma n) largest and the smallest of the rest (Model Breadcrumbs)."""
-  kept = num(p['density'], delta.size)
-  outliers = jnp.minimum(num(p['gamma'], delta.size), delta.size - kept)
+  kept = num(p['density'], whole.size)
+  outliers = jnp.minimum(num(p['gamma'], whole.size), whole.size - kept)
   magnitude = jnp.abs(delta)
-  return largest(magnitude, kept + outliers) & ~largest(magnitude, outliers) | (jnp.asarray(p['density']) >= 1)
+  return whole.largest(magnitude, kept + outliers) & ~whole.largest(magnitude, outliers) | (jnp.asarray(p['density']) >= 1)

@@ -13,9 +13,10 @@ import ml_dtypes
 import numpy as np
 
 from imm_jax import shards
-from imm_jax.merging import trees
+from imm_jax.merging import sparsify, trees
 from imm_jax.merging.methods import METHODS
 from imm_jax.merging.recipe import Recipe
+from imm_jax.merging.sparsify import Whole
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _KNOWN = set(shards.DTYPES) - {'F64'}  # float64 would lose digits
@@ -191,24 +192,52 @@ def _merged(
     yield views[0], None
     return
   row = METHODS[recipe.method]
-  size, width = views[0].size, (views[0].shape or (1,))[-1] if row.rows else _PIECE
+  size, width = views[0].size, (views[0].shape or (1,))[-1] if row.by_row else _PIECE
   num_rows = max(1, _PIECE // width)
-  in_pieces = row.elementwise or row.sums
+  in_pieces = row.elementwise or row.by_whole
   options = {'method': recipe.method, 'static': plan.static, 'has_base': plan.has_base, 'dtype': recipe.dtype}
   starts = range(0, size, num_rows * width if in_pieces else size)
   key = trees.leaf_key(key, name)
 
   def inputs(start):
     arrays = [_rows(x, start // width, num_rows, width) if in_pieces else jnp.array(x) for x in views]
-    return arrays, plan.traced, key, np.uint32(start % 2**32)
+    return arrays, plan.traced, key, np.uint32(start % 2**32), np.float32(size)
 
-  sums = ()
-  if row.sums:
-    parts = [_sums(*inputs(start), **options) for start in starts]
-    sums = [np.float32(np.sum(part, dtype=np.float64)) for part in zip(*parts, strict=True)]
+  totals, cuts = [], []
+  if row.by_whole:
+    parts, choices = zip(*(_ask(*inputs(start), **options) for start in starts), strict=True)
+    totals = [np.float32(np.sum(part, dtype=np.float64)) for part in zip(*parts, strict=True)]
+    cuts = [
+      _cut([np.asarray(scores) for scores, _ in choice], size, int(choice[0][1])) for choice in zip(*choices, strict=True)
+    ]
   for start in starts:
-    merged, count = _merge(*inputs(start), sums, **options, out_dtype=out_dtype)
+    at = [(threshold, np.int32(np.clip(last - start, -1, 2**31 - 1))) for threshold, last in cuts]
+    merged, count = _merge(*inputs(start), totals, at, **options, out_dtype=out_dtype)
     yield np.asarray(merged).reshape(-1)[: size - start], count
+
+
+def _cut(scores: Sequence[np.ndarray], size: int, k: int) -> tuple[np.int32, int]:
+  """Returns for sparsify.at_least what the k largest of the tensor's scores are, of equal ones the first."""
+  if k == 0:
+    return np.int32(2**31 - 1), -1
+  bits = np.concatenate([x.reshape(-1) for x in scores])[:size].view(np.int32)
+  threshold = _kth_largest(bits, k)
+  return threshold, int(np.flatnonzero(bits == threshold)[k - 1 - np.count_nonzero(bits > threshold)])
+
+
+def _kth_largest(bits: np.ndarray, k: int) -> np.int32:
+  """Returns it. A sample tells between which two it lies, so that few are sorted; where many are equal sorting is slow."""
+  sample = np.sort(bits[::127])  # odd: whatever the width is, all columns are in it
+  rank, margin = (1 - k / bits.size) * sample.size, 3 * np.sqrt(sample.size)
+  low, high = (sample[int(np.clip(rank + side, 0, sample.size - 1))] for side in (-margin, margin))
+  num_above = np.count_nonzero(bits > high)
+  between = bits[(bits >= low) & (bits <= high)]
+  if not num_above < k <= num_above + between.size:
+    num_above, between = 0, bits
+  elif low == high:
+    return low
+  place = between.size - (k - num_above)
+  return np.partition(between, place)[place]
 
 
 def _rows(x: np.ndarray, first: int, num: int, width: int) -> jax.Array:
@@ -219,27 +248,37 @@ def _rows(x: np.ndarray, first: int, num: int, width: int) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype'))
-def _sums(arrays, traced, key, first, *, method, static, has_base, dtype):
-  """Returns a piece's part of each sum that its method takes over the tensor."""
-  parts = []
+def _ask(arrays, traced, key, first, size, *, method, static, has_base, dtype):
+  """Returns a piece's part of what its method asks of the whole tensor: of each sum, and (scores, k) of each choice."""
+  parts, choices = [], []
 
   def total(part):
     parts.append(part)
     return part
 
+  def largest(scores, k):
+    choices.append((scores, k))
+    return jnp.ones(scores.shape, bool)
+
   arrays = [x.astype(dtype or x.dtype) for x in arrays]
-  trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base, first=first, total=total)
-  return parts
+  whole = Whole(size, total, largest)
+  trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base, first=first, whole=whole)
+  return parts, choices
 
 
 @functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype', 'out_dtype'))
-def _merge(arrays, traced, key, first, sums, *, method, static, has_base, dtype, out_dtype):
-  """Returns the merged tensor or piece, and for a narrow dtype the counts of Report; compiled once a shape."""
+def _merge(arrays, traced, key, first, size, totals, cuts, *, method, static, has_base, dtype, out_dtype):
+  """Returns the merged tensor or piece, and for a narrow dtype the counts of Report; compiled once a shape.
+
+  totals and cuts are what was asked of the whole tensor, if anything was, in the order in which it is asked again.
+  """
   arrays = [x.astype(dtype or x.dtype) for x in arrays]
-  given = iter(sums)
-  merged = trees.merge_tensor(
-    method, arrays, traced, dict(static), key, has_base=has_base, first=first, total=lambda part: next(given, part)
-  ).astype(out_dtype)
+  sums, choices, whole = iter(totals), iter(cuts), None
+  if METHODS[method].by_whole:
+    whole = Whole(size, lambda _: next(sums), lambda scores, _: sparsify.at_least(scores, *next(choices)))
+  merged = trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base, first=first, whole=whole).astype(
+    out_dtype
+  )
   if out_dtype == 'float32':
     return merged, None
   return merged, trees.count_unmoved(arrays[0], arrays[1:], merged.astype(arrays[0].dtype))

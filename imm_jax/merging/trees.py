@@ -153,11 +153,11 @@ def merge_tensor(
   *,
   has_base: bool,
   first: Any = 0,
-  total: Callable[[jax.Array], jax.Array] = lambda x: x,
+  whole: sparsify.Whole | None = None,
 ) -> jax.Array:
   """Returns the merge of one tensor, float32: arrays are that of the base, if there is one, and those of the models.
 
-  They may be a piece of it, from the element `first` on; total then makes a sum over the piece one over the tensor.
+  They may be a piece of it, from the element `first` on; `whole` then tells of all of it.
   """
   tensors, p = [x.astype(jnp.float32) for x in arrays], {**traced, **static}
   base, models = (tensors[0], tensors[1:]) if has_base else (None, tensors)
@@ -167,7 +167,7 @@ def merge_tensor(
   drawn = None
   if key is not None:
     drawn = [sparsify.uniform(jax.random.fold_in(key, i), x.shape, first) for i, x in enumerate(models)]
-  return METHODS[method].function(base, models, p, drawn, total)
+  return METHODS[method].function(base, models, p, drawn, whole or sparsify.Whole(arrays[0].size))
 
 
 def split_parameters(values: Mapping[str, Any], at: Any, num_models: int) -> tuple[dict[str, Any], dict[str, bool]]:
