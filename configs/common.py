@@ -24,6 +24,7 @@ def config(**overrides) -> ml_collections.ConfigDict:
       'synthesize': {
         'num_questions': 0,  # train questions a round; 0 takes all
         'max_accepted_per_question': 1,
+        'questions_per_chunk': 256,  # sampled together; a run that was cut off samples at most so many again
       },
       'sampler': {
         'num_samples_per_prompt': 8,
@@ -60,6 +61,9 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'tuned': False,  # measure the tuned params too, before the merge
         'num_samples_per_prompt': 0,  # > 0: mean@k, maj@k and pass@k too
         'temperature': 0.7,  # of those samples
+      },
+      'checkpoint': {
+        'every_steps': 100,  # of fine-tuning, and at its end; 0 saves at a notice to stop and at a round's end only
       },
       'mesh': {'data': 1, 'fsdp': -1, 'tensor': 1},  # devices an axis; -1 is the rest
     }

@@ -1,35 +1,124 @@
-"""What a round is on disk: Orbax checkpoints of params."""
+"""Arrays on disk: Orbax checkpoints, which know a digest of every array that is in them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+
+_STATE = 'state'  # the item that is JSON: the digests, and what belongs to the arrays
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """How often a round is saved before its end."""
+
+  every_steps: int  # of fine-tuning; 0 saves at a notice to stop only
+
+  def __post_init__(self):
+    if self.every_steps < 0:
+      raise ValueError(f'checkpoint.every_steps: {self.every_steps} is negative')
+
+
+class Damaged(ValueError):
+  """A checkpoint is not what was saved, or is of another model."""
+
+  def __init__(self, path: str, reason: str):
+    super().__init__(f'{path}: is damaged or of another model: {reason}')
+    self.path = path
 
 
 def save(path: str, trees: Mapping[str, Any]) -> None:
-  """Writes named trees of arrays to a new directory; it appears whole or not at all."""
-  items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+  """Writes named trees of arrays to a new directory; it appears whole or not at all. Raises OSError when it cannot."""
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-    checkpointer.save(path, ocp.args.Composite(**items), force=True)
+    try:
+      checkpointer.save(path, _items(trees, {}), force=True)
+    except ValueError as error:  # tensorstore's
+      raise OSError(f'{path}: cannot be written: {str(error).splitlines()[0]}') from error
 
 
 def restore(path: str, name: str, abstract: Any) -> Any:
   """Returns one tree, placed by the shardings of its abstract arrays (ShapeDtypeStruct with sharding).
 
-  Raises ValueError when there is no such checkpoint, it is damaged, or its tree, shapes or dtypes differ.
+  Raises Damaged when there is no such checkpoint, it is damaged, or its tree, shapes or dtypes differ.
   """
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-    try:
-      found = checkpointer.restore(path, ocp.args.Composite(**{name: ocp.args.StandardRestore(abstract)}))
-    except (ValueError, KeyError, OSError) as error:
-      reason = str(error).splitlines()[0]
-      raise ValueError(
-        f'{path}: cannot restore {name!r}: {reason}; if it is damaged, delete its round to have it done again'
-      ) from error
-  return found[name]
+    return _checked(path, {name: abstract}, lambda args: checkpointer.restore(path, args))[0][name]
+
+
+class Steps:
+  """The checkpoints within a round: written while the devices go on, and only the newest two kept."""
+
+  def __init__(self, path: str):
+    self._path = path
+    self._manager = ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(max_to_keep=2))
+
+  def save(self, step: int, trees: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Writes what is there after `step` steps, a state of JSON with it; returns as soon as the arrays may be donated."""
+    self._manager.save(step, args=_items(trees, state), force=True)
+
+  def restore(
+    self, abstract: Mapping[str, Any], report: Callable[[str], None]
+  ) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+    """Returns (step, trees, state) of the newest that is whole, None where none is; reports and deletes a damaged one."""
+    for step in sorted(self._manager.all_steps(), reverse=True):
+      try:
+        return step, *_checked(
+          f'{self._path}/{step}', abstract, lambda args, step=step: self._manager.restore(step, args=args)
+        )
+      except Damaged as error:
+        report(f'{error}; an earlier one is used')
+        self._manager.delete(step)
+    return None
+
+  def close(self) -> None:
+    """Waits until all is written."""
+    self._manager.close()
 
 
 def abstract(shapes: Any, shardings: Any) -> Any:
   """Returns ShapeDtypeStructs that carry shardings: what `restore` is asked for."""
   return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def _items(trees: Mapping[str, Any], state: Mapping[str, Any]) -> ocp.args.Composite:
+  items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+  digests = {name: digests_of(tree) for name, tree in trees.items()}
+  return ocp.args.Composite(**items, **{_STATE: ocp.args.JsonSave({'digests': digests, **state})})
+
+
+def _checked(path: str, abstract: Mapping[str, Any], read: Callable[[Any], Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Returns (trees, state) that read(args) gives. Raises Damaged when they are not what was saved."""
+  items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
+  try:
+    found = read(ocp.args.Composite(**items, **{_STATE: ocp.args.JsonRestore()}))
+    state = dict(found[_STATE])
+    digests = state.pop('digests')
+    for name in abstract:
+      differing = [leaf for leaf, value in digests_of(found[name]).items() if value != digests[name][leaf]]
+      if differing:
+        raise ValueError(f'{name} has other bits than were saved in {", ".join(differing[:3])}')
+  except (ValueError, KeyError, OSError) as error:
+    reason = (str(error).splitlines() or [''])[0]
+    raise Damaged(path, reason) from error
+  return {name: found[name] for name in abstract}, state
+
+
+def digests_of(tree: Any) -> dict[str, int]:
+  """Returns a digest of each array of 32-bit elements, by its path: the same on every mesh; no element can change unseen."""
+  leaves = jax.tree.leaves_with_path(_digests(tree))
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): int(value) for path, value in leaves}
+
+
+@jax.jit
+def _digests(tree: Any) -> Any:
+  def digest(x):
+    index = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+      index = index * size + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    # Odd factors have an inverse modulo 2^32, and tell places apart.
+    return jnp.sum(jax.lax.bitcast_convert_type(x, jnp.uint32) * (2 * index + 1), dtype=jnp.uint32)
+
+  return jax.tree.map(digest, tree)

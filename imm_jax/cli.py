@@ -19,6 +19,8 @@ from imm_jax.tasks import nearest
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
+RESTART = 42  # exit code of a run that was told to stop: the same command goes on; xpk restarts on it
+
 OVERVIEW = """imm: Iterative Model Merging of self-improving language models.
 
   imm run --config=FILE --workdir=DIR      run the rounds, or go on with them
@@ -33,7 +35,7 @@ config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback
 
 
 def main() -> None:
-  """Runs the command that sys.argv names; exit code 0 is done, 1 a user's error in one line."""
+  """Runs the command that sys.argv names; exit code 0 is done, 1 a user's error in one line, RESTART go on with me."""
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary files are removed
   commands = {'run': _run, 'evaluate': _evaluate, 'convert': _convert, 'merge': _merge, 'plan': _plan}
   name, arguments = (sys.argv[1:2] or ['--help'])[0], sys.argv[2:]
@@ -129,11 +131,19 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
   config = _parse_config(values, arguments)
   if not values.workdir:
     raise ValueError('--workdir: is missing; give the directory of the run')
-  from imm_jax import imm
+  from imm_jax import imm, processes
 
-  rows = imm.run(config, values.workdir)
-  _print_table(rows)
-  print(f'summary: {os.path.join(values.workdir, "summary.json")}')
+  processes.join()
+  if not processes.is_first():
+    metrics.mute()
+  try:
+    rows = imm.run(config, values.workdir)
+  except processes.Stopped:
+    metrics.note('imm: stopped as asked to, and saved; the same command goes on')
+    sys.exit(RESTART)
+  if processes.is_first():
+    _print_table(rows)
+    print(f'summary: {os.path.join(values.workdir, "summary.json")}')
 
 
 def _evaluate(values: flags.FlagValues, arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast, Literal, TypeVar
 import jax
 
 from imm_jax import tasks
+from imm_jax.checkpoint import CheckpointConfig
 from imm_jax.evaluate import EvaluateConfig
 from imm_jax.finetune import FinetuneConfig
 from imm_jax.merging import MergeConfig
@@ -75,6 +76,7 @@ class Experiment:
   optimizer: OptimizerConfig
   merge: MergeConfig
   evaluate: EvaluateConfig
+  checkpoint: CheckpointConfig
   mesh: MeshSpec
 
   def __post_init__(self):
@@ -99,6 +101,7 @@ _SECTIONS = {
   'optimizer': OptimizerConfig,
   'merge': MergeConfig,
   'evaluate': EvaluateConfig,
+  'checkpoint': CheckpointConfig,
   'mesh': MeshSpec,
 }
 

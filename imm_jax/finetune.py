@@ -1,6 +1,6 @@
 """Supervised fine-tuning on packed rows: loss, train step, fine_tune(params, rows) -> params."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from imm_jax import checkpoint, optimizer
+from imm_jax import checkpoint, optimizer, processes
 from imm_jax.loss import cross_entropy
 from imm_jax.model import abstract_params, param_shardings, Params, Transformer
 from imm_jax.packing import Batch
@@ -121,13 +121,31 @@ def fine_tune(
   *,
   seed: int,
   round_: int,
-  write: Callable[[int, dict[str, float]], None],
+  write: Callable[[int, Mapping[str, float]], None],
   moments: Any = None,
+  saved: checkpoint.Steps | None = None,
+  save_every: int = 0,
+  report: Callable[[str], None] = print,
 ) -> tuple[Params, Any]:
   """Returns params fine-tuned on packed rows, and the optimizer's state. Params and moments are donated.
 
-  moments is the optimizer's state to go on with; None starts with a new one.
-  write(step, metrics) is called for each step, one step late, so that the devices never wait for it.
+  Args:
+    model: its rules are sharding.TRAIN.
+    params: float32, sharded by them.
+    rows: packed sequences.
+    config: how long, and on how much at a time.
+    optimizer_config: of the optimizer.
+    mesh: the devices.
+    seed: of the order of the rows.
+    round_: likewise.
+    write: write(step, metrics) is called for each step, one step late, so that the devices never wait for it.
+    moments: the optimizer's state to go on with; None starts with a new one.
+    saved: the checkpoints of an earlier process that was cut off, to go on from, and where new ones go.
+    save_every: steps between two of them; 0 saves only at a notice to stop.
+    report: is told what of `saved` is damaged.
+
+  Raises:
+    processes.Stopped: a notice to stop came, and where `saved` is given the state is there.
   """
   init, step_fn, _ = make_train_step(model, optimizer_config, mesh)  # pyright: ignore[reportArgumentType]
   parts = batches(rows, config, seed, round_, multiple_of=model.rules.num_parts('batch', mesh.shape))
@@ -135,16 +153,37 @@ def fine_tune(
   sharded = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), shape, mesh.shape)))
   schedule = optimizer.learning_rate(optimizer_config, len(parts))
   rates = np.asarray([schedule(step) for step in range(len(parts))], np.float32)  # now: a step must not wait for one
-  opt_state = init(params) if moments is None else moments
-  waiting = []
-  for step, batch in enumerate(parts):
+  opt_state, first = init(params) if moments is None else moments, 0
+  history: list[dict[str, float]] = []
+  waiting: list[dict[str, Any]] = []
+  if saved:
+    wanted = {name: jax.tree.map(_abstract, tree) for name, tree in (('params', params), ('moments', opt_state))}
+    if found := saved.restore(wanted, report):
+      first, trees, state = found
+      params, opt_state, history = trees['params'], trees['moments'], state['history']
+      for step, values in enumerate(history):
+        write(step, values)
+
+  def look(keep: int) -> None:
+    """Fetches the metrics of all steps but the newest so many."""
+    while len(waiting) > keep:
+      history.append({name: float(value) for name, value in waiting.pop(0).items()})
+      write(len(history) - 1, history[-1])
+
+  for step in range(first, len(parts)):
+    batch = parts[step]
     on_device = jax.device_put(batch, sharded), jax.device_put(rates[step], jax.NamedSharding(mesh, jax.P()))
     with jax.transfer_guard('disallow'):
       params, opt_state, metrics = step_fn(params, opt_state, *on_device)
-    waiting.append((step, metrics | {'learning_rate': rates[step]}))
-    if len(waiting) == 2:
-      _write(write, *waiting.pop(0))
-  _write(write, *waiting.pop())
+    waiting.append(metrics | {'learning_rate': rates[step]})
+    look(keep=1)
+    stop, done = processes.should_stop(), step + 1
+    if saved and (stop or save_every and (done % save_every == 0 or done == len(parts))):
+      look(keep=0)
+      saved.save(done, {'params': params, 'moments': opt_state}, {'history': history})
+    if stop:
+      raise processes.Stopped
+  look(keep=0)
   return params, opt_state
 
 
@@ -155,5 +194,5 @@ def restore_moments(path: str, model: Transformer, config: optimizer.OptimizerCo
   return checkpoint.restore(path, 'moments', checkpoint.abstract(jax.eval_shape(init, params), shardings))
 
 
-def _write(write: Callable[[int, dict[str, float]], None], step: int, values: dict[str, Any]) -> None:
-  write(step, {name: float(value) for name, value in values.items()})
+def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

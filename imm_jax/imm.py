@@ -8,10 +8,12 @@ fine-tuning on them gives S_t, and M_t = merge(theta_0, S_t) starts the next rou
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
+import functools
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 
@@ -24,6 +26,7 @@ from imm_jax import (
   merging,
   metrics,
   packing,
+  processes,
   sampler,
   sharding,
   synthesize,
@@ -38,35 +41,42 @@ from imm_jax.tasks import Task
 from imm_jax.tokenizer import Tokenizer
 from imm_jax.workdir import Workdir
 
+Part = Callable[[str, Callable[[], Any]], Any]  # Workdir.part: a part of a round, by its name, is computed once
+
 
 def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
   """Runs the rounds of an experiment in a workdir, or what is left of them; returns a row a round.
 
+  All processes of a run call it alike; see processes.join.
+
   Raises:
     ValueError: the config is wrong, or the workdir belongs to another one; the key and the fix are named.
     OSError: a file cannot be read or written.
+    processes.Stopped: a notice to stop has come; the same call goes on.
   """
   exp, workdir = experiment.resolve(config), Workdir(path)
-  cache = exp.compilation_cache or os.path.join(os.path.dirname(workdir.path), '.xla_cache')
+  cache = exp.compilation_cache or str(epath.Path(workdir.path).parent / '.xla_cache')
   jax.config.update('jax_compilation_cache_dir', cache)
   mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
   questions = {name: describe(task) for name, task in (exp.id_tasks | exp.ood_tasks).items()}
-  first_round = workdir.open(config)
-  if first_round > exp.num_rounds:
+  for line in workdir.open(config):
+    metrics.note(line)
+  if len(workdir.finished()) > exp.num_rounds:
     return workdir.finished()
-  with jax.set_mesh(mesh), contextlib.closing(metrics.Writer(workdir.path, first_round, exp.tensorboard)) as writer:
-    lm = load_base(exp, workdir, mesh, first_round)
-    base_params, params, sample_params, moments = lm.params, lm.params, lm.params, None
-    if first_round > 1:
-      params = lm_lib.restore(workdir, first_round - 1, 'params', lm)
-      sample_params = params if exp.sample_from == 'merged' else lm_lib.restore(workdir, first_round - 1, 'tuned', lm)
-      if exp.optimizer.keep_moments:
-        moments = finetune.restore_moments(workdir.checkpoint(first_round - 1), trainer(lm), exp.optimizer, mesh)
+  with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+    lm, state = load_state(exp, workdir, mesh)
+    base_params, params, sample_params, moments = lm.params, state.params, state.sample_params, state.moments
+    first_round = len(workdir.finished())
     anchor = first_anchor(exp, workdir, lm, params, first_round)
     merge = make_merge(exp, lm)
+    lines = [line for round_ in range(first_round) for line in workdir.read_lines(round_, 'metrics.jsonl')]
+    writer = stack.enter_context(
+      contextlib.closing(metrics.Writer(workdir.path, lines, tensorboard=exp.tensorboard, writes=processes.is_first()))
+    )
 
     for round_ in range(first_round, exp.num_rounds + 1):
       entry, answers = Entry(round_), []
+      part = functools.partial(workdir.part, round_, report=metrics.note)
       if round_ == 0:
         entry.values['tasks'] = questions
         metrics.note('round 0: the original model')
@@ -74,20 +84,20 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
       if round_ > 0:
         metrics.note(f'round {round_} of {exp.num_rounds}')
         with entry.phase('sample'):
-          records = workdir.read_lines(round_, 'samples.jsonl')
-          if records is None:
-            records = sample(exp, lm, sample_params, key)
-            workdir.write_lines(round_, 'samples.jsonl', records)
+          records = sample(exp, lm, sample_params, key, part)
+          workdir.write_lines(round_, 'samples.jsonl', records)
           entry.values['sample'] = synthesize.summary(records)
           metrics.note('{num_samples} samples, {num_accepted} accepted to learn from'.format(**entry.values['sample']))
-        with entry.phase('finetune'):
+        with entry.phase('finetune'), contextlib.closing(checkpoint.Steps(workdir.steps(round_))) as saved:
           start = base_params if exp.finetune_from == 'base' else params
           if start is base_params or start is anchor:  # needed again, and fine-tuning donates where it starts
             start = jax.tree.map(jnp.copy, start)
-          tuned_params, moments, entry.values['finetune'] = fine_tune(exp, lm, start, moments, records, round_, writer)
+          tuned_params, moments, entry.values['finetune'] = fine_tune(
+            exp, lm, start, moments, records, round_, writer, saved
+          )
         if exp.evaluate.tuned:
           with entry.phase('evaluate_tuned'):
-            answers += evaluate_domains(exp, lm, tuned_params, key, entry, 'tuned')
+            answers += evaluate_domains(exp, lm, tuned_params, key, entry, 'tuned', part)
         with entry.phase('merge'):
           params = merge(anchor, tuned_params, round_, key)
           sample_params = tuned_params if exp.sample_from == 'tuned' else params
@@ -96,15 +106,48 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
           alpha = coefficients.schedule(exp.merge.alpha, round_)
           entry.values['merge'] = {'method': exp.merge.method, 'alpha': alpha, 'drift_norm': drift}
       with entry.phase('evaluate'):
-        answers += evaluate_domains(exp, lm, params, key, entry, 'merged')
+        answers += evaluate_domains(exp, lm, params, key, entry, 'merged', part)
         workdir.write_lines(round_, 'evaluations.jsonl', answers)
       with entry.phase('checkpoint'):
         trees = {'params': params} | ({'tuned': sample_params} if exp.sample_from == 'tuned' else {})
         trees |= {'moments': moments} if moments is not None else {}
         checkpoint.save(workdir.checkpoint(round_), trees)
       writer.write(round_, entry.scalars())
+      workdir.write_lines(round_, 'metrics.jsonl', writer.of_round(round_))
       workdir.finish(entry.values)
   return workdir.finished()
+
+
+class State(NamedTuple):
+  """What a round starts from."""
+
+  params: Params
+  sample_params: Params
+  moments: Any
+
+
+def load_state(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh) -> tuple[LM, State]:
+  """Returns the original model and what the next round starts from: the newest round whose arrays are whole.
+
+  Those that are not are set aside, to be done again. Raises ValueError when that is round 0, and later ones build on it.
+  """
+  while True:
+    done = len(workdir.finished())
+    try:
+      lm = load_base(exp, workdir, mesh, done)
+      if done < 2:
+        return lm, State(lm.params, lm.params, None)
+      params = lm_lib.restore(workdir, done - 1, 'params', lm)
+      sample_params = params if exp.sample_from == 'merged' else lm_lib.restore(workdir, done - 1, 'tuned', lm)
+      moments = None
+      if exp.optimizer.keep_moments:
+        moments = finetune.restore_moments(workdir.checkpoint(done - 1), trainer(lm), exp.optimizer, mesh)
+      return lm, State(params, sample_params, moments)
+    except checkpoint.Damaged as error:
+      if done == 0 or (done > 1 and error.path == workdir.checkpoint(0)):
+        raise ValueError(f'{error}; restore it, or choose another workdir') from error
+      metrics.note(f'{error}; its round is done again')
+      processes.on_first(functools.partial(workdir.set_aside, done - 1))
 
 
 @dataclasses.dataclass
@@ -118,7 +161,8 @@ class Entry:
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:
-    """Times a phase."""
+    """Times a phase. Raises processes.Stopped where a notice to stop has come before."""
+    processes.check_stop()
     start = time.monotonic()
     yield
     self.values['secs'][name] = round(time.monotonic() - start, 3)
@@ -142,27 +186,38 @@ def describe(task: Task) -> dict[str, int]:
   return counts
 
 
-def sample(exp: Experiment, lm: LM, params: Params, key: jax.Array) -> list[dict[str, Any]]:
+def sample(exp: Experiment, lm: LM, params: Params, key: jax.Array, part: Part) -> list[dict[str, Any]]:
   """Returns a record for each completion of the round's questions; see synthesize.accept."""
   model, on_sampler = for_sampling(lm, params)
-  records = []
-  for name, task in exp.id_tasks.items():
-    examples = task.train[: exp.synthesize.num_questions or None]
-    prompts = [lm.tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in examples]
-    with metrics.progress(f'sample {name}', len(prompts) * exp.sampler.num_samples_per_prompt, 'completions') as advance:
+  return [record for task in exp.id_tasks.values() for record in sample_task(exp, lm, model, on_sampler, task, key, part)]
+
+
+def sample_task(
+  exp: Experiment, lm: LM, model: Transformer, params: Params, task: Task, key: jax.Array, part: Part
+) -> list[dict[str, Any]]:
+  """Returns the records of one task, sampled chunk by chunk; model and params are those for sampling."""
+  examples = task.train[: exp.synthesize.num_questions or None]
+  prompts = [lm.tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in examples]
+  total, size = len(prompts) * exp.sampler.num_samples_per_prompt, exp.synthesize.questions_per_chunk
+  with metrics.progress(f'sample {task.name}', total, 'completions') as advance:
+
+    def chunk(chosen: slice) -> list[dict[str, Any]]:
       completions = sampler.sample(
-          model, on_sampler, lm.tokenizer, prompts, exp.sampler, key=key, max_new_tokens=task.max_new_tokens,
-          ids=[example.id for example in examples], stop=task.stop, advance=advance,
+          model, params, lm.tokenizer, prompts[chosen], exp.sampler, key=key, max_new_tokens=task.max_new_tokens,
+          ids=[example.id for example in examples[chosen]], stop=task.stop, among=prompts, advance=advance,
       )  # fmt: skip
-    records += synthesize.accept(
-      examples,
-      completions,
-      task.verify,
-      prompts=[lm.tokenizer.encode_prompt(task.prompt(example)) for example in examples],
-      max_length=exp.finetune.max_length,
-      max_accepted_per_question=exp.synthesize.max_accepted_per_question,
-    )
-  return records
+      return synthesize.accept(
+        examples[chosen],
+        completions,
+        task.verify,
+        prompts=[lm.tokenizer.encode_prompt(task.prompt(example)) for example in examples[chosen]],
+        max_length=exp.finetune.max_length,
+        max_accepted_per_question=exp.synthesize.max_accepted_per_question,
+      )
+
+    chunks = [slice(first, first + size) for first in range(0, len(examples), size)]
+    parts = [part(f'sample-{task.name}-{i:05}', functools.partial(chunk, chosen)) for i, chosen in enumerate(chunks)]
+  return [record for records in parts for record in records]
 
 
 def fine_tune(
@@ -173,8 +228,12 @@ def fine_tune(
   records: Sequence[Mapping[str, Any]],
   round_: int,
   writer: metrics.Writer,
+  saved: checkpoint.Steps,
 ) -> tuple[Params, Any, dict[str, float]]:
-  """Returns params, which are donated, fine-tuned on the accepted records, the moments to keep, and what to say of it."""
+  """Returns params, which are donated, fine-tuned on the accepted records, the moments to keep, and what to say of it.
+
+  It goes on from the newest of the checkpoints in `saved`, and adds to them.
+  """
   prompts = {example.id: task.prompt(example) for task in exp.id_tasks.values() for example in task.train}
   accepted = [record for record in records if record['accepted']]
   pairs = [(lm.tokenizer.encode_prompt(prompts[record['question_id']]), record['tokens']) for record in accepted]
@@ -189,7 +248,7 @@ def fine_tune(
 
     params, moments = finetune.fine_tune(
         trainer(lm), params, rows, exp.finetune, exp.optimizer, lm.mesh, seed=exp.seed, round_=round_, write=write,
-        moments=moments,
+        moments=moments, saved=saved, save_every=exp.checkpoint.every_steps, report=metrics.note,
     )  # fmt: skip
   tokens = sum(values['num_tokens'] for values in history)
   loss = sum(values['loss_nats'] * values['num_tokens'] for values in history) / tokens
@@ -203,17 +262,21 @@ def trainer(lm: LM) -> Transformer:
 
 
 def evaluate_domains(
-  exp: Experiment, lm: LM, params: Params, key: jax.Array, entry: Entry, which: str
+  exp: Experiment, lm: LM, params: Params, key: jax.Array, entry: Entry, which: str, part: Part
 ) -> list[dict[str, Any]]:
-  """Measures params in and out of domain, into the entry; returns a record for each answer."""
+  """Measures params in and out of domain, task by task, into the entry; returns a record for each answer."""
   metrics.note(f'evaluate the {which} params')
   model, on_sampler = for_sampling(lm, params)
   answers, prefix = [], 'tuned_' if which == 'tuned' else ''
   for domain, domain_tasks in (('id', exp.id_tasks), ('ood', exp.ood_tasks)):
-    entry.values[prefix + domain], items = evaluate.evaluate(
-      model, on_sampler, lm.tokenizer, domain_tasks, exp.evaluate, exp.sampler, key=key
-    )
-    answers += [{'params': which, **item} for item in items]
+    results = entry.values[prefix + domain] = {}
+    for name, task in domain_tasks.items():
+      measure = functools.partial(
+        evaluate.evaluate, model, on_sampler, lm.tokenizer, {name: task}, exp.evaluate, exp.sampler, key=key
+      )
+      result, items = part(f'evaluate-{which}-{name}', measure)
+      results |= result
+      answers += [{'params': which, **item} for item in items]
   return answers
 
 
@@ -277,10 +340,15 @@ def load_base(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh, first_
   if first_round > 0:
     return load_model(exp, f'{workdir.path}@0', mesh)
   lm = load_model(exp, exp.model.path, mesh)
-  os.makedirs(workdir.model, exist_ok=True)
-  formats.hf.save_config(workdir.model, lm.config)
-  lm.tokenizer.save(workdir.model)
+  processes.on_first(functools.partial(save_model, workdir.model, lm))
   return lm
+
+
+def save_model(path: str, lm: LM) -> None:
+  """Writes the config and the tokenizer of a model, not its weights."""
+  os.makedirs(path, exist_ok=True)
+  formats.hf.save_config(path, lm.config)
+  lm.tokenizer.save(path)
 
 
 def load_model(exp: Experiment, path: str, mesh: jax.sharding.Mesh) -> LM:
@@ -304,5 +372,5 @@ def evaluate_only(config: Mapping[str, Any]) -> dict[str, Any]:
   mesh, entry = sharding.make_mesh(**dataclasses.asdict(exp.mesh)), Entry(0)
   with jax.set_mesh(mesh):
     lm = load_model(exp, exp.model.path, mesh)
-    evaluate_domains(exp, lm, lm.params, jax.random.key(exp.seed), entry, 'merged')
+    evaluate_domains(exp, lm, lm.params, jax.random.key(exp.seed), entry, 'merged', part=lambda name, compute: compute())
   return entry.values

@@ -1,65 +1,80 @@
 """Numbers of a run as they come: a JSONL file, TensorBoard when asked, progress on the terminal."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import json
-import os
 import time
+from typing import Any
 
+from etils import epath
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 PLAIN_EVERY_SECS = 15.0  # between two lines of progress where there is no terminal
+WRITE_EVERY_SECS = 10.0  # between two times that metrics.jsonl is written
+
+_muted = False
 
 
 class Writer:
-  """Appends metrics to workdir/metrics.jsonl, and to workdir/tensorboard when asked."""
+  """Writes metrics to workdir/metrics.jsonl, whole each time, and to workdir/tensorboard when asked."""
 
-  def __init__(self, workdir: str, first_round: int, tensorboard: bool):
-    """Opens the files; lines of `first_round` and later, left by a run that was cut off, are dropped."""
-    path = os.path.join(workdir, 'metrics.jsonl')
-    kept = []
-    if os.path.exists(path):
-      with open(path, encoding='utf-8') as file:
-        # A line without its end was being written when the run was cut off.
-        kept = [line for line in file if line.endswith('\n') and json.loads(line)['round'] < first_round]
-    with open(path + '.tmp', 'w', encoding='utf-8') as file:
-      file.writelines(kept)
-    os.replace(path + '.tmp', path)
-    self._file = open(path, 'a', encoding='utf-8')
-    self._board = None
-    if tensorboard:
+  def __init__(self, workdir: str, lines: Iterable[Mapping[str, Any]], *, tensorboard: bool, writes: bool = True):
+    """Begins with the lines of the rounds that are done. `writes` is False in all processes but one."""
+    self._path, self._lines = epath.Path(workdir) / 'metrics.jsonl', list(lines)
+    self._writes, self._board = writes, None
+    if tensorboard and writes:
       import tensorboardX  # the `logging` extra
 
-      self._board = tensorboardX.SummaryWriter(os.path.join(workdir, 'tensorboard'))
+      self._board = tensorboardX.SummaryWriter(str(epath.Path(workdir) / 'tensorboard'))
+    self.flush()
 
   def write(self, round_: int, values: Mapping[str, float], step: int | None = None) -> None:
-    """Writes the values of a round, or of one fine-tuning step in it; keys are `<phase>/<name>`."""
+    """Adds the values of a round, or of one fine-tuning step in it; keys are `<phase>/<name>`."""
     place = {'round': round_} if step is None else {'round': round_, 'step': step}
-    self._file.write(json.dumps(place | dict(values)) + '\n')
-    self._file.flush()
+    self._lines.append(place | dict(values))
+    if time.monotonic() - self._written > WRITE_EVERY_SECS:
+      self.flush()
     if self._board:
       for name, value in values.items():
         # A curve over rounds, and for each round one over its steps.
         tag, x = (name, round_) if step is None else (f'{name}/round{round_}', step)
         self._board.add_scalar(tag, value, x)
 
+  def of_round(self, round_: int) -> list[Mapping[str, Any]]:
+    """Returns the lines of a round."""
+    return [line for line in self._lines if line['round'] == round_]
+
+  def flush(self) -> None:
+    """Writes all lines there are."""
+    if self._writes:
+      temporary = self._path.with_name('metrics.jsonl.tmp')
+      temporary.write_text(''.join(json.dumps(line) + '\n' for line in self._lines))
+      temporary.replace(self._path)
+    self._written = time.monotonic()
+
   def close(self) -> None:
-    """Closes the files."""
-    self._file.close()
+    """Writes all, and closes the files."""
+    self.flush()
     if self._board:
       self._board.close()
 
 
+def mute() -> None:
+  """Silences notes and progress: in all processes but one."""
+  global _muted
+  _muted = True
+
+
 def note(text: str) -> None:
   """Prints a line for whoever watches."""
-  Console(stderr=True).print(text, highlight=False, markup=False)
+  Console(stderr=True, quiet=_muted).print(text, highlight=False, markup=False)
 
 
 @contextlib.contextmanager
 def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
   """Yields advance(n). On a terminal a bar with rate and remaining time; elsewhere a plain line every now and then."""
-  console = Console(stderr=True)
+  console = Console(stderr=True, quiet=_muted)
   if console.is_terminal:
     columns = (
         TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[rate]}'),

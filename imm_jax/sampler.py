@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imm_jax import layers, sharding
+from imm_jax import layers, processes, sharding
 from imm_jax.choice import choose
 from imm_jax.model import empty_cache, KVCache, logprobs, param_shardings, Params, Transformer
 from imm_jax.tokenizer import Tokenizer
@@ -223,6 +223,7 @@ def sample(
   max_new_tokens: int,
   ids: Sequence[str] | None = None,
   stop: Sequence[str] = (),
+  among: Sequence[Sequence[int]] = (),
   advance: Callable[[int], None] = lambda num_rows: None,
 ) -> list[list[Completion]]:
   """Returns config.num_samples_per_prompt completions of each prompt.
@@ -237,9 +238,11 @@ def sample(
     max_new_tokens: at most so many tokens a completion.
     ids: the prompts' stable names; by default their place in the list.
     stop: strings that end a completion.
+    among: the prompts of which these are a part, so that all parts share what all prompts do, and compile once.
     advance: called with the number of rows that have just finished.
 
   Raises:
+    processes.Stopped: a notice to stop has come.
     ValueError: a prompt is empty, or longer with its completion than the model's context.
   """
   n = config.num_samples_per_prompt
@@ -250,8 +253,9 @@ def sample(
   _check(prompts, max_new_tokens, model.config.max_length)
   if not prompts:
     return []
-  start, prefix, suffixes = _share_prefix(model, params, prompts)
-  prompt_length = _bucket(max(map(len, suffixes)))
+  start, prefix = _share_prefix(model, params, among or prompts)
+  suffixes = [prompt[start:] for prompt in prompts]
+  prompt_length = _bucket(max(map(len, among or prompts)) - start)
   keys = _row_keys(key, ids or [str(i) for i in range(len(prompts))], n)
   stops = np.zeros(model.config.vocab_size, bool)
   stops[: tokenizer.size] = tokenizer.tokens_containing(stop)
@@ -265,12 +269,13 @@ def sample(
   owners: dict[int, tuple[int, int]] = {}  # slot -> (prompt, sample index)
   completions: list[dict[int, Completion]] = [{} for _ in prompts]
   while pending or owners:
+    processes.check_stop()
     while pending and len(free) >= min(wave, len(pending)) * n:
       batch = [pending.pop() for _ in range(min(wave, len(pending)))]
       taken = [free.pop() for _ in range(len(batch) * n)]
       owners.update({slot: (batch[i // n], i % n) for i, slot in enumerate(taken)})
       tokens, lengths = _pad([suffixes[i] for i in batch], wave, _bucket(max(len(suffixes[i]) for i in batch)))
-      logits, cache = prefill(model, params, prefix, tokens, lengths, start)
+      logits, cache = prefill(model, params, prefix, tokens, lengths, jnp.int32(start))
       rows = jnp.asarray(np.pad(taken, (0, wave * n - len(taken)), constant_values=num_rows), jnp.int32)
       row_keys = keys[np.resize(batch, wave)].reshape(-1)
       slots = insert(model, slots, cache, logits, start + lengths, row_keys, rows, stops, config)
@@ -303,15 +308,17 @@ def score(
     _check([prompt], max(map(len, own)), model.config.max_length)
   if not prompts:
     return []
-  start, prefix, suffixes = _share_prefix(model, params, prompts)
+  start, prefix = _share_prefix(model, params, prompts)
+  suffixes = [prompt[start:] for prompt in prompts]
   results: list[list[np.ndarray]] = [[] for _ in prompts]
   sizes = [(len(suffix) + sum(map(len, own)), i) for i, (suffix, own) in enumerate(zip(suffixes, options, strict=True))]
   order = [i for _, i in sorted(sizes)]  # rows of like length together
   num_rows = min(batch_size, len(order))
   for first in range(0, len(order), num_rows):
+    processes.check_stop()
     batch = order[first : first + num_rows]
     rows = _option_rows([(suffixes[i], options[i]) for i in batch], num_rows)
-    scores = np.asarray(score_rows(model, params, prefix, rows, start))
+    scores = processes.fetch(score_rows(model, params, prefix, rows, jnp.int32(start)))
     for i, row in zip(batch, scores, strict=False):
       ends = np.cumsum([len(option) for option in options[i]])
       results[i] = np.split(row[: ends[-1]], ends[:-1])
@@ -387,10 +394,8 @@ def _bucket(length: int) -> int:
   return -(-length // multiple) * multiple
 
 
-def _share_prefix(
-  model: Transformer, params: Params, prompts: Sequence[Sequence[int]]
-) -> tuple[jax.Array, KVCache | None, list[Sequence[int]]]:
-  """Returns how many tokens [] int32 all prompts share at the beginning, their cache, and what each has behind them.
+def _share_prefix(model: Transformer, params: Params, prompts: Sequence[Sequence[int]]) -> tuple[int, KVCache | None]:
+  """Returns how many tokens all prompts share at the beginning, and their cache.
 
   The last token of a prompt is never shared: its logits are what the first new token is chosen from.
   """
@@ -401,7 +406,7 @@ def _share_prefix(
   if shared:
     padded, lengths = _pad([prompts[0][:shared]], 1, _bucket(shared))
     prefix = prefill(model, params, None, padded, lengths, jnp.int32(0))[1]
-  return jnp.int32(shared), prefix, [prompt[shared:] for prompt in prompts]
+  return shared, prefix
 
 
 def _pad(rows: Sequence[Sequence[int]], num_rows: int, length: int) -> tuple[jax.Array, jax.Array]:
@@ -425,7 +430,7 @@ def _row_keys(key: jax.Array, ids: Sequence[str], n: int) -> jax.Array:
 
 def _finished(slots: Slots, owned: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str]) -> dict[int, Completion]:
   """Returns the completions of the owned slots that have ended: by a stop token, a stop string or their length."""
-  active, length, tokens, logprobs = jax.device_get((slots.active, slots.length, slots.tokens, slots.logprobs))
+  active, length, tokens, logprobs = processes.fetch((slots.active, slots.length, slots.tokens, slots.logprobs))
   done = {}
   for slot in owned:
     row, reason = [int(token) for token in tokens[slot, : length[slot]]], ''

@@ -15,9 +15,10 @@ class SynthesizeConfig:
 
   num_questions: int  # train questions a round; 0 takes all
   max_accepted_per_question: int
+  questions_per_chunk: int  # sampled together, and saved when all are done
 
   def __post_init__(self):
-    if self.num_questions < 0 or self.max_accepted_per_question < 1:
+    if self.num_questions < 0 or self.max_accepted_per_question < 1 or self.questions_per_chunk < 1:
       raise ValueError(f'synthesize: a value is out of range in {self}')
 
 

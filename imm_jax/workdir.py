@@ -1,4 +1,4 @@
-"""What a run leaves on disk. A file appears whole or not at all.
+"""What a run leaves on disk, local or gs://. A file appears whole or not at all, and process 0 writes it.
 
 WORKDIR/config.json                     the resolved config
 WORKDIR/model/                          config and tokenizer of the model, no weights
@@ -6,15 +6,21 @@ WORKDIR/metrics.jsonl                   a line a fine-tuning step and one a roun
 WORKDIR/rounds/NNNN/samples.jsonl       every completion with its verdict (from round 1)
 WORKDIR/rounds/NNNN/evaluations.jsonl   every answer of the evaluation
 WORKDIR/rounds/NNNN/checkpoint          float32 params at the end of the round; round 0 is the original model
-WORKDIR/rounds/NNNN/metrics.json        the round's row of the summary; written last: the round is done
+WORKDIR/rounds/NNNN/metrics.json        the round's row of the summary
+WORKDIR/rounds/NNNN/manifest.json       names, sizes and digests of these; written last: the round is done
+WORKDIR/rounds/NNNN/parts, steps        what a round has done so far; removed when it is done
 WORKDIR/summary.json                    all rounds
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+import hashlib
 import json
-import os
 import re
 from typing import Any
+
+from etils import epath
+
+from imm_jax import processes
 
 AT_ROUND = re.compile(r'(?P<workdir>.+)@(?P<round>\d+)')  # WORKDIR@ROUND names the model of a round
 _MAY_CHANGE = 'num_rounds'  # the one key that may differ when a run goes on, down to the rounds that are done
@@ -24,83 +30,166 @@ class Workdir:
   """The directory of one run."""
 
   def __init__(self, path: str):
-    self.path = os.path.abspath(os.path.expanduser(path))
+    where = epath.Path(path).expanduser()
+    self._path = where if '://' in path else where.absolute()
 
-  def open(self, config: Mapping[str, Any]) -> int:
-    """Writes the config, or compares it with the one rounds were done with; returns the first round that is not done.
+  @property
+  def path(self) -> str:
+    """Returns it as text."""
+    return str(self._path)
+
+  def open(self, config: Mapping[str, Any]) -> list[str]:
+    """Writes the config, or compares it with the one that rounds were done with.
+
+    Rounds at the end that are damaged are set aside, to be done again; returns a line about each.
 
     Raises:
-      ValueError: rounds were done under another config (each difference is named), or other files are in the directory.
+      ValueError: rounds were done under another config (each difference is named), other files are in the directory, or a
+        round is damaged that later ones build on.
       OSError: the directory cannot be written.
     """
-    saved, rounds = (os.path.join(self.path, name) for name in ('config.json', 'rounds'))
-    if os.path.exists(self.path) and (not os.path.isdir(self.path) or (os.listdir(self.path) and not os.path.isdir(rounds))):
-      raise ValueError(f'{self.path}: is not the directory of a run; choose one that is new or empty')
-    os.makedirs(rounds, exist_ok=True)
-    config = json.loads(json.dumps(config))
-    rows = self.finished()
-    if rows:
-      differences = _differences(_read(saved), config, done=len(rows) - 1)
-      if differences:
-        raise ValueError(f'{self.path}: holds a run of another config: {"; ".join(differences)}; choose another workdir')
-      self._write_summary(rows)  # a run that was cut off may have left an old one
-    _write(saved, json.dumps(config, indent=2) + '\n')
-    return len(rows)
+    return processes.on_first(lambda: self._open(json.loads(json.dumps(config))))
 
-  def round(self, round_: int) -> str:
-    """Returns the directory of a round."""
-    return os.path.join(self.path, 'rounds', f'{round_:04d}')
+  def _open(self, config: Mapping[str, Any]) -> list[str]:
+    saved, rounds = self._path / 'config.json', self._path / 'rounds'
+    if self._path.exists() and (not self._path.is_dir() or (any(self._path.iterdir()) and not rounds.is_dir())):
+      raise ValueError(f'{self._path}: is not the directory of a run; choose one that is new or empty')
+    rounds.mkdir(parents=True, exist_ok=True)
+    lines = []
+    done = self._num_done()
+    if done:
+      differences = _differences(_read(saved), config, done=done - 1)
+      if differences:
+        raise ValueError(f'{self._path}: holds a run of another config: {"; ".join(differences)}; choose another workdir')
+      damages = [self._damage(round_) for round_ in range(done)]
+      while damages and damages[-1]:
+        lines.append(f'{damages.pop()}; its round is done again')
+        self.set_aside(len(damages))
+      if bad := [damage for damage in damages if damage]:
+        raise ValueError(f'{bad[0]}, and later rounds build on it; restore it, or choose another workdir')
+      self._write_summary()  # a run that was cut off may have left an old one
+    _write(saved, json.dumps(config, indent=2) + '\n')
+    return lines
+
+  def set_aside(self, round_: int) -> None:
+    """Moves what is left of a damaged round out of the way, to NNNN.damaged."""
+    target = self._round(round_).with_name(f'{round_:04d}.damaged')
+    if target.exists():
+      target.rmtree()
+    self._round(round_).rename(target)
 
   def checkpoint(self, round_: int) -> str:
     """Returns the path of a round's checkpoint."""
-    return os.path.join(self.round(round_), 'checkpoint')
+    return str(self._round(round_) / 'checkpoint')
+
+  def steps(self, round_: int) -> str:
+    """Returns the path of the checkpoints within a round's fine-tuning."""
+    return str(self._round(round_) / 'steps')
 
   @property
   def model(self) -> str:
     """Returns the directory of the model's config and tokenizer."""
-    return os.path.join(self.path, 'model')
+    return str(self._path / 'model')
+
+  def part(self, round_: int, name: str, compute: Callable[[], Any], report: Callable[[str], None]) -> Any:
+    """Returns compute(), a value of JSON, or what an earlier process got from it: a part of a round is done once."""
+    file = self._round(round_) / 'parts' / f'{name}.json'
+    if file.exists():
+      digest, _, text = file.read_text().partition('\n')
+      if digest == _sha256(text.encode()):
+        return json.loads(text)
+      report(f'{file}: is damaged; it is done again')
+    value = compute()
+    text = json.dumps(value)
+    _write(file, f'{_sha256(text.encode())}\n{text}')
+    return value
 
   def write_lines(self, round_: int, name: str, records: Iterable[Mapping[str, Any]]) -> None:
     """Writes records as JSON lines to a file of a round."""
-    os.makedirs(self.round(round_), exist_ok=True)
-    _write(os.path.join(self.round(round_), name), ''.join(json.dumps(record) + '\n' for record in records))
+    _write(self._round(round_) / name, ''.join(json.dumps(record) + '\n' for record in records))
 
-  def read_lines(self, round_: int, name: str) -> list[dict[str, Any]] | None:
-    """Returns the records of a file of a round, None when it was not written."""
-    path = os.path.join(self.round(round_), name)
-    if not os.path.exists(path):
-      return None
-    with open(path, encoding='utf-8') as file:
-      return [json.loads(line) for line in file]
+  def read_lines(self, round_: int, name: str) -> list[dict[str, Any]]:
+    """Returns the records of a file of a round."""
+    return [json.loads(line) for line in (self._round(round_) / name).read_text().splitlines()]
 
   def finish(self, entry: Mapping[str, Any]) -> None:
-    """Writes a round's row, which makes the round done, and the summary."""
-    _write(os.path.join(self.round(entry['round']), 'metrics.json'), json.dumps(entry, indent=2) + '\n')
-    self._write_summary(self.finished())
+    """Writes a round's row and its manifest, which makes the round done, and the summary. The checkpoint is there."""
+    round_ = self._round(entry['round'])
+
+    def write():
+      for name in ('parts', 'steps'):
+        if (round_ / name).exists():
+          (round_ / name).rmtree()
+      _write(round_ / 'metrics.json', json.dumps(entry, indent=2) + '\n')
+      _write(round_ / 'manifest.json', json.dumps(self._facts(entry['round']), indent=2) + '\n')
+      self._write_summary()
+
+    processes.on_first(write)
 
   def finished(self) -> list[dict[str, Any]]:
     """Returns the rows of the rounds that are done, from round 0 on without a gap."""
-    rows: list[dict[str, Any]] = []
-    while os.path.exists(path := os.path.join(self.round(len(rows)), 'metrics.json')):
-      rows.append(_read(path))
-    return rows
+    return [_read(self._round(round_) / 'metrics.json') for round_ in range(self._num_done())]
 
-  def _write_summary(self, rows: list[dict[str, Any]]) -> None:
-    _write(os.path.join(self.path, 'summary.json'), json.dumps({'rounds': rows}, indent=2) + '\n')
+  def _num_done(self) -> int:
+    num = 0
+    while (self._round(num) / 'manifest.json').exists():
+      num += 1
+    return num
 
+  def _round(self, round_: int) -> epath.Path:
+    return self._path / 'rounds' / f'{round_:04d}'
 
-def _read(path: str) -> Any:
-  with open(path, encoding='utf-8') as file:
+  def _facts(self, round_: int) -> dict[str, list[Any]]:
+    """Returns [size, digest] of each file of a round by its name; the checkpoint has digests of its arrays in itself."""
+    files = [file for file in _files(self._round(round_)) if file.name != 'manifest.json']
+    files += _files(self._path / 'model') if round_ == 0 else []
+    facts = {}
+    for file in files:
+      name = str(file.relative_to(self._path))
+      facts[name] = [file.stat().length, None if '/checkpoint/' in name else _sha256(file.read_bytes())]
+    return facts
+
+  def _damage(self, round_: int) -> str:
+    """Returns what is wrong with a round's files, '' when nothing is."""
+    manifest = self._round(round_) / 'manifest.json'
     try:
-      return json.load(file)
+      wanted, found = _read(manifest), self._facts(round_)
     except ValueError as error:
-      raise ValueError(f'{path}: is damaged ({error}); restore it, or choose another workdir') from error
+      return str(error)
+    for name in sorted(wanted.keys() | found.keys()):
+      if wanted.get(name) != found.get(name):
+        problem = 'is missing' if name not in found else 'is not what was written' if name in wanted else 'is not of the run'
+        return f'{self._path / name}: {problem}'
+    return ''
+
+  def _write_summary(self) -> None:
+    _write(self._path / 'summary.json', json.dumps({'rounds': self.finished()}, indent=2) + '\n')
 
 
-def _write(path: str, text: str) -> None:
-  with open(path + '.tmp', 'w', encoding='utf-8') as file:
-    file.write(text)
-  os.replace(path + '.tmp', path)
+def _files(path: epath.Path) -> list[epath.Path]:
+  """Returns all files below a directory, in order."""
+  entries = sorted(path.iterdir()) if path.exists() else []
+  return [file for entry in entries for file in (_files(entry) if entry.is_dir() else [entry])]
+
+
+def _sha256(data: bytes) -> str:
+  return hashlib.sha256(data).hexdigest()
+
+
+def _read(path: epath.Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise ValueError(f'{path}: is damaged ({error})') from error
+
+
+def _write(path: epath.Path, text: str) -> None:
+  if not processes.is_first():
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + '.tmp')
+  temporary.write_text(text)
+  temporary.replace(path)
 
 
 def _differences(old: Any, new: Any, done: int, name: str = 'config') -> list[str]:

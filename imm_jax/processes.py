@@ -1,0 +1,97 @@
+"""One program in many processes: joining them, what one does for all, whole arrays, and notices to stop.
+
+Every process runs the same program on the same host values; only arrays are split. Nothing is sent but what jax sends, and
+process 0 writes what goes to disk.
+"""
+
+from collections.abc import Callable
+import itertools
+import json
+import os
+import socket
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+_checks = itertools.count()
+
+
+class Stopped(Exception):
+  """A notice to stop has come; what was done until then is saved."""
+
+
+def join() -> None:
+  """Joins this process with the others of its run, before anything asks for devices.
+
+  Cloud TPU, GKE and Slurm tell jax who the others are; elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+  JAX_PROCESS_ID do. A process that nothing is told is a group of one: that is how it hears of SIGTERM.
+
+  Raises ValueError when only some of these are set.
+  """
+  if jax.distributed.is_initialized():
+    return
+  names = ('JAX_COORDINATOR_ADDRESS', 'JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+  address, num, index = (os.environ.get(name) for name in names)
+  if num or index:
+    if not (address and num and index):
+      raise ValueError(f'{", ".join(names)}: are set together or not at all')
+    # On CPUs a device that waits for others holds a thread, and XLA has as many as there are cores.
+    os.environ.setdefault('NPROC', '32')
+    jax.distributed.initialize(address, int(num), int(index))
+    return
+  try:
+    jax.distributed.initialize()
+  except ValueError:  # jax has found nobody to ask
+    with socket.socket() as free:
+      free.bind(('localhost', 0))
+      address = f'localhost:{free.getsockname()[1]}'
+    jax.distributed.initialize(address, 1, 0)
+
+
+def is_first() -> bool:
+  """Returns whether this is the process that writes files and talks."""
+  return jax.process_index() == 0
+
+
+def wait(name: str) -> None:
+  """Waits until all processes are here; `name` is the same in all of them."""
+  multihost_utils.sync_global_devices(name)
+
+
+def on_first(function: Callable[[], Any]) -> Any:
+  """Returns on all processes what function() gives in process 0, a value of JSON, or raises its ValueError or OSError."""
+  if jax.process_count() == 1:
+    return function()
+  text, kind = '', 0
+  if is_first():
+    try:
+      text = json.dumps(function())
+    except (ValueError, OSError) as error:
+      text, kind = str(error), 1 if isinstance(error, ValueError) else 2
+  size, kind = (int(x) for x in _broadcast(np.array([len(text.encode()), kind])))
+  text = bytes(_broadcast(np.frombuffer(text.encode().ljust(size), np.uint8))).decode()
+  if kind:
+    raise ValueError(text) if kind == 1 else OSError(text)
+  return json.loads(text)
+
+
+def _broadcast(x: np.ndarray) -> np.ndarray:
+  return np.asarray(multihost_utils.broadcast_one_to_all(x))
+
+
+def fetch(tree: Any) -> Any:
+  """Returns global arrays as whole NumPy arrays, on every process."""
+  return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else jax.device_get(tree)
+
+
+def should_stop() -> bool:
+  """Returns whether some process was told to stop (SIGTERM, a pod's notice): on all of them at the same call of this."""
+  return jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(next(_checks))
+
+
+def check_stop() -> None:
+  """Raises Stopped when `should_stop`."""
+  if should_stop():
+    raise Stopped
