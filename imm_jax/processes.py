@@ -47,6 +47,7 @@ def join() -> None:
     with socket.socket() as free:
       free.bind(('localhost', 0))
       address = f'localhost:{free.getsockname()[1]}'
+    jax.config.update('jax_cpu_collectives_implementation', None)  # its devices need no network between them
     jax.distributed.initialize(address, 1, 0)
 
 

@@ -15,6 +15,7 @@ WORKDIR/summary.json                    all rounds
 from collections.abc import Callable, Iterable, Mapping
 import hashlib
 import json
+import os
 import re
 from typing import Any
 
@@ -29,9 +30,9 @@ _MAY_CHANGE = 'num_rounds'  # the one key that may differ when a run goes on, do
 class Workdir:
   """The directory of one run."""
 
-  def __init__(self, path: str):
+  def __init__(self, path: str | os.PathLike[str]):
     where = epath.Path(path).expanduser()
-    self._path = where if '://' in path else where.absolute()
+    self._path = where if '://' in os.fspath(path) else where.absolute()
 
   @property
   def path(self) -> str:

@@ -20,7 +20,9 @@ jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-from imm_jax import model, sharding
+from imm_jax import model, processes, sharding
+
+processes.join()  # as `imm run` does, before anything asks for devices
 
 ROOT = pathlib.Path(__file__).parent.parent
 DATA = ROOT.parent / 'shared' / 'data'  # real data sets, where there are some

@@ -44,5 +44,56 @@ def test_another_tree_shape_or_name_is_an_error(saved):
     ('params', {'a': jnp.zeros((4, 4)), 'b': {'c': jnp.zeros(16)}}),
     ('nothing', trees['params']),
   ):
-    with pytest.raises(ValueError, match=f"{path}: cannot restore '{name}'"):
+    with pytest.raises(ValueError, match=f'{path}: is damaged or of another model: '):
       checkpoint.restore(str(path), name, abstract(tree, mesh, jax.P()))
+
+
+def flip_in_largest_file(path):
+  file = max((file for file in path.rglob('*') if file.is_file()), key=lambda file: file.stat().st_size)
+  data = bytearray(file.read_bytes())
+  data[len(data) // 2] ^= 16
+  file.write_bytes(data)
+
+
+def test_damage_is_found(saved):
+  path, trees = saved
+  flip_in_largest_file(path)
+  with pytest.raises(checkpoint.Damaged, match=f'{path}: is damaged') as error:
+    for name in ('params', 'tuned'):
+      checkpoint.restore(str(path), name, abstract(trees[name], sharding.make_mesh(), jax.P()))
+  assert error.value.path == str(path)
+
+
+def test_digests_tell_every_bit_and_place_and_not_the_mesh(mesh):
+  x = np.arange(64, dtype=np.float32).reshape(8, 8)
+  digest = checkpoint.digests_of({'x': jnp.asarray(x)})
+  assert checkpoint.digests_of({'x': jax.device_put(x, jax.NamedSharding(mesh, jax.P('fsdp', 'tensor')))}) == digest
+  others = []
+  for bit in range(32):
+    flipped = x.copy()
+    flipped.view(np.int32)[3, 4] ^= np.int32(np.uint32(1 << bit).view(np.int32))
+    others.append(flipped)
+  swapped = x.copy()
+  swapped[0, 0], swapped[7, 7] = x[7, 7], x[0, 0]
+  assert not [other for other in (*others, swapped) if checkpoint.digests_of({'x': jnp.asarray(other)}) == digest]
+
+
+def test_the_newest_step_that_is_whole_is_used_and_two_are_kept(tmp_path):
+  trees = [{'params': {'x': jnp.full(1000, float(step))}} for step in range(4)]
+  steps = checkpoint.Steps(str(tmp_path))
+  for step, tree in enumerate(trees):
+    steps.save(step, tree, {'history': [{'loss': 0.1 * step}]})
+  steps.close()
+  assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ['2', '3']
+  target, lines = {'params': abstract(trees[0]['params'], sharding.make_mesh(), jax.P())}, []
+  steps = checkpoint.Steps(str(tmp_path))
+  step, found, state = steps.restore(target, lines.append)
+  assert (step, state, found['params']['x'][0]) == (3, {'history': [{'loss': 0.1 * 3}]}, 3.0)
+  steps.close()
+  for file in (tmp_path / '3' / 'params').rglob('*'):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[:-1])
+  steps = checkpoint.Steps(str(tmp_path))
+  assert steps.restore(target, lines.append)[0] == 2
+  assert len(lines) == 1 and f'{tmp_path}/3: is damaged' in lines[0]
+  steps.close()

@@ -1,36 +1,42 @@
-"""Metrics as they come: nothing of a round that is done again is left, and progress is told where there is no terminal."""
+"""Metrics as they come: all lines or none, and progress is told where there is no terminal."""
 
 import json
 
 from imm_jax import metrics
 
 
-def rounds(path):
-  with open(path / 'metrics.jsonl') as file:
-    return [json.loads(line)['round'] for line in file]
+def lines(path):
+  return [json.loads(line) for line in (path / 'metrics.jsonl').read_text().splitlines()]
 
 
-def test_a_run_that_goes_on_drops_what_it_does_again(tmp_path):
-  writer = metrics.Writer(str(tmp_path), 0, tensorboard=False)
-  for round_ in (0, 1, 1, 2):
-    writer.write(round_, {'finetune/loss_nats': 1.0}, 0)
+def test_it_begins_with_the_lines_of_the_rounds_that_are_done(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text('{"round": 2, "step')
+  writer = metrics.Writer(str(tmp_path), [{'round': 0, 'secs': 1.0}], tensorboard=False)
+  assert lines(tmp_path) == [{'round': 0, 'secs': 1.0}]
+  writer.write(1, {'finetune/loss_nats': 2.0}, 0)
+  writer.write(1, {'secs': 3.0})
   writer.close()
-  with open(tmp_path / 'metrics.jsonl', 'a') as file:
-    file.write('{"round": 2, "step')
-  metrics.Writer(str(tmp_path), 2, tensorboard=False).close()
-  assert rounds(tmp_path) == [0, 1, 1]
+  assert lines(tmp_path) == [{'round': 0, 'secs': 1.0}, *writer.of_round(1)]
+  assert writer.of_round(1) == [{'round': 1, 'step': 0, 'finetune/loss_nats': 2.0}, {'round': 1, 'secs': 3.0}]
 
 
-def test_lines_are_there_before_the_writer_closes(tmp_path):
-  metrics.Writer(str(tmp_path), 0, tensorboard=False).write(1, {'eval/x/accuracy': 0.5}, 3)
-  with open(tmp_path / 'metrics.jsonl') as file:
-    assert json.load(file) == {'round': 1, 'step': 3, 'eval/x/accuracy': 0.5}
+def test_lines_are_there_before_the_writer_closes(tmp_path, monkeypatch):
+  monkeypatch.setattr(metrics, 'WRITE_EVERY_SECS', 0.0)
+  metrics.Writer(str(tmp_path), [], tensorboard=False).write(1, {'eval/x/accuracy': 0.5}, 3)
+  assert lines(tmp_path) == [{'round': 1, 'step': 3, 'eval/x/accuracy': 0.5}]
+
+
+def test_only_one_process_writes(tmp_path):
+  writer = metrics.Writer(str(tmp_path), [], tensorboard=True, writes=False)
+  writer.write(0, {'x': 1.0})
+  writer.close()
+  assert not list(tmp_path.iterdir())
 
 
 def test_tensorboard_gets_the_same_values(tmp_path):
   from tensorboardX.proto.event_pb2 import Event
 
-  writer = metrics.Writer(str(tmp_path), 0, tensorboard=True)
+  writer = metrics.Writer(str(tmp_path), [], tensorboard=True)
   writer.write(1, {'finetune/loss_nats': 2.5}, 4)
   writer.write(1, {'eval/x/accuracy': 0.5})
   writer.close()

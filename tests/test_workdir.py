@@ -1,4 +1,4 @@
-"""A workdir belongs to one config, and a round is done when its row is there."""
+"""A workdir belongs to one config, a round is done when its manifest is there, and damage is never used."""
 
 import json
 
@@ -17,10 +17,11 @@ CONFIG = {'seed': 0, 'num_rounds': 2, 'merge': {'alpha': 0.5}}
 
 def test_it_opens_again_with_the_same_config_or_more_rounds(tmp_path):
   workdir = Workdir(str(tmp_path / 'run'))
-  assert workdir.open(CONFIG | {'seed': 9}) == 0
-  assert workdir.open(CONFIG) == 0  # no round is done: nothing is lost by another config
+  workdir.open(CONFIG | {'seed': 9})
+  workdir.open(CONFIG)  # no round is done: nothing is lost by another config
   finish(workdir, 0)
-  assert workdir.open(CONFIG | {'num_rounds': 5}) == 1
+  assert workdir.open(CONFIG | {'num_rounds': 5}) == []
+  assert len(workdir.finished()) == 1
   with open(tmp_path / 'run' / 'config.json') as file:
     assert json.load(file) == CONFIG | {'num_rounds': 5}
 
@@ -31,7 +32,8 @@ def test_the_number_of_rounds_may_change_down_to_those_that_are_done(tmp_path):
   for round_ in (0, 1):
     finish(workdir, round_)
   for num_rounds in (9, 1, 2):
-    assert workdir.open(CONFIG | {'num_rounds': num_rounds}) == 2
+    workdir.open(CONFIG | {'num_rounds': num_rounds})
+    assert len(workdir.finished()) == 2
   with pytest.raises(ValueError, match='config.num_rounds was 2 and is 0'):
     workdir.open(CONFIG | {'num_rounds': 0})
 
@@ -61,20 +63,70 @@ def test_rounds_count_up_to_the_first_gap(tmp_path):
   workdir.open(CONFIG)
   for round_ in (0, 1, 3):
     finish(workdir, round_)
-  assert workdir.open(CONFIG) == 2
+  workdir.open(CONFIG)
   assert [row['round'] for row in workdir.finished()] == [0, 1]
 
 
-def test_a_summary_that_was_cut_off_is_written_again_and_damage_is_named(tmp_path):
+def test_a_summary_that_was_cut_off_is_written_again(tmp_path):
   workdir = Workdir(str(tmp_path))
   workdir.open(CONFIG)
   finish(workdir, 0)
   (tmp_path / 'summary.json').unlink()
   workdir.open(CONFIG)
   assert json.loads((tmp_path / 'summary.json').read_text()) == {'rounds': [{'round': 0}]}
-  (tmp_path / 'rounds' / '0000' / 'metrics.json').write_text('{"round')
-  with pytest.raises(ValueError, match='metrics.json: is damaged'):
+
+
+def cut(file):
+  file.write_bytes(file.read_bytes()[:-3])
+
+
+def flip(file):
+  data = bytearray(file.read_bytes())
+  data[len(data) // 2] ^= 4
+  file.write_bytes(data)
+
+
+@pytest.mark.parametrize('damage', [cut, flip])
+@pytest.mark.parametrize('name', ['metrics.json', 'samples.jsonl', 'manifest.json'])
+def test_a_damaged_newest_round_is_set_aside_and_an_earlier_one_refused(tmp_path, damage, name):
+  workdir = Workdir(str(tmp_path))
+  workdir.open(CONFIG)
+  for round_ in range(3):
+    finish(workdir, round_)
+  damage(tmp_path / 'rounds' / '0002' / name)
+  [line] = workdir.open(CONFIG)
+  assert name in line and line.endswith('; its round is done again')
+  assert len(workdir.finished()) == 2 and (tmp_path / 'rounds' / '0002.damaged' / 'samples.jsonl').exists()
+  damage(tmp_path / 'rounds' / '0000' / name)
+  with pytest.raises(ValueError, match=f'{name}.*later rounds build on it'):
     workdir.open(CONFIG)
+
+
+def test_a_file_that_is_missing_or_not_of_the_run_is_named(tmp_path):
+  workdir = Workdir(str(tmp_path))
+  workdir.open(CONFIG)
+  for round_ in range(2):
+    finish(workdir, round_)
+  (tmp_path / 'rounds' / '0001' / 'notes').touch()
+  assert 'notes: is not of the run' in workdir.open(CONFIG)[0]
+  (tmp_path / 'rounds' / '0000' / 'samples.jsonl').unlink()
+  assert 'samples.jsonl: is missing' in workdir.open(CONFIG)[0]
+
+
+@pytest.mark.parametrize('damage', [cut, flip])
+def test_a_part_is_done_once_unless_it_is_damaged(tmp_path, damage):
+  workdir, lines, calls = Workdir(str(tmp_path)), [], []
+
+  def part():
+    return workdir.part(1, 'sample-sum-00000', lambda: calls.append(1) or [{'text': 'é'}], lines.append)
+
+  assert part() == part() == [{'text': 'é'}]
+  assert calls == [1] and not lines
+  damage(tmp_path / 'rounds' / '0001' / 'parts' / 'sample-sum-00000.json')
+  assert part() == [{'text': 'é'}]
+  assert calls == [1, 1] and 'sample-sum-00000.json: is damaged' in lines[0]
+  finish(workdir, 1)
+  assert not (tmp_path / 'rounds' / '0001' / 'parts').exists()
 
 
 @pytest.mark.parametrize('path, parts', [('runs/a@2', ('runs/a', '2')), ('a@b@10', ('a@b', '10')), ('runs/a', None)])

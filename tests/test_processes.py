@@ -1,0 +1,69 @@
+"""One program in many processes: what the first one says holds for all, and arrays are whole everywhere."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imm_jax import processes
+from tests.conftest import ROOT
+
+PROGRAM = """
+import jax, numpy as np
+from imm_jax import processes, sharding
+processes.join()
+index = jax.process_index()
+assert processes.on_first(lambda: {'from': index}) == {'from': 0}
+def refuse():
+  raise ValueError(f'é of {index}')
+try:
+  processes.on_first(refuse)
+except ValueError as error:
+  assert str(error) == 'é of 0', error
+x = np.arange(8.0).reshape(4, 2)
+for spec in (jax.P('fsdp'), jax.P()):
+  y = jax.device_put(x, jax.NamedSharding(sharding.make_mesh(), spec))
+  np.testing.assert_array_equal(processes.fetch({'x': y})['x'], x)
+assert not processes.should_stop()
+print('alike', jax.process_count(), processes.is_first())
+"""
+
+
+def environment(num=1, index=0, port=0):
+  """Returns that of a process of its own, with two devices; of a group when there are more."""
+  given = {'PYTHONPATH': str(ROOT), 'JAX_NUM_CPU_DEVICES': '2'}
+  if num > 1:
+    address = f'localhost:{port}'
+    given |= {'JAX_COORDINATOR_ADDRESS': address, 'JAX_NUM_PROCESSES': str(num), 'JAX_PROCESS_ID': str(index)}
+  return os.environ | given
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    return s.getsockname()[1]
+
+
+@pytest.mark.parametrize('num', [1, 2])
+def test_all_processes_get_the_same(num):
+  port, command = free_port(), [sys.executable, '-c', PROGRAM]
+  started = [subprocess.Popen(command, env=environment(num, i, port), stdout=subprocess.PIPE, text=True) for i in range(num)]
+  out = [process.communicate()[0] for process in started]
+  assert [process.returncode for process in started] == [0] * num
+  for i, text in enumerate(out):
+    assert f'alike {num} {i == 0}' in text
+
+
+def test_half_a_group_is_an_error():
+  half = environment() | {'JAX_NUM_PROCESSES': '2'}
+  done = subprocess.run([sys.executable, '-c', PROGRAM], env=half, stderr=subprocess.PIPE, text=True, check=False)
+  assert 'JAX_PROCESS_ID: are set together or not at all' in done.stderr
+
+
+def test_a_process_alone_needs_nothing():
+  assert processes.on_first(lambda: (1, 2)) == (1, 2) and processes.is_first() and not processes.should_stop()
+  np.testing.assert_array_equal(processes.fetch([jnp.ones(2)])[0], [1.0, 1.0])

@@ -1,0 +1,118 @@
+"""A run that is killed or told to stop, anywhere, goes on with the same command to the same bytes."""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.test_imm import assert_same_run
+from tests.test_processes import environment, free_port
+
+NUM_KILLS = int(os.environ.get('NUM_KILLS', '40'))
+FLAGS = [
+  '--config.num_rounds=2', '--config.model.random.num_layers=1', '--config.model.random.embed_dim=32',
+  '--config.optimizer.learning_rate=3e-3', '--config.synthesize.questions_per_chunk=20', '--config.checkpoint.every_steps=1',
+  '--config.finetune.num_epochs=4', '--config.finetune.batch_size=2',
+]  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(tmp_path_factory):
+  path = tmp_path_factory.mktemp('resume') / 'uninterrupted'
+  assert [process.wait() for process in start(path)] == [0]
+  return path
+
+
+def start(path, num_processes=1, flags=()):
+  """Starts the run of a workdir, which shares compiled programs with those beside it."""
+  command = [sys.executable, '-m', 'imm_jax', 'run', f'--config={ROOT}/configs/tiny.py', f'--workdir={path}', *FLAGS, *flags]
+  port = free_port()
+  return [
+    subprocess.Popen(command, env=environment(num_processes, i, port), stderr=subprocess.PIPE, text=True)
+    for i in range(num_processes)
+  ]
+
+
+def kill(process, signal_, path, rng):
+  """Sends a signal at random, while a file is written or a while after a phase began; returns the exit code."""
+  num_lines, num_writes, delay = rng.randrange(30), rng.randrange(60), rng.random()
+  in_write = rng.random() < 0.5
+  seen: set[str] = set()
+  lines, stderr = 0, process.stderr.fileno()
+  os.set_blocking(stderr, False)
+  while process.poll() is None:
+    with contextlib.suppress(BlockingIOError):
+      lines += os.read(stderr, 2**16).count(b'\n')
+    if in_write:
+      seen |= {f'{where}/{name}' for where, dirs, files in os.walk(path) for name in dirs + files if 'tmp' in name}
+    if len(seen) > num_writes if in_write else lines > num_lines:
+      time.sleep(0 if in_write else delay)
+      process.send_signal(signal_)
+      break
+  os.set_blocking(stderr, True)
+  process.communicate()
+  return process.returncode
+
+
+def go_on(path, signal_, times, seed):
+  """Interrupts a run so many times, fewer when it is done before; lets it end. Returns the exit codes."""
+  rng, codes = random.Random(seed), []
+  while len(codes) < times and 0 not in codes:
+    [process] = start(path)
+    codes.append(kill(process, signal_, path, rng))
+  if 0 not in codes:
+    [process] = start(path)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
+  return codes
+
+
+@pytest.mark.parametrize('seed', [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_kill_and_compare(uninterrupted, seed):
+  path = uninterrupted.with_name(f'few{seed}')
+  go_on(path, signal.SIGKILL, 2, seed)
+  assert_same_run(uninterrupted, path)
+
+
+@pytest.mark.slow
+def test_many_kills(uninterrupted):
+  kills = runs = 0
+  while kills < NUM_KILLS:
+    path = uninterrupted.with_name(f'many{runs}')
+    kills += go_on(path, signal.SIGKILL, 8, 100 + runs).count(-signal.SIGKILL)
+    assert_same_run(uninterrupted, path)
+    runs += 1
+  print(f'{kills} kills in {runs} runs')
+
+
+@pytest.mark.parametrize('seed', [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
+def test_sigterm_is_exit_code_42(uninterrupted, seed):
+  path = uninterrupted.with_name(f'term{seed}')
+  assert set(go_on(path, signal.SIGTERM, 1 + seed, seed)) <= {0, 42, 130}  # 130: it had not joined yet
+  assert_same_run(uninterrupted, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('first, second', [(1, 2), (2, 1), (2, 2)])
+def test_another_number_of_processes_goes_on(tmp_path, first, second):
+  path = tmp_path / 'run'
+  for num, rounds in ((first, 1), (second, 2)):
+    flags = [f'--config.num_rounds={rounds}']
+    assert [process.wait() for process in start(path, num, flags)] == [0] * num
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_processes_stops_both(tmp_path):
+  path = tmp_path / 'run'
+  processes = start(path, 2)
+  while not (path / 'rounds' / '0000' / 'manifest.json').exists():
+    time.sleep(0.1)
+  processes[1].send_signal(signal.SIGTERM)
+  assert [process.wait() for process in processes] == [42, 42]
+  assert [process.wait() for process in start(path, 2)] == [0, 0]
