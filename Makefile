@@ -4,7 +4,7 @@ VENV ?= .venv
 WORKDIR ?= runs/quickstart
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-slow lint
+.PHONY: quickstart test test-slow soak lint
 
 quickstart: $(VENV)/quickstart
 	$(BIN)/imm run --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -14,6 +14,9 @@ test: $(VENV)/dev
 
 test-slow: $(VENV)/dev $(VENV)/quickstart
 	$(BIN)/python -m pytest -m slow
+
+soak: $(VENV)/dev
+	NUM_KILLS=300 $(BIN)/python -m pytest -s -m slow tests/test_resume.py -k many_kills
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

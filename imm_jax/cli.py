@@ -24,6 +24,7 @@ RESTART = 42  # exit code of a run that was told to stop: the same command goes 
 OVERVIEW = """imm: Iterative Model Merging of self-improving language models.
 
   imm run --config=FILE --workdir=DIR      run the rounds, or go on with them
+  imm doctor --config=FILE --workdir=DIR   look whether a run would start, fit and write; nothing runs
   imm evaluate --config=FILE               measure config.model.path on the config's tasks
   imm convert SOURCE TARGET                write a Hugging Face directory that transformers loads
   imm merge --base=A --tuned=B --out=DIR   merge models on disk, or --recipe=FILE.yml, mergekit's
@@ -37,7 +38,7 @@ config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback
 def main() -> None:
   """Runs the command that sys.argv names; exit code 0 is done, 1 a user's error in one line, RESTART go on with me."""
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary files are removed
-  commands = {'run': _run, 'evaluate': _evaluate, 'convert': _convert, 'merge': _merge, 'plan': _plan}
+  commands = {'run': _run, 'doctor': _doctor, 'evaluate': _evaluate, 'convert': _convert, 'merge': _merge, 'plan': _plan}
   name, arguments = (sys.argv[1:2] or ['--help'])[0], sys.argv[2:]
   if name in ('-h', '--help', 'help'):
     print(OVERVIEW, end='')
@@ -144,6 +145,19 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
   if processes.is_first():
     _print_table(rows)
     print(f'summary: {os.path.join(values.workdir, "summary.json")}')
+
+
+def _doctor(values: flags.FlagValues, arguments: list[str]) -> None:
+  flags.DEFINE_string('workdir', None, 'Directory of the run.', flag_values=values)
+  config = _parse_config(values, arguments)
+  if not values.workdir:
+    raise ValueError('--workdir: is missing; give the directory of the run')
+  from imm_jax import doctor, processes
+
+  processes.join()
+  for name, found in doctor.examine(config, values.workdir):
+    if processes.is_first():
+      print(f'{name:>12}  {found}')
 
 
 def _evaluate(values: flags.FlagValues, arguments: list[str]) -> None:

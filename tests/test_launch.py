@@ -1,5 +1,7 @@
 """What the launchers print: a JobSet, an xpk line and a TPU VM script; the same for the same arguments."""
 
+import json
+import os
 import pathlib
 import shlex
 import subprocess
@@ -78,3 +80,38 @@ def test_slices(name, topology, num_chips, num_hosts):
 def test_mistakes_are_one_line(arguments, message):
   done = launch(*arguments)
   assert done.returncode == 1 and done.stderr.startswith(message) and done.stderr.count('\n') == 1
+
+
+def xm_launch(home, *arguments):
+  """Runs the XManager launcher in a home of its own, where it keeps its records."""
+  pytest.importorskip('xmanager')
+  command = [pathlib.Path(sys.executable).parent / 'xmanager', 'launch', 'launch/xm_launch.py', '--', *arguments]
+  environment = os.environ | {'HOME': str(home), 'JAX_NUM_CPU_DEVICES': '1'}
+  return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def rounds(workdir):
+  return len(json.loads((workdir / 'summary.json').read_text())['rounds'])
+
+
+def test_xmanager_runs_two_processes_here(tmp_path):
+  run = [f'--workdir={tmp_path}/run', '--config=configs/tiny.py', '--num_processes=2', '--', '--config.num_rounds=1']
+  done = xm_launch(tmp_path, *run)
+  assert done.returncode == 0, done.stderr
+  assert rounds(tmp_path / 'run') == 2
+
+
+@pytest.mark.slow
+def test_xmanager_runs_a_sweep(tmp_path):
+  run = [
+    f'--workdir={tmp_path}/sweep',
+    '--config=configs/tiny.py',
+    '--sweep=merge.alpha=0.3,0.5',
+    '--',
+    '--config.num_rounds=0',
+  ]
+  done = xm_launch(tmp_path, *run)
+  assert done.returncode == 0, done.stderr
+  for value in ('0.3', '0.5'):
+    assert rounds(tmp_path / 'sweep' / f'merge.alpha={value}') == 1
+  assert xm_launch(tmp_path, '--workdir=w', '--config=configs/tiny.py', '--sweep=merge.alpha').returncode != 0

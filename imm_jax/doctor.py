@@ -1,0 +1,103 @@
+"""One page before a long run: would it start, fit and be able to write? The first thing to mend is an error."""
+
+from collections.abc import Iterator, Mapping
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import shutil
+from typing import Any
+import zlib
+
+from etils import epath
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from imm_jax import experiment, formats, processes, sharding
+from imm_jax import model as model_lib
+from imm_jax.experiment import Experiment
+from imm_jax.workdir import AT_ROUND, Workdir
+
+_PACKAGES = ('imm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers')
+_TRAIN_BYTES = 4 * 5  # a parameter: params, its start, gradient, two moments, float32
+
+
+def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
+  """Yields what was looked at and what was found, one after the other, as a run in that workdir would need it.
+
+  Raises ValueError or OSError with the first thing to mend.
+  """
+  exp = experiment.resolve(config)
+  yield 'versions', _versions()
+  mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
+  devices = jax.devices()
+  yield 'devices', f'{len(devices)} x {devices[0].device_kind} in {jax.process_count()} processes, mesh {dict(mesh.shape)}'
+  yield 'batch', _batch(exp, mesh)
+  model = _config(exp, mesh)
+  num_bytes = [x.size * 4 for x in jax.tree.leaves(model_lib.abstract_params(model)[0])]
+  yield 'model', f'{exp.model.path or "random"}: {model.family}, {sum(num_bytes) / 4e6:,.0f}M parameters'
+  yield 'memory', _memory(sum(num_bytes) // 4, mesh)
+  for name, task in (exp.id_tasks | exp.ood_tasks).items():
+    yield f'task {name}', f'{len(task.train)} train and {len(task.test)} test questions'
+  yield 'workdir', processes.on_first(lambda: _workdir(Workdir(path).path, sum(num_bytes) * (exp.num_rounds + 1 + 3 * 2)))
+
+
+def _versions() -> str:
+  found = {name: importlib.metadata.version(name) for name in _PACKAGES} | {'python': platform.python_version()}
+  text = ', '.join(f'{name} {version}' for name, version in found.items())
+  if jax.process_count() > 1:
+    first = processes.on_first(lambda: text)
+    same = multihost_utils.process_allgather(np.uint32(zlib.crc32(text.encode())))
+    if len(set(same.tolist())) > 1:
+      different = [i for i, digest in enumerate(same) if digest != zlib.crc32(first.encode())]
+      raise ValueError(f'versions: processes {different} have others than process 0, which has {first}; install the same')
+  return text
+
+
+def _batch(exp: Experiment, mesh: jax.sharding.Mesh) -> str:
+  rows, ways = exp.finetune.batch_size // exp.finetune.accumulation_steps, sharding.TRAIN.num_parts('batch', mesh.shape)
+  slots, among = exp.sampler.num_slots, sharding.SAMPLE.num_parts('attention_batch', mesh.shape)
+  notes = [f'{rows} rows a step on {ways} devices']
+  if rows % ways:
+    notes.append(
+      f'{-rows % ways} of them padding: make finetune.batch_size a multiple of {ways * exp.finetune.accumulation_steps}'
+    )
+  notes.append(f'{slots} slots on {among}')
+  if slots % among:
+    notes.append(f'rounded up: make sampler.num_slots a multiple of {among}')
+  return ', '.join(notes)
+
+
+def _config(exp: Experiment, mesh: jax.sharding.Mesh) -> model_lib.ModelConfig:
+  if not exp.model.path:
+    return experiment.random_config(exp.model, mesh)
+  at_round = AT_ROUND.fullmatch(exp.model.path)
+  return formats.read_config(Workdir(at_round['workdir']).model if at_round else exp.model.path)
+
+
+def _memory(num_params: int, mesh: jax.sharding.Mesh) -> str:
+  device = mesh.local_devices[0]
+  needed = _TRAIN_BYTES * num_params / mesh.size
+  if device.platform == 'cpu':
+    limit = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / len(mesh.local_devices)
+  else:
+    limit = device.memory_stats()['bytes_limit']
+  text = f'{needed / 2**30:.2f} GiB a device for params and optimizer, without activations, of {limit / 2**30:.2f}'
+  if needed > limit:
+    raise ValueError(f'memory: {text}; take more devices (mesh.fsdp splits them) or a smaller model')
+  return text + '; imm plan tells the whole of it'
+
+
+def _workdir(path: str, num_bytes: int) -> str:
+  probe = epath.Path(path) / 'probe.tmp'
+  probe.parent.mkdir(parents=True, exist_ok=True)
+  probe.write_text('')
+  probe.unlink()
+  text = f'{path}: can be written; up to {num_bytes / 1e9:.1f} GB of checkpoints'
+  if '://' in path:
+    return text
+  free = shutil.disk_usage(path).free
+  if free < num_bytes:
+    raise ValueError(f'workdir: {text}, and {free / 1e9:.1f} GB are free; make room, or take fewer rounds')
+  return f'{text}, {free / 1e9:.1f} GB free'
