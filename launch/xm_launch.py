@@ -64,6 +64,7 @@ async def run(overrides: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
+  """Runs what the flags say, with the overrides behind `--`."""
   asyncio.run(run(argv[1:]))
 
 

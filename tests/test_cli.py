@@ -189,7 +189,7 @@ def test_a_run_is_no_model(fails, imm, tmp_path):
 
 
 def test_no_such_command(fails):
-  assert "'rum' is no command; the commands are run, evaluate, convert, merge" in fails('rum')
+  assert "'rum' is no command; the commands are run, doctor, evaluate, convert, merge" in fails('rum')
 
 
 def test_unknown_config_key(fails, tmp_path):
