@@ -1,6 +1,7 @@
 """Arrays on disk: Orbax checkpoints, which know a digest of every array that is in them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -32,11 +33,8 @@ class Damaged(ValueError):
 
 def save(path: str, trees: Mapping[str, Any]) -> None:
   """Writes named trees of arrays to a new directory; it appears whole or not at all. Raises OSError when it cannot."""
-  with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
-    try:
-      checkpointer.save(path, _items(trees, {}), force=True)
-    except ValueError as error:  # tensorstore's
-      raise OSError(f'{path}: cannot be written: {str(error).splitlines()[0]}') from error
+  with _writing(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    checkpointer.save(path, _items(trees, {}), force=True)
 
 
 def restore(path: str, name: str, abstract: Any) -> Any:
@@ -57,7 +55,8 @@ class Steps:
 
   def save(self, step: int, trees: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Writes what is there after `step` steps, a state of JSON with it; returns as soon as the arrays may be donated."""
-    self._manager.save(step, args=_items(trees, state), force=True)
+    with _writing(self._path):
+      self._manager.save(step, args=_items(trees, state), force=True)
 
   def restore(
     self, abstract: Mapping[str, Any], report: Callable[[str], None]
@@ -74,13 +73,22 @@ class Steps:
     return None
 
   def close(self) -> None:
-    """Waits until all is written."""
-    self._manager.close()
+    """Waits until all is written. Raises OSError when that could not be done."""
+    with _writing(self._path):
+      self._manager.close()
 
 
 def abstract(shapes: Any, shardings: Any) -> Any:
   """Returns ShapeDtypeStructs that carry shardings: what `restore` is asked for."""
   return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+  try:
+    yield
+  except ValueError as error:  # tensorstore's: the disk is full, ...
+    raise OSError(f'{path}: cannot be written: {str(error).splitlines()[0]}') from error
 
 
 def _items(trees: Mapping[str, Any], state: Mapping[str, Any]) -> ocp.args.Composite:

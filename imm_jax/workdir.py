@@ -189,8 +189,11 @@ def _write(path: epath.Path, text: str) -> None:
     return
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(path.name + '.tmp')
-  temporary.write_text(text)
-  temporary.replace(path)
+  try:
+    temporary.write_text(text)
+    temporary.replace(path)
+  except OSError as error:
+    raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say where
 
 
 def _differences(old: Any, new: Any, done: int, name: str = 'config') -> list[str]:

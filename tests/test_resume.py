@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ import time
 
 import pytest
 
+from imm_jax import imm
 from tests.conftest import ROOT
-from tests.test_imm import assert_same_run
+from tests.test_imm import assert_same_run, tiny
 from tests.test_processes import environment, free_port
+from tests.test_workdir import cut, flip
 
 NUM_KILLS = int(os.environ.get('NUM_KILLS', '40'))
 FLAGS = [
@@ -116,3 +119,48 @@ def test_sigterm_to_one_of_two_processes_stops_both(tmp_path):
   processes[1].send_signal(signal.SIGTERM)
   assert [process.wait() for process in processes] == [42, 42]
   assert [process.wait() for process in start(path, 2)] == [0, 0]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_an_error_and_nothing_is_lost(uninterrupted, tmp_path):
+  disk = tmp_path / 'disk'
+  disk.mkdir()
+  if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=100k', 'tmpfs', disk], check=False).returncode:
+    pytest.skip('needs the right to mount')
+  cache, codes = f'--config.compilation_cache={uninterrupted.parent}/.xla_cache', []
+  try:
+    for size in range(100, 10_000, 300):
+      subprocess.run(['mount', '-o', f'remount,size={size}k', disk], check=True)
+      [process] = start(disk / 'run', flags=[cache])
+      _, errors = process.communicate()
+      codes.append(process.returncode)
+      if process.returncode == 0:
+        break
+      assert [line for line in errors.splitlines() if line.startswith('imm: ')], errors
+    assert set(codes[:-1]) == {1} and codes[-1] == 0 and len(codes) > 3
+    assert_same_run(uninterrupted, disk / 'run')
+  finally:
+    subprocess.run(['umount', disk], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('damage', [cut, flip])
+def test_damage_is_never_used(tmp_path, damage):
+  """Whatever file of a run of two rounds is damaged: a third round is refused, or is the same."""
+  imm.run(tiny(num_rounds=2), tmp_path / 'run')
+  shutil.copytree(tmp_path / 'run', tmp_path / 'good')
+  imm.run(tiny(num_rounds=3), tmp_path / 'good')
+  files = sorted(file.relative_to(tmp_path / 'run') for file in (tmp_path / 'run').rglob('*') if file.is_file())
+  refused = []
+  for file in random.Random(0).sample(files, 25):
+    shutil.copytree(tmp_path / 'run', tmp_path / 'damaged')
+    if (tmp_path / 'damaged' / file).stat().st_size:
+      damage(tmp_path / 'damaged' / file)
+    try:
+      imm.run(tiny(num_rounds=3), tmp_path / 'damaged')
+      assert_same_run(tmp_path / 'good', tmp_path / 'damaged')
+    except (ValueError, OSError) as error:
+      refused.append(f'{file}: {error}')
+    shutil.rmtree(tmp_path / 'damaged')
+  print('\n'.join(refused))
+  assert 0 < len(refused) < 25
