@@ -24,7 +24,7 @@ from etils import epath
 from imm_jax import processes
 
 AT_ROUND = re.compile(r'(?P<workdir>.+)@(?P<round>\d+)')  # WORKDIR@ROUND names the model of a round
-_MAY_CHANGE = 'num_rounds'  # the one key that may differ when a run goes on, down to the rounds that are done
+_MAY_CHANGE = ('config.mesh.', 'config.compilation_cache')  # and num_rounds, down to the rounds that are done
 
 
 class Workdir:
@@ -200,5 +200,5 @@ def _differences(old: Any, new: Any, done: int, name: str = 'config') -> list[st
   if isinstance(old, dict) and isinstance(new, dict):
     keys = sorted(old.keys() | new.keys())
     return [line for key in keys for line in _differences(old.get(key), new.get(key), done, f'{name}.{key}')]
-  still_fits = name == f'config.{_MAY_CHANGE}' and new >= done
+  still_fits = name.startswith(_MAY_CHANGE) or (name == 'config.num_rounds' and new >= done)
   return [] if old == new or still_fits else [f'{name} was {old!r} and is {new!r}']

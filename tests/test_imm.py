@@ -104,6 +104,15 @@ def test_half_a_run_goes_on_to_the_same_bytes(finished, tmp_path):
   assert_same_run(finished[0], path)
 
 
+def test_another_mesh_goes_on_from_the_same_bits(tmp_path):
+  one, two = {'mesh.fsdp': 8}, {'mesh.fsdp': 2, 'mesh.tensor': 4}
+  imm.run(tiny(num_rounds=1, **one), tmp_path)
+  before = params_of(tmp_path, 1)
+  rows = imm.run(tiny(num_rounds=2, **two), tmp_path)
+  assert [row['round'] for row in rows] == [0, 1, 2]
+  jax.tree.map(np.testing.assert_array_equal, before, params_of(tmp_path, 1))
+
+
 @pytest.mark.parametrize('lost', [['metrics.json', 'checkpoint'], ['metrics.json', *ROUND_FILES]])
 def test_a_round_that_was_cut_off_is_done_again(finished, tmp_path, lost):
   path = str(tmp_path / 'cut')

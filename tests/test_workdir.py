@@ -38,6 +38,15 @@ def test_the_number_of_rounds_may_change_down_to_those_that_are_done(tmp_path):
     workdir.open(CONFIG | {'num_rounds': 0})
 
 
+def test_another_mesh_may_go_on(tmp_path):
+  workdir = Workdir(str(tmp_path))
+  workdir.open(CONFIG | {'mesh': {'fsdp': 8, 'tensor': 1}})
+  finish(workdir, 0)
+  workdir.open(CONFIG | {'mesh': {'fsdp': 2, 'tensor': 4}})
+  with pytest.raises(ValueError, match='config.merge.alpha was 0.5 and is 1'):
+    workdir.open(CONFIG | {'mesh': {'fsdp': 2, 'tensor': 4}, 'merge': {'alpha': 1}})
+
+
 def test_a_directory_of_something_else_is_left_alone(tmp_path):
   (tmp_path / 'thesis.tex').touch()
   for path in (tmp_path, tmp_path / 'thesis.tex'):
