@@ -73,7 +73,7 @@ def _config(exp: Experiment, mesh: jax.sharding.Mesh) -> model_lib.ModelConfig:
   if not exp.model.path:
     return experiment.random_config(exp.model, mesh)
   at_round = AT_ROUND.fullmatch(exp.model.path)
-  return formats.read_config(Workdir(at_round['workdir']).model if at_round else exp.model.path)
+  return formats.read_config(Workdir(at_round['workdir']).model() if at_round else exp.model.path)
 
 
 def _memory(num_params: int, mesh: jax.sharding.Mesh) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
-import os
 import time
 from typing import Any, NamedTuple
 
@@ -114,6 +113,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
         checkpoint.save(workdir.checkpoint(round_), trees)
       writer.write(round_, entry.scalars())
       workdir.write_lines(round_, 'metrics.jsonl', writer.of_round(round_))
+      writer.flush()  # a finished run writes nothing more
       workdir.finish(entry.values)
   return workdir.finished()
 
@@ -340,13 +340,12 @@ def load_base(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh, first_
   if first_round > 0:
     return load_model(exp, f'{workdir.path}@0', mesh)
   lm = load_model(exp, exp.model.path, mesh)
-  processes.on_first(functools.partial(save_model, workdir.model, lm))
+  processes.on_first(lambda: workdir.write_model(functools.partial(save_model, lm=lm)))
   return lm
 
 
 def save_model(path: str, lm: LM) -> None:
   """Writes the config and the tokenizer of a model, not its weights."""
-  os.makedirs(path, exist_ok=True)
   formats.hf.save_config(path, lm.config)
   lm.tokenizer.save(path)
 

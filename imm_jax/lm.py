@@ -7,6 +7,7 @@ import os
 import shutil
 from typing import Any
 
+from etils import epath
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -138,11 +139,11 @@ def load(
   mesh = mesh or sharding.make_mesh()
   path = os.path.expanduser(os.fspath(path))
   at_round = AT_ROUND.fullmatch(path)
-  if at_round and not os.path.isdir(at_round['workdir']):
+  if at_round and not epath.Path(at_round['workdir']).is_dir():
     raise FileNotFoundError(f'{path}: there is no run in {at_round["workdir"]}')
   if os.path.isdir(os.path.join(path, 'rounds')):
     raise ValueError(f'{path}: is a run; name one of its rounds, such as {path}@0')
-  source = Workdir(at_round['workdir']).model if at_round else path
+  source = Workdir(at_round['workdir']).model() if at_round else path
   attention = model_lib.choose_attention(attention, dtype, mesh)
   config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat, attention=attention)
   tokenizer = formats.load_tokenizer(source)
@@ -161,7 +162,7 @@ def restore(workdir: Workdir, round_: int, name: str, like: LM) -> Params:
   Raises FileNotFoundError when the round is not done, ValueError when the checkpoint is damaged.
   """
   path = workdir.checkpoint(round_)
-  if not os.path.isdir(path):
+  if not epath.Path(path).is_dir():
     raise FileNotFoundError(f'{path}: no such checkpoint; round {round_} of this run is not done')
   abstract, _ = model_lib.abstract_params(like.config)
   shardings = model_lib.param_shardings(like.config, like.mesh, like.rules)

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from typing import Any
 
 from etils import epath
@@ -87,10 +88,22 @@ class Workdir:
     """Returns the path of the checkpoints within a round's fine-tuning."""
     return str(self._round(round_) / 'steps')
 
-  @property
+  def write_model(self, write: Callable[[str], None]) -> None:
+    """Has write(directory) make the files of the model's config and tokenizer, in one that is local, and keeps them."""
+    with tempfile.TemporaryDirectory() as local:
+      write(local)
+      for file in _files(epath.Path(local)):
+        _write(self._path / 'model' / file.name, file.read_text())
+
   def model(self) -> str:
-    """Returns the directory of the model's config and tokenizer."""
-    return str(self._path / 'model')
+    """Returns a local directory with the model's config and tokenizer."""
+    model = self._path / 'model'
+    if '://' not in self.path:
+      return str(model)
+    local = tempfile.mkdtemp()
+    for file in _files(model):
+      (epath.Path(local) / file.name).write_text(file.read_text())
+    return local
 
   def part(self, round_: int, name: str, compute: Callable[[], Any], report: Callable[[str], None]) -> Any:
     """Returns compute(), a value of JSON, or what an earlier process got from it: a part of a round is done once."""
