@@ -46,7 +46,7 @@ def main() -> None:
   results = []
   for architecture in args.architectures:
     exp = experiment.resolve(gsm8k_qwen25_0p5b.get_config(architecture).to_dict())
-    config = plan.read_config(exp, mesh)
+    config = experiment.read_config(exp.model, mesh)
     for remat in args.remats:
       one = dataclasses.replace(config, remat=remat)
       try:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from imm_jax import sharding
+
 _STATE = 'state'  # the item that is JSON: the digests, and what belongs to the arrays
 
 
@@ -123,10 +125,7 @@ def digests_of(tree: Any) -> dict[str, int]:
 @jax.jit
 def _digests(tree: Any) -> Any:
   def digest(x):
-    index = jnp.zeros(x.shape, jnp.uint32)
-    for axis, size in enumerate(x.shape):
-      index = index * size + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    # Odd factors have an inverse modulo 2^32, and tell places apart.
-    return jnp.sum(jax.lax.bitcast_convert_type(x, jnp.uint32) * (2 * index + 1), dtype=jnp.uint32)
+    factors = 2 * sharding.element_index(x.shape) + 1  # odd: they have an inverse modulo 2^32, and tell places apart
+    return jnp.sum(jax.lax.bitcast_convert_type(x, jnp.uint32) * factors, dtype=jnp.uint32)
 
   return jax.tree.map(digest, tree)

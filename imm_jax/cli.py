@@ -127,11 +127,16 @@ def _check_key(config: Any, name: str) -> None:
     where, section = f'{where}.{key}', section[key]
 
 
-def _run(values: flags.FlagValues, arguments: list[str]) -> None:
+def _parse_run(values: flags.FlagValues, arguments: list[str]) -> Any:
   flags.DEFINE_string('workdir', None, 'Directory of the run; the same command goes on with it.', flag_values=values)
   config = _parse_config(values, arguments)
   if not values.workdir:
     raise ValueError('--workdir: is missing; give the directory of the run')
+  return config
+
+
+def _run(values: flags.FlagValues, arguments: list[str]) -> None:
+  config = _parse_run(values, arguments)
   from imm_jax import imm, processes
 
   processes.join()
@@ -148,10 +153,7 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
 
 
 def _doctor(values: flags.FlagValues, arguments: list[str]) -> None:
-  flags.DEFINE_string('workdir', None, 'Directory of the run.', flag_values=values)
-  config = _parse_config(values, arguments)
-  if not values.workdir:
-    raise ValueError('--workdir: is missing; give the directory of the run')
+  config = _parse_run(values, arguments)
   from imm_jax import doctor, processes
 
   processes.join()

@@ -14,10 +14,10 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from imm_jax import experiment, formats, processes, sharding
+from imm_jax import experiment, processes, sharding
 from imm_jax import model as model_lib
 from imm_jax.experiment import Experiment
-from imm_jax.workdir import AT_ROUND, Workdir
+from imm_jax.workdir import Workdir
 
 _PACKAGES = ('imm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers')
 _TRAIN_BYTES = 4 * 5  # a parameter: params, its start, gradient, two moments, float32
@@ -34,13 +34,14 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
   devices = jax.devices()
   yield 'devices', f'{len(devices)} x {devices[0].device_kind} in {jax.process_count()} processes, mesh {dict(mesh.shape)}'
   yield 'batch', _batch(exp, mesh)
-  model = _config(exp, mesh)
-  num_bytes = [x.size * 4 for x in jax.tree.leaves(model_lib.abstract_params(model)[0])]
-  yield 'model', f'{exp.model.path or "random"}: {model.family}, {sum(num_bytes) / 4e6:,.0f}M parameters'
-  yield 'memory', _memory(sum(num_bytes) // 4, mesh)
+  model = experiment.read_config(exp.model, mesh)
+  num_params = sum(x.size for x in jax.tree.leaves(model_lib.abstract_params(model)[0]))
+  yield 'model', f'{exp.model.path or "random"}: {model.family}, {num_params / 1e6:,.0f}M parameters'
+  yield 'memory', _memory(num_params, mesh)
   for name, task in (exp.id_tasks | exp.ood_tasks).items():
     yield f'task {name}', f'{len(task.train)} train and {len(task.test)} test questions'
-  yield 'workdir', processes.on_first(lambda: _workdir(Workdir(path).path, sum(num_bytes) * (exp.num_rounds + 1 + 3 * 2)))
+  num_bytes = 4 * num_params * (exp.num_rounds + 1 + 2 * 3)  # each round's end, and two steps with both moments
+  yield 'workdir', processes.on_first(lambda: _workdir(Workdir(path).path, num_bytes))
 
 
 def _versions() -> str:
@@ -67,13 +68,6 @@ def _batch(exp: Experiment, mesh: jax.sharding.Mesh) -> str:
   if slots % among:
     notes.append(f'rounded up: make sampler.num_slots a multiple of {among}')
   return ', '.join(notes)
-
-
-def _config(exp: Experiment, mesh: jax.sharding.Mesh) -> model_lib.ModelConfig:
-  if not exp.model.path:
-    return experiment.random_config(exp.model, mesh)
-  at_round = AT_ROUND.fullmatch(exp.model.path)
-  return formats.read_config(Workdir(at_round['workdir']).model() if at_round else exp.model.path)
 
 
 def _memory(num_params: int, mesh: jax.sharding.Mesh) -> str:

@@ -8,7 +8,7 @@ from typing import Any, cast, Literal, TypeVar
 
 import jax
 
-from imm_jax import tasks
+from imm_jax import formats, tasks
 from imm_jax.checkpoint import CheckpointConfig
 from imm_jax.evaluate import EvaluateConfig
 from imm_jax.finetune import FinetuneConfig
@@ -18,6 +18,7 @@ from imm_jax.optimizer import OptimizerConfig
 from imm_jax.sampler import SamplerConfig
 from imm_jax.synthesize import SynthesizeConfig
 from imm_jax.tokenizer import Tokenizer
+from imm_jax.workdir import AT_ROUND, Workdir
 
 T = TypeVar('T')
 
@@ -142,6 +143,16 @@ def random_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
       rms_norm_eps=1e-5, tie_embeddings=False, dtype=spec.dtype, remat=spec.remat,
       attention=choose_attention(spec.attention, spec.dtype, mesh), **shape,
   )  # fmt: skip
+
+
+def read_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
+  """Returns the architecture of the config's model; its weights are not looked at."""
+  if not spec.path:
+    return random_config(spec, mesh)
+  at_round = AT_ROUND.fullmatch(spec.path)
+  config = formats.read_config(Workdir(at_round['workdir']).model() if at_round else spec.path)
+  attention = choose_attention(spec.attention, spec.dtype, mesh)
+  return dataclasses.replace(config, dtype=spec.dtype, remat=spec.remat, attention=attention)
 
 
 def make_task(name: str, spec: Mapping[str, Any]) -> tasks.Task:

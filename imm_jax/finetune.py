@@ -147,22 +147,25 @@ def fine_tune(
   Raises:
     processes.Stopped: a notice to stop came, and where `saved` is given the state is there.
   """
-  init, step_fn, _ = make_train_step(model, optimizer_config, mesh)  # pyright: ignore[reportArgumentType]
+  init, step_fn, opt_shardings = make_train_step(model, optimizer_config, mesh)  # pyright: ignore[reportArgumentType]
   parts = batches(rows, config, seed, round_, multiple_of=model.rules.num_parts('batch', mesh.shape))
   shape = parts[0].tokens.shape[1:]
   sharded = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), shape, mesh.shape)))
   schedule = optimizer.learning_rate(optimizer_config, len(parts))
   rates = np.asarray([schedule(step) for step in range(len(parts))], np.float32)  # now: a step must not wait for one
-  opt_state, first = init(params) if moments is None else moments, 0
-  history: list[dict[str, float]] = []
+  first, history = 0, []
   waiting: list[dict[str, Any]] = []
-  if saved:
-    wanted = {name: jax.tree.map(_abstract, tree) for name, tree in (('params', params), ('moments', opt_state))}
-    if found := saved.restore(wanted, report):
-      first, trees, state = found
-      params, opt_state, history = trees['params'], trees['moments'], state['history']
-      for step, values in enumerate(history):
-        write(step, values)
+  wanted = {
+    'params': checkpoint.abstract(params, jax.tree.map(lambda x: x.sharding, params)),
+    'moments': checkpoint.abstract(jax.eval_shape(init, params), opt_shardings),
+  }
+  if found := saved and saved.restore(wanted, report):
+    first, trees, state = found
+    params, opt_state, history = trees['params'], trees['moments'], state['history']
+    for step, values in enumerate(history):
+      write(step, values)
+  else:
+    opt_state = init(params) if moments is None else moments
 
   def look(keep: int) -> None:
     """Fetches the metrics of all steps but the newest so many."""
@@ -192,7 +195,3 @@ def restore_moments(path: str, model: Transformer, config: optimizer.OptimizerCo
   init, _, shardings = make_train_step(model, config, mesh)  # pyright: ignore[reportArgumentType]
   params, _ = abstract_params(model.config)
   return checkpoint.restore(path, 'moments', checkpoint.abstract(jax.eval_shape(init, params), shardings))
-
-
-def _abstract(x: jax.Array) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

@@ -17,7 +17,7 @@ import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
 
-from imm_jax import checkpoint, experiment, finetune, formats, hlo, merging, sampler, sharding
+from imm_jax import checkpoint, experiment, finetune, hlo, merging, sampler, sharding
 from imm_jax import model as model_lib
 from imm_jax.experiment import Experiment
 from imm_jax.merging import coefficients
@@ -98,7 +98,7 @@ def plan(
   remat = config['model']['remat']
   exp = experiment.resolve({**config, 'model': {**config['model'], 'remat': 'none' if remat == 'auto' else remat}})
   mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh), devices=devices)
-  model_config = read_config(exp, mesh)
+  model_config = experiment.read_config(exp.model, mesh)
   lengths = prompt_tokens, new_tokens
   for program in programs:
     policies = REMATS if program == 'train' and remat == 'auto' else (model_config.remat,)
@@ -135,15 +135,6 @@ def topology_devices(topology: str, num_slices: int) -> list[Any]:
   except (RuntimeError, ValueError) as error:
     raise ValueError(f'--topology={topology}: {str(error).splitlines()[0]}') from None
   return found.devices
-
-
-def read_config(exp: Experiment, mesh: jax.sharding.Mesh) -> ModelConfig:
-  """Returns the architecture of the config's model, without its weights."""
-  if not exp.model.path:
-    return experiment.random_config(exp.model, mesh)
-  attention = model_lib.choose_attention(exp.model.attention, exp.model.dtype, mesh)
-  config = formats.read_config(exp.model.path)
-  return dataclasses.replace(config, dtype=exp.model.dtype, remat=exp.model.remat, attention=attention)
 
 
 def compile_program(

@@ -44,21 +44,20 @@ def join() -> None:
   try:
     jax.distributed.initialize()
   except ValueError:  # jax has found nobody to ask
-    with socket.socket() as free:
-      free.bind(('localhost', 0))
-      address = f'localhost:{free.getsockname()[1]}'
     jax.config.update('jax_cpu_collectives_implementation', None)  # its devices need no network between them
-    jax.distributed.initialize(address, 1, 0)
+    jax.distributed.initialize(f'localhost:{free_port()}', 1, 0)
+
+
+def free_port() -> int:
+  """Returns a port of this machine that nobody listens on."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    return free.getsockname()[1]
 
 
 def is_first() -> bool:
   """Returns whether this is the process that writes files and talks."""
   return jax.process_index() == 0
-
-
-def wait(name: str) -> None:
-  """Waits until all processes are here; `name` is the same in all of them."""
-  multihost_utils.sync_global_devices(name)
 
 
 def on_first(function: Callable[[], Any]) -> Any:

@@ -253,9 +253,10 @@ def sample(
   _check(prompts, max_new_tokens, model.config.max_length)
   if not prompts:
     return []
-  start, prefix = _share_prefix(model, params, among or prompts)
+  among = among or prompts
+  start, prefix = _share_prefix(model, params, among)
   suffixes = [prompt[start:] for prompt in prompts]
-  prompt_length = _bucket(max(map(len, among or prompts)) - start)
+  prompt_length = _bucket(max(map(len, among)) - start)
   keys = _row_keys(key, ids or [str(i) for i in range(len(prompts))], n)
   stops = np.zeros(model.config.vocab_size, bool)
   stops[: tokenizer.size] = tokenizer.tokens_containing(stop)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 from jax.experimental import mesh_utils
+import jax.numpy as jnp
 import numpy as np
 
 AXES = ('data', 'fsdp', 'tensor')
@@ -96,6 +97,14 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[
 def shardings(mesh: jax.sharding.Mesh, rules: Rules, abstract: Any, axes: Any) -> Any:
   """Returns the tree of NamedShardings of a tree of ShapeDtypeStructs and its tree of logical axes."""
   return jax.tree.map(lambda leaf, names: jax.NamedSharding(mesh, rules.spec(names, leaf.shape, mesh.shape)), abstract, axes)
+
+
+def element_index(shape: tuple[int, ...]) -> jax.Array:
+  """Returns the place of each element in its flattened array, uint32, modulo 2^32: computed where the element lives."""
+  index = jnp.zeros(shape, jnp.uint32)
+  for axis, size in enumerate(shape):
+    index = index * size + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+  return index
 
 
 def constrain(x: jax.Array, axes: tuple[str, ...], rules: Rules) -> jax.Array:

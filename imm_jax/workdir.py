@@ -25,6 +25,7 @@ from etils import epath
 from imm_jax import processes
 
 AT_ROUND = re.compile(r'(?P<workdir>.+)@(?P<round>\d+)')  # WORKDIR@ROUND names the model of a round
+_PARTS = ('parts', 'steps')  # of a round that is not done
 _MAY_CHANGE = ('config.mesh.', 'config.compilation_cache')  # and num_rounds, down to the rounds that are done
 
 
@@ -63,6 +64,8 @@ class Workdir:
       differences = _differences(_read(saved), config, done=done - 1)
       if differences:
         raise ValueError(f'{self._path}: holds a run of another config: {"; ".join(differences)}; choose another workdir')
+      for round_ in range(done):
+        self._remove_parts(round_)  # of a round that was done just before the run was cut off
       damages = [self._damage(round_) for round_ in range(done)]
       while damages and damages[-1]:
         lines.append(f'{damages.pop()}; its round is done again')
@@ -131,18 +134,21 @@ class Workdir:
     round_ = self._round(entry['round'])
 
     def write():
-      for name in ('parts', 'steps'):
-        if (round_ / name).exists():
-          (round_ / name).rmtree()
       _write(round_ / 'metrics.json', json.dumps(entry, indent=2) + '\n')
       _write(round_ / 'manifest.json', json.dumps(self._facts(entry['round']), indent=2) + '\n')
       self._write_summary()
+      self._remove_parts(entry['round'])
 
     processes.on_first(write)
 
   def finished(self) -> list[dict[str, Any]]:
     """Returns the rows of the rounds that are done, from round 0 on without a gap."""
     return [_read(self._round(round_) / 'metrics.json') for round_ in range(self._num_done())]
+
+  def _remove_parts(self, round_: int) -> None:
+    for name in _PARTS:
+      if (self._round(round_) / name).exists():
+        (self._round(round_) / name).rmtree()
 
   def _num_done(self) -> int:
     num = 0
@@ -155,7 +161,8 @@ class Workdir:
 
   def _facts(self, round_: int) -> dict[str, list[Any]]:
     """Returns [size, digest] of each file of a round by its name; the checkpoint has digests of its arrays in itself."""
-    files = [file for file in _files(self._round(round_)) if file.name != 'manifest.json']
+    entries = [entry for entry in self._round(round_).iterdir() if entry.name not in (*_PARTS, 'manifest.json')]
+    files = [file for entry in entries for file in (_files(entry) if entry.is_dir() else [entry])]
     files += _files(self._path / 'model') if round_ == 0 else []
     facts = {}
     for file in files:

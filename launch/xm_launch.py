@@ -11,11 +11,12 @@ import asyncio
 from collections.abc import Sequence
 import os
 import pathlib
-import socket
 import sys
 
 from absl import app, flags
 from xmanager import xm, xm_local
+
+from imm_jax import processes
 
 _CONFIG = flags.DEFINE_string('config', None, "The run's config file.", required=True)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Of the run, or of the runs of a sweep.', required=True)
@@ -56,16 +57,16 @@ async def run(overrides: Sequence[str]) -> None:
       # setpriv: a process that has lost its launcher gets SIGTERM.
       spec = xm.binary(xm_local.Local.Spec(), '/usr/bin/setpriv', args=['--pdeathsig=TERM', '--', *command])
       packaged = experiment.package([spec] * _NUM_PROCESSES.value)
-      with socket.socket() as free:
-        free.bind(('localhost', 0))
-        port = free.getsockname()[1]
-      unit = await experiment.add(group(packaged, port))
+      unit = await experiment.add(group(packaged, processes.free_port()))
       await unit.wait_until_complete()
 
 
 def main(argv: Sequence[str]) -> None:
   """Runs what the flags say, with the overrides behind `--`."""
-  asyncio.run(run(argv[1:]))
+  try:
+    asyncio.run(run(argv[1:]))
+  except ValueError as error:
+    raise SystemExit(f'xm_launch: {error}') from None
 
 
 if __name__ == '__main__':

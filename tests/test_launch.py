@@ -114,4 +114,5 @@ def test_xmanager_runs_a_sweep(tmp_path):
   assert done.returncode == 0, done.stderr
   for value in ('0.3', '0.5'):
     assert rounds(tmp_path / 'sweep' / f'merge.alpha={value}') == 1
-  assert xm_launch(tmp_path, '--workdir=w', '--config=configs/tiny.py', '--sweep=merge.alpha').returncode != 0
+  wrong = xm_launch(tmp_path, '--workdir=w', '--config=configs/tiny.py', '--sweep=merge.alpha')
+  assert wrong.returncode != 0 and "xm_launch: --sweep: 'merge.alpha' is not KEY=VALUE,VALUE,..." in wrong.stderr

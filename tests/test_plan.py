@@ -25,7 +25,7 @@ def exp():
 @pytest.mark.parametrize('program', plan.PROGRAMS)
 def test_every_program_compiles_and_is_reported(exp, program):
   mesh = sharding.make_mesh()
-  report = plan.compile_program(exp, plan.read_config(exp, mesh), mesh, CHIP, program, (32, 16))
+  report = plan.compile_program(exp, experiment.read_config(exp.model, mesh), mesh, CHIP, program, (32, 16))
   assert report.fits and report.peak_gib > 0 and report.arguments_gib > 0
   assert (report.model_flops > 0) == (program != 'merge')
   if program == 'merge':
@@ -35,7 +35,7 @@ def test_every_program_compiles_and_is_reported(exp, program):
 @pytest.mark.parametrize('remat, forwards', [('none', 3), ('full', 4)])
 def test_the_flops_of_a_train_step_are_the_formulas(exp, remat, forwards):
   mesh = sharding.make_mesh(1, 8, 1)
-  config = dataclasses.replace(plan.read_config(exp, mesh), remat=remat)
+  config = dataclasses.replace(experiment.read_config(exp.model, mesh), remat=remat)
   report = plan.compile_program(exp, config, mesh, CHIP, 'train', (0, 0))
   tokens, keys = 16 * 64, 64  # XLA computes all scores, seen or not
   head = 2.0 * config.vocab_size * config.embed_dim * tokens

@@ -1,7 +1,6 @@
 """One program in many processes: what the first one says holds for all, and arrays are whole everywhere."""
 
 import os
-import socket
 import subprocess
 import sys
 
@@ -42,15 +41,9 @@ def environment(num=1, index=0, port=0):
   return os.environ | given
 
 
-def free_port():
-  with socket.socket() as s:
-    s.bind(('localhost', 0))
-    return s.getsockname()[1]
-
-
 @pytest.mark.parametrize('num', [1, 2])
 def test_all_processes_get_the_same(num):
-  port, command = free_port(), [sys.executable, '-c', PROGRAM]
+  port, command = processes.free_port(), [sys.executable, '-c', PROGRAM]
   started = [subprocess.Popen(command, env=environment(num, i, port), stdout=subprocess.PIPE, text=True) for i in range(num)]
   out = [process.communicate()[0] for process in started]
   assert [process.returncode for process in started] == [0] * num

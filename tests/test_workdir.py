@@ -111,6 +111,15 @@ def test_a_damaged_newest_round_is_set_aside_and_an_earlier_one_refused(tmp_path
     workdir.open(CONFIG)
 
 
+def test_parts_that_a_done_round_left_are_removed(tmp_path):
+  workdir = Workdir(str(tmp_path))
+  workdir.open(CONFIG)
+  finish(workdir, 0)
+  (tmp_path / 'rounds' / '0000' / 'steps' / '3').mkdir(parents=True)
+  assert workdir.open(CONFIG) == [] and len(workdir.finished()) == 1
+  assert not (tmp_path / 'rounds' / '0000' / 'steps').exists()
+
+
 def test_a_file_that_is_missing_or_not_of_the_run_is_named(tmp_path):
   workdir = Workdir(str(tmp_path))
   workdir.open(CONFIG)

@@ -66,7 +66,7 @@ def _divide(x: Any, y: Any) -> jax.Array:
 
 
 def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
-  """Returns sum x y: as a contraction, which on every platform is summed more exactly than a plain reduction."""
+  """Returns sum x y, of products in full float32."""
   axes = tuple(range(x.ndim))
   return jax.lax.dot_general(x, y, ((axes, axes), ((), ())), precision=jax.lax.Precision.HIGHEST)
 

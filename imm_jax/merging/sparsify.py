@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from imm_jax import sharding
+
 Values = Mapping[str, Any]
 
 _SAMPLE = 32  # a row in so many is looked at first
@@ -110,10 +112,8 @@ def uniform(key: jax.Array, shape: tuple[int, ...], first: Any = 0) -> jax.Array
   Each is Threefry of the element's index, so that no mesh and no cut into pieces shows, and of nothing in memory, so that it
   fuses with what it is for; jax.random does neither on every platform. Elements 2^32 apart draw the same.
   """
-  index = jnp.zeros(shape, jnp.uint32)
-  for axis, size in enumerate(shape):
-    index = index * size + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-  bits, _ = threefry_2x32(jax.random.bits(key, (2,)), index + first, jnp.zeros_like(index))
+  index = sharding.element_index(shape) + first
+  bits, _ = threefry_2x32(jax.random.bits(key, (2,)), index, jnp.zeros_like(index))
   return (bits >> 8).astype(jnp.float32) * 2.0**-24
 
 
