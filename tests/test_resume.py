@@ -95,11 +95,24 @@ def test_many_kills(uninterrupted):
   print(f'{kills} kills in {runs} runs')
 
 
-@pytest.mark.parametrize('seed', [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
-def test_sigterm_is_exit_code_42(uninterrupted, seed):
+@pytest.mark.parametrize('num', [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_sigterm_to_one_process_stops_all_with_42(uninterrupted, num):
+  path = uninterrupted.with_name(f'stopped{num}')
+  started = start(path, num)
+  while not (path / 'rounds' / '0000' / 'manifest.json').exists():
+    time.sleep(0.1)
+  started[-1].send_signal(signal.SIGTERM)
+  assert [process.wait() for process in started] == [42] * num
+  assert [process.wait() for process in start(path, num)] == [0] * num
+  if num == 1:
+    assert_same_run(uninterrupted, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(5))
+def test_sigterm_anywhere(uninterrupted, seed):
   path = uninterrupted.with_name(f'term{seed}')
-  codes = go_on(path, signal.SIGTERM, 1 + seed, seed)
-  assert 42 in codes and set(codes) <= {0, 42}  # 0: it was over before it looked
+  assert set(go_on(path, signal.SIGTERM, 3, seed)) <= {0, 42}  # 0: it was over before it looked
   assert_same_run(uninterrupted, path)
 
 
@@ -112,17 +125,6 @@ def test_another_number_of_processes_goes_on(tmp_path, first, second):
     assert [process.wait() for process in start(path, num, flags)] == [0] * num
     manifests.append((path / 'rounds' / '0001' / 'manifest.json').read_bytes())
   assert manifests[0] == manifests[1] and len(Workdir(path).finished()) == 3
-
-
-@pytest.mark.slow
-def test_sigterm_to_one_of_two_processes_stops_both(tmp_path):
-  path = tmp_path / 'run'
-  started = start(path, 2)
-  while not (path / 'rounds' / '0000' / 'manifest.json').exists():
-    time.sleep(0.1)
-  started[1].send_signal(signal.SIGTERM)
-  assert [process.wait() for process in started] == [42, 42]
-  assert [process.wait() for process in start(path, 2)] == [0, 0]
 
 
 @pytest.mark.slow
@@ -140,7 +142,7 @@ def test_a_full_disk_is_an_error_and_nothing_is_lost(uninterrupted, tmp_path):
       codes.append(process.returncode)
       if process.returncode == 0:
         break
-      assert [line for line in errors.splitlines() if line.startswith('imm: ')], errors
+      assert [line for line in errors.splitlines() if line.lstrip().startswith('imm: ')], errors  # Orbax's threads talk too
     assert set(codes[:-1]) == {1} and codes[-1] == 0 and len(codes) > 3
     assert_same_run(uninterrupted, disk / 'run')
   finally:
