@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import ctypes
 import dataclasses
+import gc
 import json
 import os
 import signal
@@ -241,6 +242,7 @@ def _keep_freed_memory() -> None:
 
 def _merge(values: flags.FlagValues, arguments: list[str]) -> None:
   _keep_freed_memory()
+  gc.disable()  # nothing to collect in a process of seconds, but a tenth of the start-up
   from imm_jax import merging
   from imm_jax.merging import recipe as recipe_lib
   from imm_jax.merging import stream
@@ -280,7 +282,7 @@ def _merge(values: flags.FlagValues, arguments: list[str]) -> None:
     print('note: slerp is linear interpolation where directions are nearly the same, as those of fine-tuned neighbours are')
   for difference in report.config_differences:
     print(f'warning: config.json is that of {recipe.models[0]}: {difference}')
-  if share > 0.1 and recipe.alpha != 0 and not merging.METHODS[recipe.method].drops:
+  if share > 0.1 and recipe.alpha != 0:
     print(f'warning: {share:.0%} of the changed elements came out as in the base: the dtype is too coarse for this merge')
 
 

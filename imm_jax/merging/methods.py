@@ -332,6 +332,11 @@ class Method:
   drops: bool = False  # leaves out a part of a task vector
   alpha: Literal['', 'weight', 't', 'lambda', 'a'] = ''  # the parameter that the weight of tuned sets; '' has none
 
+  @property
+  def in_pieces(self) -> bool:
+    """Whether a tensor can be merged piece by piece."""
+    return self.elementwise or self.by_whole
+
   def with_alpha(self, base: Any, tuned: Sequence[Any], alpha: Any) -> tuple[Any, list[Any], dict[str, Any]]:
     """Returns (base, models, parameters) that merge tuned models at the weight alpha: 0 is base, 1 (the mean of) tuned."""
     n = len(tuned)

@@ -21,7 +21,7 @@ from imm_jax.merging.sparsify import Whole
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _KNOWN = set(shards.DTYPES) - {'F64'}  # float64 would lose digits
 _PIECE = 2**19  # elements that are merged at once where a method allows it: they stay in the processor's cache
-_NUM_THREADS = 2  # one reads or writes while the other merges
+_NUM_THREADS = 2  # one reads or writes while the other merges; one more where they hold pieces only
 
 
 class Report(NamedTuple):
@@ -29,7 +29,7 @@ class Report(NamedTuple):
 
   num_tensors: int
   num_changed: int  # elements of 16 bits in which some model differs from the first
-  num_unmoved: int  # of those, elements that came out as the first has them
+  num_unmoved: int  # of those, elements that came out as the first has them; a method that drops elements is not asked
   config_differences: list[str]  # of config.json between the models, one a key
 
 
@@ -90,7 +90,8 @@ def merge_dirs(
   temporary = out.with_name(f'{out.name}.tmp{os.getpid()}')
   temporary.mkdir(parents=True)
   try:
-    shards.write_tensors(temporary, written, fetch, max_shard_bytes=max_shard_bytes, num_threads=_NUM_THREADS)
+    num_threads = _NUM_THREADS + METHODS[recipe.method].in_pieces
+    shards.write_tensors(temporary, written, fetch, max_shard_bytes=max_shard_bytes, num_threads=num_threads)
     _copy_files(pathlib.Path(recipe.models[0]).expanduser(), temporary, target)
     if out.exists():
       out.rmdir()
@@ -194,13 +195,12 @@ def _merged(
   row = METHODS[recipe.method]
   size, width = views[0].size, (views[0].shape or (1,))[-1] if row.by_row else _PIECE
   num_rows = max(1, _PIECE // width)
-  in_pieces = row.elementwise or row.by_whole
   options = {'method': recipe.method, 'static': plan.static, 'has_base': plan.has_base, 'dtype': recipe.dtype}
-  starts = range(0, size, num_rows * width if in_pieces else size)
+  starts = range(0, size, num_rows * width if row.in_pieces else size)
   key = trees.leaf_key(key, name)
 
   def inputs(start):
-    arrays = [_rows(x, start // width, num_rows, width) if in_pieces else jnp.array(x) for x in views]
+    arrays = [_rows(x, start // width, num_rows, width) if row.in_pieces else jnp.array(x) for x in views]
     return arrays, plan.traced, key, np.uint32(start % 2**32), np.float32(size)
 
   totals, cuts = [], []
@@ -268,7 +268,7 @@ def _ask(arrays, traced, key, first, size, *, method, static, has_base, dtype):
 
 @functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype', 'out_dtype'))
 def _merge(arrays, traced, key, first, size, totals, cuts, *, method, static, has_base, dtype, out_dtype):
-  """Returns the merged tensor or piece, and for a narrow dtype the counts of Report; compiled once a shape.
+  """Returns the merged tensor or piece, and for a narrow dtype the counts of Report if any; compiled once a shape.
 
   totals and cuts are what was asked of the whole tensor, if anything was, in the order in which it is asked again.
   """
@@ -279,7 +279,7 @@ def _merge(arrays, traced, key, first, size, totals, cuts, *, method, static, ha
   merged = trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base, first=first, whole=whole).astype(
     out_dtype
   )
-  if out_dtype == 'float32':
+  if out_dtype == 'float32' or METHODS[method].drops:
     return merged, None
   return merged, trees.count_unmoved(arrays[0], arrays[1:], merged.astype(arrays[0].dtype))
 
