@@ -4,6 +4,7 @@ Params are a nested dict of float32 arrays; the layers are stacked [L, ...] and 
 return value. `Transformer(config).apply({'params': params}, tokens, positions, cache=cache) -> (logits, cache)`.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
 from typing import Any
@@ -94,9 +95,9 @@ class Block(nn.Module):
   rules: sharding.Rules
 
   @nn.compact
-  def __call__(self, x, past_kv, positions, segment_ids, past_positions):
+  def __call__(self, x, past_kv, positions, segment_ids, past_positions, gate=None):
     eps = self.config.rms_norm_eps
-    x = sharding.constrain(x, ('batch', 'length', 'embed'), self.rules)
+    unchanged = x = sharding.constrain(x, ('batch', 'length', 'embed'), self.rules)
     past = [
       layers.KeyValues(k, v, where, jnp.full_like(where, layers.SHARED))
       for (k, v), where in zip(past_kv, past_positions, strict=True)
@@ -105,7 +106,7 @@ class Block(nn.Module):
     mixed, kv = layers.Attention(self.config, self.rules, name='attn')(normed, positions, segment_ids, past)
     x += mixed
     x += layers.MLP(self.config, name='mlp')(layers.RMSNorm(eps, 'embed', name='mlp_norm')(x))
-    return x, kv
+    return x if gate is None else jnp.where(gate == 0, unchanged, x), kv
 
 
 class Transformer(nn.Module):
@@ -125,7 +126,7 @@ class Transformer(nn.Module):
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast),  # pyright: ignore[reportArgumentType]
+      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
       length=c.num_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )(c, self.rules)
@@ -140,6 +141,7 @@ class Transformer(nn.Module):
     segment_ids: jax.Array | None = None,
     cache: KVCache | None = None,
     prefix: KVCache | None = None,
+    gates: jax.Array | None = None,
   ) -> tuple[jax.Array, KVCache]:
     """Returns what the output head reads, [B, T, D] in the compute dtype, and the cache with these tokens in it.
 
@@ -149,13 +151,14 @@ class Transformer(nn.Module):
       segment_ids: [B, T] int32; a token sees its own segment, and layers.SHARED. None: all one.
       cache: read, and written at its index. None: the cache returned holds just these tokens.
       prefix: a cache of batch 1 that every row reads.
+      gates: [L] f32; a block whose gate is 0 is skipped, one whose gate is 1 is as it is. None: all are.
     """
     past = [source for source in (prefix, cache) if source is not None]
     if segment_ids is None:
       segment_ids = jnp.zeros_like(tokens)
     x = jnp.take(self.embedding.astype(self.config.dtype), tokens, axis=0)
     past_kv, past_positions = tuple((p.k, p.v) for p in past), tuple(p.positions for p in past)
-    x, (k, v) = self.layers(x, past_kv, positions, segment_ids, past_positions)
+    x, (k, v) = self.layers(x, past_kv, positions, segment_ids, past_positions, gates)
     if cache is None:
       return self.final_norm(x), KVCache(k, v, positions, jnp.int32(tokens.shape[1]))
     return self.final_norm(x), KVCache(
@@ -171,22 +174,27 @@ class Transformer(nn.Module):
     equation = 'BTD,VD->BTV' if self.config.tie_embeddings else 'BTD,DV->BTV'
     return jnp.einsum(equation, x, head.astype(x.dtype), preferred_element_type=jnp.float32)
 
-  def __call__(self, tokens, positions, segment_ids=None, cache=None, prefix=None) -> tuple[jax.Array, KVCache]:
+  def __call__(self, tokens, positions, segment_ids=None, cache=None, prefix=None, gates=None) -> tuple[jax.Array, KVCache]:
     """Returns (logits [B, T, V] f32, cache); the arguments are those of `features`."""
-    x, cache = self.features(tokens, positions, segment_ids, cache, prefix)
+    x, cache = self.features(tokens, positions, segment_ids, cache, prefix, gates)
     return self.unembed(x), cache
 
 
 def logprobs(model: Transformer, params: Params, x: jax.Array, targets: jax.Array) -> jax.Array:
   """Returns log p(target) in nats, [B, T] f32, of targets [B, T] int32 given features x [B, T, D]; chunk by chunk."""
+  return of_logits(model, params, x, targets, target_logprobs)
+
+
+def of_logits(model: Transformer, params: Params, x: jax.Array, targets: jax.Array, function: Callable[..., Any]) -> Any:
+  """Returns function(logits [..., V] f32, targets [...] int32) of features x [B, T, D], arrays [B, T]; chunk by chunk."""
 
   def of_chunk(chunk):
-    return target_logprobs(model.bind({'params': params}).unembed(chunk[0]), chunk[1])
+    return function(model.bind({'params': params}).unembed(chunk[0]), chunk[1])
 
   rows = max(1, x.shape[0] // model.rules.num_parts('batch', jax.sharding.get_abstract_mesh().shape))
   length = chunk_length(rows, x.shape[1], model.config.vocab_size)
   chunks = jax.lax.map(of_chunk, (split(x, length), split(targets, length)))
-  return chunks.swapaxes(0, 1).reshape(targets.shape)
+  return jax.tree.map(lambda chunk: chunk.swapaxes(0, 1).reshape(targets.shape), chunks)
 
 
 def target_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:

@@ -27,8 +27,8 @@ def positions_of(tokens):
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'method'))
-def apply(config, params, tokens, positions, segment_ids=None, cache=None, prefix=None, method='__call__'):
-  return Transformer(config).apply({'params': params}, tokens, positions, segment_ids, cache, prefix, method=method)
+def apply(config, params, tokens, positions, segment_ids=None, cache=None, prefix=None, gates=None, method='__call__'):
+  return Transformer(config).apply({'params': params}, tokens, positions, segment_ids, cache, prefix, gates, method=method)
 
 
 def forward(config, params, tokens):
@@ -117,6 +117,18 @@ def test_scan_equals_a_loop_over_layers(config, params, tokens):
   features, _ = apply(config, params, tokens, where, method='features')
   norm = layers.RMSNorm(config.rms_norm_eps, 'embed')
   np.testing.assert_allclose(features, norm.apply({'params': params['final_norm']}, x), atol=TOLERANCE)
+
+
+def test_a_gate_of_0_takes_a_block_out_and_gates_of_1_change_no_bit(config, tokens):
+  config = dataclasses.replace(config, num_layers=3)
+  params, shorter = random_params(config), dataclasses.replace(config, num_layers=2)
+  gated = functools.partial(apply, config, params, tokens, positions_of(tokens))
+  np.testing.assert_array_equal(gated(gates=jnp.ones(3))[0], forward(config, params, tokens))
+  for layer in range(3):
+    kept = np.delete(np.arange(3), layer)
+    without = params | {'layers': jax.tree.map(lambda x, kept=kept: x[kept], params['layers'])}
+    logits, _ = gated(gates=jnp.ones(3).at[layer].set(0))
+    np.testing.assert_array_equal(logits, forward(shorter, without, tokens))
 
 
 @pytest.mark.parametrize('rules', [sharding.TRAIN, sharding.SAMPLE], ids=['train', 'sample'])
