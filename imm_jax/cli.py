@@ -28,6 +28,7 @@ OVERVIEW = """imm: Iterative Model Merging of self-improving language models.
   imm doctor --config=FILE --workdir=DIR   look whether a run would start, fit and write; nothing runs
   imm evaluate --config=FILE               measure config.model.path on the config's tasks
   imm convert SOURCE TARGET                write a Hugging Face directory that transformers loads
+  imm analyze --workdir=DIR                layers that matter and that changed, diversity of samples, what is forgotten
   imm merge --base=A --tuned=B --out=DIR   merge models on disk, or --recipe=FILE.yml, mergekit's
   imm plan --config=FILE --topology=v5e:4x4   compile a run's programs for TPUs that are not there: memory, FLOPs, time
 
@@ -39,7 +40,10 @@ config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback
 def main() -> None:
   """Runs the command that sys.argv names; exit code 0 is done, 1 a user's error in one line, RESTART go on with me."""
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary files are removed
-  commands = {'run': _run, 'doctor': _doctor, 'evaluate': _evaluate, 'convert': _convert, 'merge': _merge, 'plan': _plan}
+  commands = {
+      'run': _run, 'doctor': _doctor, 'evaluate': _evaluate, 'analyze': _analyze, 'convert': _convert, 'merge': _merge,
+      'plan': _plan,
+  }  # fmt: skip
   name, arguments = (sys.argv[1:2] or ['--help'])[0], sys.argv[2:]
   if name in ('-h', '--help', 'help'):
     print(OVERVIEW, end='')
@@ -173,6 +177,23 @@ def _evaluate(values: flags.FlagValues, arguments: list[str]) -> None:
   if values.out:
     with open(values.out, 'w', encoding='utf-8') as file:
       json.dump(row, file, indent=2)
+
+
+def _analyze(values: flags.FlagValues, arguments: list[str]) -> None:
+  flags.DEFINE_string('workdir', None, 'Directory of a run that has a round done.', flag_values=values)
+  flags.DEFINE_integer('num_completions', 64, 'To measure the importance of layers on.', 1, flag_values=values)
+  _parse(values, arguments)
+  if not values.workdir:
+    raise ValueError('--workdir: is missing; give the directory of the run')
+  from imm_jax import analysis, processes
+
+  processes.join()
+  analyses = analysis.analyze(values.workdir, values.num_completions)
+  if processes.is_first():
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    for table in analysis.tables(analyses):
+      console.print(table)
+    print(f'summary: {os.path.join(values.workdir, "summary.json")}')
 
 
 def _convert(values: flags.FlagValues, arguments: list[str]) -> None:

@@ -8,8 +8,9 @@ WORKDIR/rounds/NNNN/evaluations.jsonl   every answer of the evaluation
 WORKDIR/rounds/NNNN/checkpoint          float32 params at the end of the round; round 0 is the original model
 WORKDIR/rounds/NNNN/metrics.json        the round's row of the summary
 WORKDIR/rounds/NNNN/manifest.json       names, sizes and digests of these; written last: the round is done
+WORKDIR/rounds/NNNN/analysis.json       what `imm analyze` found; derived from the above, so in no manifest
 WORKDIR/rounds/NNNN/parts, steps        what a round has done so far; removed when it is done
-WORKDIR/summary.json                    all rounds
+WORKDIR/summary.json                    all rounds, and their analyses
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +27,7 @@ from imm_jax import processes
 
 AT_ROUND = re.compile(r'(?P<workdir>.+)@(?P<round>\d+)')  # WORKDIR@ROUND names the model of a round
 _PARTS = ('parts', 'steps')  # of a round that is not done
+_ANALYSIS = 'analysis.json'
 _MAY_CHANGE = ('config.mesh.', 'config.compilation_cache')  # and num_rounds, down to the rounds that are done
 
 
@@ -75,6 +77,19 @@ class Workdir:
       self._write_summary()  # a run that was cut off may have left an old one
     _write(saved, json.dumps(config, indent=2) + '\n')
     return lines
+
+  def config(self) -> dict[str, Any]:
+    """Returns the config of a run whose finished rounds are whole. Raises ValueError when it is none, or is damaged."""
+    return processes.on_first(self._config)
+
+  def _config(self) -> dict[str, Any]:
+    saved = self._path / 'config.json'
+    if not saved.exists() or not (self._path / 'rounds').is_dir():
+      raise ValueError(f'{self._path}: is not the directory of a run')
+    for round_ in range(self._num_done()):
+      if damage := self._damage(round_):
+        raise ValueError(f'{damage}; restore it, or see whether imm run does its round again')
+    return _read(saved)
 
   def set_aside(self, round_: int) -> None:
     """Moves what is left of a damaged round out of the way, to NNNN.damaged."""
@@ -141,6 +156,16 @@ class Workdir:
 
     processes.on_first(write)
 
+  def write_analyses(self, analyses: Iterable[Mapping[str, Any]]) -> None:
+    """Writes what was found about each round, from round 0 on, beside its files and into the summary."""
+
+    def write():
+      for round_, analysis in enumerate(analyses):
+        _write(self._round(round_) / _ANALYSIS, json.dumps(analysis, indent=2) + '\n')
+      self._write_summary()
+
+    processes.on_first(write)
+
   def finished(self) -> list[dict[str, Any]]:
     """Returns the rows of the rounds that are done, from round 0 on without a gap."""
     return [_read(self._round(round_) / 'metrics.json') for round_ in range(self._num_done())]
@@ -161,7 +186,8 @@ class Workdir:
 
   def _facts(self, round_: int) -> dict[str, list[Any]]:
     """Returns [size, digest] of each file of a round by its name; the checkpoint has digests of its arrays in itself."""
-    entries = [entry for entry in self._round(round_).iterdir() if entry.name not in (*_PARTS, 'manifest.json')]
+    others = (*_PARTS, 'manifest.json', _ANALYSIS, f'{_ANALYSIS}.tmp')
+    entries = [entry for entry in self._round(round_).iterdir() if entry.name not in others]
     files = [file for entry in entries for file in (_files(entry) if entry.is_dir() else [entry])]
     files += _files(self._path / 'model') if round_ == 0 else []
     facts = {}
@@ -184,7 +210,11 @@ class Workdir:
     return ''
 
   def _write_summary(self) -> None:
-    _write(self._path / 'summary.json', json.dumps({'rounds': self.finished()}, indent=2) + '\n')
+    rows = self.finished()
+    for round_, row in enumerate(rows):
+      if (analysis := self._round(round_) / _ANALYSIS).exists():
+        row['analysis'] = _read(analysis)
+    _write(self._path / 'summary.json', json.dumps({'rounds': rows}, indent=2) + '\n')
 
 
 def _files(path: epath.Path) -> list[epath.Path]:

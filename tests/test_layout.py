@@ -30,6 +30,7 @@ HOMES = {
   'ml_collections': {'cli'},
   'safetensors': {'shards'},
   'yaml': {'merging'},
+  'sacrebleu': {'analysis'},
   'pickle': set(),
   'torch': set(),
 }

@@ -131,6 +131,25 @@ def test_a_file_that_is_missing_or_not_of_the_run_is_named(tmp_path):
   assert 'samples.jsonl: is missing' in workdir.open(CONFIG)[0]
 
 
+def test_an_analysis_belongs_to_the_summary_and_to_no_manifest(tmp_path):
+  workdir = Workdir(str(tmp_path))
+  workdir.open(CONFIG)
+  for round_ in range(2):
+    finish(workdir, round_)
+  assert workdir.config() == CONFIG
+  workdir.write_analyses([{'found': 0}, {'found': 1}])
+  (tmp_path / 'rounds' / '0001' / 'analysis.json.tmp').touch()  # of a process that was killed
+  assert workdir.open(CONFIG) == []
+  finish(workdir, 2)
+  rows = json.loads((tmp_path / 'summary.json').read_text())['rounds']
+  assert rows == [{'round': 0, 'analysis': {'found': 0}}, {'round': 1, 'analysis': {'found': 1}}, {'round': 2}]
+  (tmp_path / 'rounds' / '0002' / 'notes').touch()
+  with pytest.raises(ValueError, match='notes: is not of the run'):
+    workdir.config()
+  with pytest.raises(ValueError, match='is not the directory of a run'):
+    Workdir(str(tmp_path / 'rounds')).config()
+
+
 @pytest.mark.parametrize('damage', [cut, flip])
 def test_a_part_is_done_once_unless_it_is_damaged(tmp_path, damage):
   workdir, lines, calls = Workdir(str(tmp_path)), [], []
