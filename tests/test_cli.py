@@ -79,7 +79,7 @@ def edit_json(path, **changes):
 def test_help_names_the_commands_and_each_has_its_own(imm):
   code, out, _ = imm('--help')
   assert code == 0
-  for command in ('run', 'evaluate', 'convert', 'merge'):
+  for command in ('run', 'evaluate', 'analyze', 'convert', 'merge'):
     assert f'imm {command}' in out
     code, own, _ = imm(command, '--help')
     assert code == 0 and own.startswith(f'imm {command}')
@@ -107,6 +107,16 @@ def test_run_prints_a_row_for_each_set_of_params_and_goes_on(imm, tmp_path):
   merged = next(line for line in out.splitlines() if 'round 1 merged' in line)
   base = next(line for line in evaluated.splitlines() if 'run@1' in line or line.count('│') == 6 and '[' in line)
   assert base.split('│')[2].split()[0] == merged.split('│')[2].split()[0]
+
+
+def test_analyze_prints_layers_samples_and_answers(imm, fails, tmp_path):
+  assert f'{tmp_path}: is not the directory of a run' in fails('analyze', f'--workdir={tmp_path}')
+  assert '--workdir: is missing' in fails('analyze')
+  assert imm('run', TINY, *SMALL, '--config.synthesize.num_questions=10', f'--workdir={tmp_path}/run')[0] == 0
+  code, out, _ = imm('analyze', f'--workdir={tmp_path}/run', '--num_completions=4')
+  assert code == 0
+  for text in ('NLL rise', 'rho (p)', 'self_bleu', 'tuned_ood', '1->0', f'summary: {tmp_path}/run/summary.json'):
+    assert text in out
 
 
 def test_convert_and_merge_write_models(imm, model_dir, tmp_path):
@@ -189,7 +199,7 @@ def test_a_run_is_no_model(fails, imm, tmp_path):
 
 
 def test_no_such_command(fails):
-  assert "'rum' is no command; the commands are run, doctor, evaluate, convert, merge" in fails('rum')
+  assert "'rum' is no command; the commands are run, doctor, evaluate, analyze, convert, merge" in fails('rum')
 
 
 def test_unknown_config_key(fails, tmp_path):
