@@ -253,9 +253,9 @@ def transitions(before: Sequence[Record], after: Sequence[Record]) -> dict[str, 
 def analyze(path: str, num_completions: int = 64) -> list[dict[str, Any]]:
   """Analyses the finished rounds of a run, and writes what it finds into its workdir; returns a dict a round.
 
-  Round 0 has the 'importance' of the original model's layers, on completions that it wrote itself and that were accepted in
-  round 1: the same whatever rounds follow. Later rounds have the 'change' of their params from the original, its 'spearman'
-  with each importance, the 'collapse' of their samples by task, and the 'transitions' of answers from round 0 by domain.
+  Round 0 has the 'importance' of the original model's layers on completions that were accepted in round 1: the same whatever
+  rounds follow. Later rounds have the 'change' of their params from the original, its 'spearman' with each importance, the
+  'collapse' of their samples by task, and the 'transitions' of answers from round 0 by domain.
 
   Args:
     path: of the workdir.
