@@ -125,7 +125,7 @@ def _make_add_gradient(model: Any, mesh: jax.sharding.Mesh) -> Any:
 def _taylor(gradient: Any, layers: Any) -> jax.Array:
   """Returns sum |g theta| [L] f32 of trees with leaves [L, ...]."""
   products = jax.tree.map(lambda g, p: jnp.sum(jnp.abs(g * p), axis=range(1, p.ndim)), gradient, layers)
-  return sum(jax.tree.leaves(products), start=jnp.float32(0))
+  return jax.tree.reduce(jnp.add, products)
 
 
 def change(base_params: Params, params: Params) -> dict[str, Any]:

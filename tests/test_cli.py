@@ -112,7 +112,7 @@ def test_run_prints_a_row_for_each_set_of_params_and_goes_on(imm, tmp_path):
 def test_analyze_prints_layers_samples_and_answers(imm, fails, tmp_path):
   assert f'{tmp_path}: is not the directory of a run' in fails('analyze', f'--workdir={tmp_path}')
   assert '--workdir: is missing' in fails('analyze')
-  assert imm('run', TINY, *SMALL, '--config.synthesize.num_questions=10', f'--workdir={tmp_path}/run')[0] == 0
+  assert imm('run', TINY, *SMALL, f'--workdir={tmp_path}/run')[0] == 0
   code, out, _ = imm('analyze', f'--workdir={tmp_path}/run', '--num_completions=4')
   assert code == 0
   for text in ('NLL rise', 'rho (p)', 'self_bleu', 'tuned_ood', '1->0', f'summary: {tmp_path}/run/summary.json'):
