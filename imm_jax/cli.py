@@ -29,6 +29,7 @@ OVERVIEW = """imm: Iterative Model Merging of self-improving language models.
   imm evaluate --config=FILE               measure config.model.path on the config's tasks
   imm convert SOURCE TARGET                write a Hugging Face directory that transformers loads
   imm merge --base=A --tuned=B --out=DIR   merge models on disk, or --recipe=FILE.yml, mergekit's
+  imm report WORKDIR [WORKDIR ...]         one HTML page of a run, or of several side by side
   imm plan --config=FILE --topology=v5e:4x4   compile a run's programs for TPUs that are not there: memory, FLOPs, time
 
 A model is a Hugging Face directory, a .gguf file, or WORKDIR@ROUND. `imm COMMAND --help` lists a command's flags. Every
@@ -39,7 +40,10 @@ config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback
 def main() -> None:
   """Runs the command that sys.argv names; exit code 0 is done, 1 a user's error in one line, RESTART go on with me."""
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary files are removed
-  commands = {'run': _run, 'doctor': _doctor, 'evaluate': _evaluate, 'convert': _convert, 'merge': _merge, 'plan': _plan}
+  commands = {
+    'run': _run, 'doctor': _doctor, 'evaluate': _evaluate, 'convert': _convert, 'merge': _merge, 'plan': _plan,
+    'report': _report,
+  }  # fmt: skip
   name, arguments = (sys.argv[1:2] or ['--help'])[0], sys.argv[2:]
   if name in ('-h', '--help', 'help'):
     print(OVERVIEW, end='')
@@ -72,8 +76,10 @@ def _one_line(error: Exception) -> str:
   return ' '.join(text.split())
 
 
-def _parse(values: flags.FlagValues, arguments: Sequence[str], num_positional: int = 0, epilog: str = '') -> list[str]:
-  """Parses the flags; returns the positional arguments. The epilog stands under the help."""
+def _parse(
+  values: flags.FlagValues, arguments: Sequence[str], num_positional: int | None = 0, epilog: str = ''
+) -> list[str]:
+  """Parses the flags; returns the positional arguments, None being any number. The epilog stands under the help."""
   if {'-h', '--help'} & set(arguments):
     print('\n'.join([arguments[0], values.main_module_help() or values.get_help(), epilog]).rstrip())
     sys.exit(0)
@@ -82,7 +88,7 @@ def _parse(values: flags.FlagValues, arguments: Sequence[str], num_positional: i
     positional = values(arguments)[1:]
   except (AttributeError, KeyError, TypeError) as error:
     raise ValueError(f'--config: {_one_line(error)}') from error
-  if len(positional) != num_positional:
+  if num_positional is not None and len(positional) != num_positional:
     raise ValueError(f'{arguments[0]}: takes {num_positional} arguments and got {len(positional)}: {" ".join(positional)}')
   return positional
 
@@ -150,7 +156,8 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
     sys.exit(RESTART)
   if processes.is_first():
     _print_table(rows)
-    print(f'summary: {os.path.join(values.workdir, "summary.json")}')
+    for name in ('summary.json', 'report.html'):
+      print(f'{name.partition(".")[0]}: {os.path.join(values.workdir, name)}')
 
 
 def _doctor(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -184,6 +191,25 @@ def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
   lm.check_target(target)
   lm.load(source).save(target, values.dtype)
   print(f'wrote {target}')
+
+
+def _report(values: flags.FlagValues, arguments: list[str]) -> None:
+  flags.DEFINE_string('out', '', 'File to write; default: report.html in the one WORKDIR.', flag_values=values)
+  epilog = 'WORKDIR [WORKDIR ...]: of one run, or of several; those with configs equal but for the seed are one arm'
+  paths = _parse(values, arguments, num_positional=None, epilog=epilog)
+  if not paths:
+    raise ValueError('imm report: takes at least one WORKDIR')
+  if len(paths) > 1 and not values.out:
+    raise ValueError('--out: is missing; give the HTML file for a page of several runs')
+  from imm_jax import report
+
+  if values.out:
+    page = report.page(paths)
+    with open(values.out, 'w', encoding='utf-8') as file:
+      file.write(page)
+  else:
+    report.write(paths[0])
+  print(f'report: {values.out or os.path.join(paths[0], "report.html")}')
 
 
 def _plan(values: flags.FlagValues, arguments: list[str]) -> None:

@@ -10,6 +10,7 @@ WORKDIR/rounds/NNNN/metrics.json        the round's row of the summary
 WORKDIR/rounds/NNNN/manifest.json       names, sizes and digests of these; written last: the round is done
 WORKDIR/rounds/NNNN/parts, steps        what a round has done so far; removed when it is done
 WORKDIR/summary.json                    all rounds
+WORKDIR/report.html                     all of it as a page; see report.py
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -127,7 +128,15 @@ class Workdir:
 
   def read_lines(self, round_: int, name: str) -> list[dict[str, Any]]:
     """Returns the records of a file of a round."""
-    return [json.loads(line) for line in (self._round(round_) / name).read_text().splitlines()]
+    return _read(self._round(round_) / name, lambda text: [json.loads(line) for line in text.splitlines()])
+
+  def config(self) -> dict[str, Any]:
+    """Returns the resolved config of the run."""
+    return _read(self._path / 'config.json')
+
+  def write_report(self, text: str) -> None:
+    """Writes report.html, which is made of the other files and is no part of any round."""
+    _write(self._path / 'report.html', text)
 
   def finish(self, entry: Mapping[str, Any]) -> None:
     """Writes a round's row and its manifest, which makes the round done, and the summary. The checkpoint is there."""
@@ -197,9 +206,9 @@ def _sha256(data: bytes) -> str:
   return hashlib.sha256(data).hexdigest()
 
 
-def _read(path: epath.Path) -> Any:
+def _read(path: epath.Path, parse: Callable[[str], Any] = json.loads) -> Any:
   try:
-    return json.loads(path.read_text())
+    return parse(path.read_text())
   except ValueError as error:
     raise ValueError(f'{path}: is damaged ({error})') from error
 
