@@ -26,6 +26,11 @@ class Interval(NamedTuple):
   low: float
   high: float
 
+  @property
+  def is_clear(self) -> bool:
+    """Returns whether 0 is outside of it, by more than rounding errors."""
+    return self.low > 1e-6 or self.high < -1e-6
+
 
 class State(NamedTuple):
   """Which params of a run: those after a round's merge, or the tuned ones before it."""
@@ -86,6 +91,10 @@ class Arm:
     middle, down, up = float(mean.mean()), np.linalg.norm(mean - low), np.linalg.norm(high - mean)
     return Interval(middle, middle - float(down) / len(tasks), middle + float(up) / len(tasks))
 
+  def guess(self, domain: str, tasks: Sequence[str]) -> float:
+    """Returns the mean over tasks of the accuracy of always giving the commonest answer."""
+    return float(np.mean([self.runs[0].rows[0][domain][task]['guess'] for task in tasks]))
+
   def transitions(self, state: State, tasks: Sequence[str]) -> tuple[float, float]:
     """Returns which share of questions the base answers wrong and this state right, and the reverse; means over tasks."""
     shares = []
@@ -124,11 +133,13 @@ def group(runs: Sequence[Run]) -> list[Arm]:
   for run in runs:
     config = {key: value for key, value in run.config.items() if key not in _OF_ONE_ARM}
     found.setdefault(json.dumps(config, sort_keys=True), []).append(run)
+  if len(runs) == 1:
+    return [Arm(os.path.join(*os.path.abspath(runs[0].path).split(os.sep)[-2:]), runs)]
   above = os.path.commonpath([os.path.dirname(os.path.abspath(run.path)) for run in runs])
   arms = []
   for members in found.values():
     names = [os.path.relpath(os.path.abspath(run.path), above) for run in members]
-    shared = re.sub(r'[-_/.]*(seed|s)?[-_]?\d*$', '', os.path.commonprefix(names)) if len(runs) > 1 else names[0]
+    shared = re.sub(r'[-_/.]*(seed|s)?[-_]?\d*$', '', os.path.commonprefix(names))
     arms.append(Arm(shared or names[0], sorted(members, key=lambda run: run.config['seed'])))
   names = [arm.name for arm in arms]
   return [arm if names.count(arm.name) == 1 else Arm(arm.runs[0].path, arm.runs) for arm in arms]

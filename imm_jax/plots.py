@@ -1,24 +1,27 @@
-"""The figures of a report as SVG text, to stand in a page: the same data give the same bytes.
+"""The figures of a report as SVG text, to stand in a page: the same runs give the same bytes.
 
 A figure is as wide as a phone; a wide page sets two side by side. Text stays text, in the page's font.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import dataclasses
 import html
 import io
 import re
 from typing import Any
 
-COLORS = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#4d4d4d')  # Okabe and Ito's, for all eyes
+from imm_jax import compare
+from imm_jax.compare import Arm, BASE, DOMAINS
+
+COLORS = ('#0072b2', '#d55e00', '#009e73', '#b4568c', '#c98500', '#3a9fd6', '#4d4d4d')  # near Okabe and Ito's: for all eyes
 _MARKERS = 'osD^vPX'
 _INK, _FAINT = '#333333', '#8a8a8a'
-_WIDTH = 3.75  # inches: 270 units of the SVG
+_WIDTH = 3.75  # inches
 _STYLE = {
   'svg.fonttype': 'none',
   'svg.hashsalt': 'imm_jax',
-  'font.family': 'DejaVu Sans',  # comes with matplotlib: what is measured is the same everywhere, and wider than most
+  'font.family': 'DejaVu Sans',  # comes with matplotlib: text is measured the same everywhere, and wider than in most fonts
   'font.size': 8,
+  'text.parse_math': False,  # a name is a name, whatever is in it
   'axes.titlesize': 8.5,
   'axes.titleweight': 'bold',
   'axes.titlelocation': 'left',
@@ -29,7 +32,6 @@ _STYLE = {
   'text.color': _INK,
   'xtick.color': _INK,
   'ytick.color': _INK,
-  'axes.grid.axis': 'y',
   'axes.axisbelow': True,
   'grid.color': '#e6e6e6',
   'grid.linewidth': 0.6,
@@ -38,173 +40,188 @@ _STYLE = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Series:
-  """What one arm shows over its rounds; accuracies in %."""
+def accuracies(arms: Sequence[Arm], panels: Sequence[tuple[str, Sequence[str], str]]) -> list[str]:
+  """Returns a figure for each panel (domain, tasks, title): accuracy over rounds with its intervals, a line an arm.
 
-  name: str
-  merged: Sequence[tuple[int, float, float, float]]  # round, accuracy and its interval
-  tuned: Sequence[tuple[int, float, float, float]] = ()  # before the merge
-  seeds: Sequence[tuple[int, float]] = ()  # round and accuracy of each run, where the arm has several
-
-
-@dataclasses.dataclass(frozen=True)
-class Path:
-  """Where one arm goes in the plane, in points: (change out of domain, change in domain) a round, from (0, 0) on."""
-
-  name: str
-  merged: Sequence[tuple[float, float]]
-  tuned: Sequence[tuple[float, float]] = ()
+  A point is as high in all of them, wherever their axes begin. Of one arm the tuned params are shown too, hollow.
+  """
+  shown = {arm.name: _shown(arms, arm) for arm in arms}
+  values = [
+    {(arm.name, state): [100 * x for x in arm.accuracy(state, domain, tasks)] for arm in arms for state in shown[arm.name]}
+    for domain, tasks, _ in panels
+  ]
+  ends = [(min(low for _, low, _ in panel.values()), max(high for *_, high in panel.values())) for panel in values]
+  span = 1.1 * max(high - low for low, high in ends)
+  limits = [((low + high - span) / 2, (low + high + span) / 2) for low, high in ends]
+  return [_accuracy(arms, *panel, *of_panel) for panel, *of_panel in zip(panels, values, limits, strict=True)]
 
 
-def accuracies(title: str, series: Sequence[Series], limits: tuple[float, float], guess: float, alt: str) -> str:
-  """Returns accuracy in % over rounds, a line an arm with its name at its end; tuned params are hollow."""
+def _accuracy(arms, domain, tasks, title, values, limits) -> str:
+  last = max(state.round_ for _, state in values)
+  guess = 100 * arms[0].guess(domain, tasks)
 
   def draw(ax):
-    last = max(x for line in series for x, *_ in line.merged)
-    ax.set(title=title, xlabel='round', xticks=_few(range(last + 1)), xlim=(-0.3, last + 0.3), ylim=limits)
+    ax.set(title=title, xlabel='round', xticks=range(0, last + 1, 1 + last // 11), xlim=(-0.3, last + 0.3), ylim=limits)
     ax.yaxis.set_major_formatter('{x:g} %')
-    ax.grid(True)
+    ax.grid(axis='y')
+    labels = []
     if limits[0] <= guess <= limits[1]:
       ax.axhline(guess, color=_FAINT, lw=0.8, ls=':')
-      ax.annotate('guess', (-0.25, guess), (0, 2), textcoords='offset points', fontsize=7, color=_FAINT)
-    labels = []
-    for i, line in enumerate(series):
-      color, dodge = COLORS[i % len(COLORS)], 0.05 * (i - (len(series) - 1) / 2)
-      for x, y in line.seeds:
-        ax.plot(x + dodge, y, '.', color=color, ms=3, alpha=0.5)
-      for points, shift, style in (
-        (line.tuned, dodge - 0.14, {'mfc': 'white', 'ls': ''}),
-        (line.merged, dodge, {'ls': '-'}),
-      ):
-        for x, _, low, high in points:
-          ax.plot([x + shift] * 2, [low, high], '-', color=color, lw=0.9, alpha=0.55)
-        xs, ys = [x + shift for x, *_ in points], [y for _, y, *_ in points]
-        ax.plot(xs, ys, marker=_MARKERS[i % len(_MARKERS)], color=color, **style)
-      labels.append((line.merged[-1][0] + dodge, line.merged[-1][1], line.name, color))
-    _label(ax, labels, 0.075 * (limits[1] - limits[0]))
-    if len(series) == 1 and series[0].tuned:
-      x, y, *_ = series[0].tuned[-1]
-      ax.annotate('tuned', (x - 0.14, y), (-4, 3), textcoords='offset points', ha='right', color=COLORS[0], fontsize=7)
+      labels.append((last + 0.3, guess, 'guess', _FAINT))
+    for i, arm in enumerate(arms):
+      color, marker = COLORS[i % len(COLORS)], _MARKERS[i % len(_MARKERS)]
+      for which, style in (('tuned', {'mfc': 'white', 'ls': ''}), ('merged', {'ls': '-'})):
+        states = [state for name, state in values if name == arm.name and state.which == which]
+        dodge = 0.07 * (i - (len(arms) - 1) / 2) - (0.3 if which == 'tuned' else 0)
+        xs, points = [state.round_ + dodge for state in states], [values[arm.name, state] for state in states]
+        for x, (_, low, high) in zip(xs, points, strict=True):
+          ax.plot([x, x], [low, high], color=color, lw=0.9, alpha=0.55)
+        ax.plot(xs, [y for y, *_ in points], marker=marker, color=color, **style)
+        for run in arm.runs if len(arm.runs) > 1 else ():
+          ax.plot(xs, [100 * Arm('', [run]).accuracy(state, domain, tasks).mean for state in states], '.', color=color, ms=3)
+      labels.append((last + 0.3, values[arm.name, states[-1]][0], arm.name if len(arms) > 1 else 'merged', color))
+    _label(ax, labels)
+    tuned = [(state.round_ - 0.3, value[0]) for (_, state), value in values.items() if state.which == 'tuned']
+    if tuned:
+      above = tuned[-1][1] >= values[arms[0].name, arms[0].states[-1]][0]
+      _annotate(ax, 'tuned', tuned[-1], (-5, 5 if above else -5), COLORS[0], ha='right')
 
-  return _svg(draw, 2.5, alt)
+  told = '; '.join(
+    f'{arm.name} {values[arm.name, BASE][0]:.1f} to {values[arm.name, arm.states[-1]][0]:.1f} %' for arm in arms
+  )
+  return _svg(draw, 2.5, f'{title}, accuracy over rounds: {told}')
 
 
-def plane(paths: Sequence[Path], front: Sequence[tuple[float, float]], alt: str) -> str:
-  """Returns change in domain over change out of domain, in points, with the front that no point lies beyond."""
+def plane(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> str:
+  """Returns the change in domain over that out of domain, in points, and the front that nothing shown lies beyond."""
+  where = {}
+  for arm in arms:
+    for state in _shown(arms, arm):
+      change = {
+        domain: 100 * (arm.accuracy(state, domain, names).mean - arm.accuracy(BASE, domain, names).mean)
+        for domain, names in tasks.items()
+      }
+      where[arm.name, state] = change['ood'], change['id']
 
   def draw(ax):
     ax.set(xlabel='out of domain, points from base', ylabel='in domain, points from base')
     ax.axhline(0, color=_FAINT, lw=0.7)
     ax.axvline(0, color=_FAINT, lw=0.7)
-    xs, ys = zip(*sorted(front), strict=True)
-    ax.step(xs, ys, where='post', color='#bbbbbb', lw=4, solid_capstyle='round', zorder=1)
+    front = compare.pareto(list(where.values()))
+    ax.step(*zip(*front, strict=True), where='pre', color='#d0d0d0', lw=5, solid_capstyle='round', zorder=1)
     labels = []
-    for i, path in enumerate(paths):
+    for i, arm in enumerate(arms):
       color, marker = COLORS[i % len(COLORS)], _MARKERS[i % len(_MARKERS)]
-      ax.plot(*zip(*path.merged, strict=True), marker + '-', color=color)
-      for x, y in path.tuned:
-        ax.plot(x, y, marker, color=color, mfc='white')
-      for round_, (x, y) in enumerate(path.merged[1:], 1):
-        ax.annotate(str(round_), (x, y), (4, 4), textcoords='offset points', fontsize=7, color=color)
-      labels.append((*path.merged[-1], path.name, color))
-    ax.annotate('base', (0, 0), (-4, -9), textcoords='offset points', ha='right', color=_INK)
-    ax.margins(0.12)
-    low, high = ax.get_ylim()
-    _label(ax, labels, 0.07 * (high - low), shift=12)
+      for which, style in (('tuned', {'mfc': 'white', 'ls': ':', 'lw': 0.8}), ('merged', {})):
+        path = {state.round_: point for (name, state), point in where.items() if name == arm.name and state.which == which}
+        if not path:
+          continue
+        ax.plot(*zip(*path.values(), strict=True), marker=marker, color=color, **style)
+        *others, last = path
+        labels.append((*path[last], arm.name if len(arms) > 1 else f'{last} {which}', color))
+        for point in dict.fromkeys(path[round_] for round_ in others if round_ > 0):
+          rounds = ', '.join(str(round_) for round_ in others if path[round_] == point)
+          _annotate(ax, rounds, point, (5, 5), color)
+    _annotate(ax, 'base', (0, 0), (-5, -7), _INK, ha='right')
+    ax.margins(0.1)
+    _label(ax, labels)
 
-  return _svg(draw, 2.9, alt)
-
-
-def transitions(title: str, bars: Sequence[tuple[str, float, float, bool]], limit: float, alt: str) -> str:
-  """Returns bars up for the % of questions gained and down for those lost: (name, gained, lost, whether pale)."""
-
-  def draw(ax):
-    ax.set(title=title, ylim=(-1.3 * limit, 1.3 * limit))
-    ax.set_xticks(range(len(bars)), [name for name, *_ in bars], fontsize=7)
-    ax.yaxis.set_major_formatter(lambda y, _: f'{abs(y):g} %')
-    ax.grid(True)
-    for i, (_, gained, lost, pale) in enumerate(bars):
-      for height, color in ((gained, COLORS[0]), (-lost, COLORS[1])):
-        ax.bar(i, height, 0.62, color=color, alpha=0.45 if pale else 1)
-        text, up = f'{abs(height):.1f}', height is gained
-        ax.annotate(text, (i, height), (0, 2 if up else -2), textcoords='offset points', fontsize=7, ha='center',
-                    va='bottom' if up else 'top')  # fmt: skip
-    ax.axhline(0, color=_INK, lw=0.8)
-    for y, text, color in ((0.98, 'wrong → right', COLORS[0]), (0.02, 'right → wrong', COLORS[1])):
-      ax.text(0.01, y, text, transform=ax.transAxes, color=color, va='top' if y > 0.5 else 'bottom', fontsize=7)
-
-  return _svg(draw, 2.4, alt)
+  ends = [(arm.name, *where[arm.name, arm.states[-1]]) for arm in arms]
+  told = '; '.join(f'{name} {gain:+.1f} in, {loss:+.1f} out of domain' for name, loss, gain in ends)
+  return _svg(draw, 2.9, f'Changes from base in points: {told}')
 
 
-def stacked(rows: Sequence[tuple[str, Mapping[str, float]]], unit: str, alt: str) -> str:
-  """Returns a bar a row, of parts one after the other in the order they first come in; the widest ones hold their value."""
-  names = list(dict.fromkeys(name for _, parts in rows for name in parts))
-  longest = max(sum(parts.values()) for _, parts in rows)
+def transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list[str]:
+  """Returns a figure a domain: the % of questions won and lost against base, of one arm in all rounds, else in the last."""
+  if len(arms) == 1:
+    rows = [(f'{state.round_} {state.which}', arms[0], state) for state in arms[0].states[1:]]
+  else:
+    rows = [(arm.name, arm, arm.states[-1]) for arm in arms]
+  shares = {
+    domain: [[100 * share for share in arm.transitions(state, names)] for _, arm, state in rows]
+    for domain, names in tasks.items()
+  }
+  limit = max((share for pairs in shares.values() for pair in pairs for share in pair), default=0) or 1
+
+  def figure(domain, pairs):
+    def draw(ax):
+      ax.set_title(DOMAINS[domain].capitalize(), pad=16)
+      ax.set_xlim(-1.25 * limit, 1.25 * limit)
+      ax.xaxis.set_major_formatter(lambda x, _: f'{abs(x):g} %')
+      _rows(ax, [name for name, *_ in rows])
+      for i, ((*_, state), (won, lost)) in enumerate(zip(rows, pairs, strict=True)):
+        for width, side, color in ((-lost, -1, COLORS[1]), (won, 1, COLORS[0])):
+          ax.barh(i, width, 0.66, color=color, alpha=0.4 if state.which == 'tuned' else 1)
+          _annotate(ax, f'{abs(width):.1f}', (width, i), (3 * side, 0), _INK, ha='right' if side < 0 else 'left')
+      ax.axvline(0, color=_INK, lw=0.8)
+      for x, text, color in ((0.25, 'right → wrong', COLORS[1]), (0.75, 'wrong → right', COLORS[0])):
+        _annotate(ax, text, (x, 1), (0, 6), color, ha='center', xycoords='axes fraction')
+
+    told = '; '.join(f'{name} {won:.1f} won, {lost:.1f} lost' for (name, *_), (won, lost) in zip(rows, pairs, strict=True))
+    return _svg(draw, 0.85 + 0.2 * len(rows), f'{DOMAINS[domain].capitalize()}, % of questions against base: {told}')
+
+  return [figure(domain, pairs) for domain, pairs in shares.items() if pairs]
+
+
+def secs(arms: Sequence[Arm]) -> str:
+  """Returns the time by phase: of one arm a bar a round, of several one an arm for all rounds; means over its runs."""
+  rows: dict[str, dict[str, float]] = {}
+  for arm in arms:
+    for run in arm.runs:
+      for row in run.rows[: arm.states[-1].round_ + 1]:
+        parts = rows.setdefault(arm.name if len(arms) > 1 else f'round {row["round"]}', {})
+        for phase, value in row['secs'].items():
+          parts[phase] = parts.get(phase, 0.0) + value / len(arm.runs)
+  phases = list(dict.fromkeys(phase for parts in rows.values() for phase in parts))
+  totals = {name: sum(parts.values()) for name, parts in rows.items()}
+  longest = max(totals.values())
+  unit, size = ('hours', 3600) if longest > 2 * 3600 else ('minutes', 60) if longest > 2 * 60 else ('seconds', 1)
 
   def draw(ax):
     ax.set(xlabel=unit)
-    ax.set_yticks(range(len(rows)), [name for name, _ in rows])
-    ax.invert_yaxis()
-    ax.spines['left'].set_visible(False)
-    ax.tick_params(axis='y', length=0)
-    for i, (_, parts) in enumerate(rows):
+    _rows(ax, list(rows))
+    for i, parts in enumerate(rows.values()):
       left = 0.0
-      for name, width in parts.items():
-        ax.barh(i, width, 0.66, left, color=COLORS[names.index(name) % len(COLORS)], edgecolor='white', linewidth=0.6)
-        if width > 0.1 * longest:
-          ax.text(left + width / 2, i, f'{width:.3g}', ha='center', va='center', color='white', fontsize=7)
-        left += width
-    for i, name in enumerate(names):
-      above = 3 + 11 * ((len(names) - 1) // 3 - i // 3)  # lines of three names, from the top
-      ax.annotate('■ ' + name, (i % 3 / 3, 1), (0, above), xycoords='axes fraction', textcoords='offset points',
-                  color=COLORS[i % len(COLORS)])  # fmt: skip
+      for phase, value in parts.items():
+        color = COLORS[phases.index(phase) % len(COLORS)]
+        ax.barh(i, value / size, 0.66, left / size, color=color, edgecolor='white', linewidth=0.6)
+        if value > 0.1 * longest:
+          _annotate(ax, f'{value / size:.1f}', ((left + value / 2) / size, i), (0, 0), 'white', ha='center')
+        left += value
+    for i, phase in enumerate(phases):
+      above = 8 + 11 * ((len(phases) - 1) // 3 - i // 3)  # lines of three names, from the top
+      place, color = (i % 3 / 3, 1), COLORS[i % len(COLORS)]
+      _annotate(ax, f'■ {phase.replace("_", " ")}', place, (0, above), color, xycoords='axes fraction', fontsize=8)
 
-  return _svg(draw, 0.9 + 0.24 * len(rows), alt)
-
-
-def scatter(points: Sequence[tuple[float, float, str]], xlabel: str, ylabel: str, alt: str) -> str:
-  """Returns points with their names, such as a layer's change over its importance."""
-
-  def draw(ax):
-    ax.set(xlabel=xlabel, ylabel=ylabel)
-    ax.grid(True)
-    for x, y, name in points:
-      ax.plot(x, y, 'o', color=COLORS[0])
-      ax.annotate(name, (x, y), (4, 3), textcoords='offset points', fontsize=7)
-    ax.margins(0.1)
-
-  return _svg(draw, 2.6, alt)
+  told = '; '.join(f'{name} {total / size:.1f} {unit}' for name, total in totals.items())
+  return _svg(draw, 0.9 + 0.24 * len(rows), f'Time by phase: {told}')
 
 
-def curves(title: str, lines: Sequence[tuple[str, Sequence[tuple[int, float]]]], alt: str) -> str:
-  """Returns lines over rounds, each with its name at its end: (name, [(round, value)])."""
-
-  def draw(ax):
-    rounds = sorted({x for _, points in lines for x, _ in points})
-    ax.set(title=title, xlabel='round', xticks=_few(rounds))
-    ax.grid(True)
-    labels = []
-    for i, (name, points) in enumerate(lines):
-      color = COLORS[i % len(COLORS)]
-      ax.plot(*zip(*points, strict=True), _MARKERS[i % len(_MARKERS)] + '-', color=color)
-      labels.append((*points[-1], name, color))
-    low, high = ax.get_ylim()
-    _label(ax, labels, 0.085 * (high - low))
-
-  return _svg(draw, 2.2, alt)
+def _shown(arms: Sequence[Arm], arm: Arm) -> list[compare.State]:
+  """Returns an arm's states; beside other arms those after the merge only."""
+  return [state for state in arm.states if len(arms) == 1 or state.which == 'merged']
 
 
-def _few(rounds: Sequence[int]) -> list[int]:
-  return list(rounds)[:: 1 + len(rounds) // 11]
+def _rows(ax: Any, names: Sequence[str]) -> None:
+  """Makes room for a bar a name, the first at the top."""
+  ax.set_yticks(range(len(names)), names)
+  ax.invert_yaxis()
+  ax.spines['left'].set_visible(False)
+  ax.tick_params(axis='y', length=0)
 
 
-def _label(ax: Any, labels: Sequence[tuple[float, float, str, str]], gap: float, shift: float = 6) -> None:
+def _annotate(ax: Any, text: str, where: tuple[float, float], shift: tuple[float, float], color: str, **style: Any) -> None:
+  """Writes text at a point, shifted by some 1/72 inches."""
+  ax.annotate(text, where, shift, textcoords='offset points', color=color, va='center', **{'fontsize': 7, **style})
+
+
+def _label(ax: Any, labels: Sequence[tuple[float, float, str, str]]) -> None:
   """Writes names right of their points (x, y, name, color), moved up where they would overlap."""
+  low, high = ax.get_ylim()
   least = -float('inf')
   for x, y, name, color in sorted(labels, key=lambda label: label[1]):
-    least = max(y, least + gap)
-    ax.annotate(name, (x, least), (shift, 0), textcoords='offset points', va='center', color=color, annotation_clip=False)
+    least = max(y, least + 0.075 * (high - low))
+    _annotate(ax, name, (x, least), (6, 0), color, fontsize=8, annotation_clip=False)
 
 
 def _svg(draw: Callable[[Any], None], height: float, alt: str) -> str:
@@ -218,5 +235,5 @@ def _svg(draw: Callable[[Any], None], height: float, alt: str) -> str:
     file = io.StringIO()
     figure.savefig(file, format='svg', transparent=True, metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')))
   text = file.getvalue()
-  text = re.sub(r' id="\w+_\d+"', '', text[text.index('<svg') + len('<svg') :])
+  text = re.sub(r' id="[\w.]+_\d+"', '', text[text.index('<svg') + len('<svg') :])
   return f'<svg role="img" aria-label="{html.escape(alt)}"{text}'

@@ -49,7 +49,7 @@ def page(paths: Sequence[str]) -> str:
     loader=jinja2.PackageLoader('imm_jax', '.'), autoescape=True, undefined=jinja2.StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
   )  # fmt: skip
-  environment.filters |= {'percent': _percent, 'points': _points, 'clip': _clip}
+  environment.filters |= {'points': _signed, 'clip': _clip}
   return environment.get_template('report.html').render(
     paths=paths,
     arms=arms,
@@ -59,14 +59,16 @@ def page(paths: Sequence[str]) -> str:
     tasks=tasks,
     sentences=_sentences(arms, tasks),
     columns=_columns(tasks),
-    guesses=[_guess(arms[0], domain, names) for domain, names, _ in _columns(tasks)],
+    guesses=[arms[0].guess(domain, names) for domain, names, _ in _columns(tasks)],
     table=[_row(arm, state, tasks) for arm in arms for state in arm.states],
+    brief=[_row(arms[0], BASE, tasks), *(_row(arm, arm.states[-1], tasks) for arm in arms)],
+    learned=_learned(arms),
     pairs=[_pair(a, b, tasks) for a, b in itertools.combinations(arms, 2)],
     differing=_differing(arms),
     figures=_figures(arms, tasks),
     moved={domain: _moved(arms[0], names) for domain, names in tasks.items()},
     completions=[(f'Round {i}', _completions(records)) for i, records in enumerate(arms[0].runs[0].samples, 1)],
-    ran_on=[(run.path, _ran_on(run)) for run in runs],
+    ran_on=_ran_on(runs),
     here=importlib.metadata.version('imm_jax'),
     configs=[(run.path, json.dumps(run.config, indent=2)) for run in runs],
   )
@@ -82,16 +84,9 @@ def _facts(arms: Sequence[Arm]) -> list[str]:
   return [*facts, f'seed{"s" if len(seeds) > 1 else ""} {", ".join(map(str, sorted(seeds)))}']
 
 
-def _percent(interval: Interval) -> str:
-  return f'{100 * interval.mean:.1f} [{100 * interval.low:.0f}, {100 * interval.high:.0f}]'
-
-
-def _points(interval: Interval) -> str:
-  return f'{_signed(interval.mean)} [{_signed(interval.low)}, {_signed(interval.high)}]'
-
-
 def _signed(fraction: float) -> str:
-  return f'{round(100 * fraction, 1) + 0.0:+.1f}'.replace('-', '−')
+  points = round(100 * fraction, 1)
+  return f'{points:+.1f}'.replace('-', '−') if points else '0.0'
 
 
 def _clip(text: str) -> str:
@@ -99,21 +94,24 @@ def _clip(text: str) -> str:
 
 
 def _sentences(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list[str]:
-  """Returns what came out, a sentence a domain."""
-  ends = [(arm, arm.states[-1]) for arm in arms]
-  sentences = []
+  """Returns what came out, a sentence a domain, and what the merge repaired in one more."""
+  sentences, ended = [], [arm for arm in arms if arm.states[-1] != BASE]
   for domain, names in tasks.items():
-    values = [arm.accuracy(state, domain, names).mean for arm, state in ends]
-    arm, state = ends[values.index(max(values))]
-    base, change = arm.accuracy(BASE, domain, names).mean, compare.difference((arm, state), (arm, BASE), names)
     where = DOMAINS[domain].capitalize()
-    if state == BASE:
-      sentences.append(f'{where} the original model is at {100 * base:.1f} %.')
+    if not ended:
+      sentences.append(f'{where}, the original model is at {100 * arms[0].accuracy(BASE, domain, names).mean:.1f} %.')
       continue
-    verb = 'gains' if change.low > 0 else 'loses' if change.high < 0 else 'has no clear change:'
-    who = f'{arm.name} is best and ' if len(arms) > 1 else f'round {state.round_} '
-    size = _signed(change.mean) if 'change' in verb else _signed(abs(change.mean)).lstrip('+')
-    sentences.append(f'{where} {who}{verb} {size} points, {100 * base:.1f} to {100 * max(values):.1f} %.')
+    values = [arm.accuracy(arm.states[-1], domain, names).mean for arm in ended]
+    best = ended[values.index(max(values))]
+    who = f'{best.name} is best with' if len(arms) > 1 else f'round {best.states[-1].round_} is at'
+    change = compare.difference((best, best.states[-1]), (best, BASE), names)
+    numbers = f'{_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}] points from base'
+    verdict = '' if change.is_clear else ': no clear change'
+    sentences.append(f'{where}, {who} {100 * max(values):.1f} %, {numbers}{verdict}.')
+  tuned = State(arms[0].states[-1].round_, 'tuned')
+  if len(arms) == 1 and tuned in arms[0].states:
+    before = [compare.difference((arms[0], tuned), (arms[0], BASE), names).mean for names in tasks.values()]
+    sentences.append(f'Before its merge it was {" and ".join(map(_signed, before))}.')
   return sentences
 
 
@@ -126,11 +124,6 @@ def _columns(tasks: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str
   return columns
 
 
-def _guess(arm: Arm, domain: str, names: Sequence[str]) -> float:
-  row = arm.runs[0].rows[0][domain]
-  return 100 * sum(row[name]['guess'] for name in names) / len(names)
-
-
 def _row(arm: Arm, state: State, tasks: Mapping[str, Sequence[str]]) -> dict[str, Any]:
   """Returns a row of the table of results: accuracies, changes from base, and what the round did."""
   changes = [compare.difference((arm, state), (arm, BASE), names) for _, names, _ in _columns(tasks)]
@@ -141,7 +134,7 @@ def _row(arm: Arm, state: State, tasks: Mapping[str, Sequence[str]]) -> dict[str
     'state': state,
     'name': 'base' if state == BASE else f'round {state.round_} {state.which}',
     'cells': [
-      (arm.accuracy(state, domain, names), change, change.low > 0 or change.high < 0)
+      (arm.accuracy(state, domain, names), change)
       for (domain, names, _), change in zip(_columns(tasks), changes, strict=True)
     ],
     'drift': f'{sum(drift) / len(drift):.1e}' if drift else '',
@@ -157,7 +150,7 @@ def _differing(arms: Sequence[Arm]) -> list[tuple[str, list[Any]]]:
   """Returns the config's keys that not all arms have alike, with the value of each arm."""
   flat = [dict(_flatten(arm.runs[0].config)) for arm in arms]
   keys = [key for key in dict.fromkeys(key for values in flat for key in values) if key != 'seed']
-  rows = [(key, [json.dumps(values.get(key)) for values in flat]) for key in keys]
+  rows = [(key, [str(values.get(key, '')) for values in flat]) for key in keys]
   return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
@@ -188,14 +181,26 @@ def _completions(records: Sequence[dict[str, Any]]) -> list[tuple[str, int, list
   return [(kind or 'accepted', len(found), found[:: -(-len(found) // _NUM_EXAMPLES)]) for kind, found in kinds.items()]
 
 
-def _ran_on(run: Run) -> list[str]:
-  """Returns what the rounds of a run ran on, a line for each change of it."""
-  lines = []
-  for (found, where), rows in itertools.groupby(run.rows, lambda row: (row['versions'], row['devices'])):
-    rounds = [row['round'] for row in rows]
-    text = ', '.join(f'{name} {version}' for name, version in found.items())
-    lines.append(f'rounds {rounds[0]} to {rounds[-1]}: {text}; {where}')
-  return lines
+def _learned(arms: Sequence[Arm]) -> list[tuple[str, bool, dict[str, float]]]:
+  """Returns a row a round of each arm: (name, whether it is the arm's first, means over runs of what it learned from)."""
+  rows = []
+  for arm in arms:
+    for round_ in range(1, arm.states[-1].round_ + 1):
+      found = [run.rows[round_]['sample'] | run.rows[round_]['finetune'] for run in arm.runs]
+      means = {key: sum(row[key] for row in found) / len(found) for key in found[0]}
+      rows.append((f'{arm.name} {round_}' if len(arms) > 1 else str(round_), round_ == 1, means))
+  return rows
+
+
+def _ran_on(runs: Sequence[Run]) -> list[str]:
+  """Returns what rounds ran on, as they have noted it themselves: a line for each set of versions and devices."""
+  found: dict[str, list[str]] = {}
+  for run in runs:
+    for (packages, where), rows in itertools.groupby(run.rows, lambda row: (row['versions'], row['devices'])):
+      rounds = [row['round'] for row in rows]
+      text = ', '.join(f'{name} {version}' for name, version in packages.items())
+      found.setdefault(f'{text}; {where}', []).append(f'{run.path} rounds {rounds[0]} to {rounds[-1]}')
+  return [f'{", ".join(names)}: {text}' for text, names in found.items()] if len(found) > 1 else list(found)
 
 
 def _figures(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
@@ -203,88 +208,9 @@ def _figures(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict[st
   means = [(domain, names, DOMAINS[domain].capitalize()) for domain, names in tasks.items()]
   single = [(domain, [name], f'{domain.upper()} {name}') for domain, names in tasks.items() for name in names]
   return {
-    'means': _accuracies(arms, means),
-    'plane': [_plane(arms, tasks)] if len(tasks) > 1 else [],
-    'tasks': _accuracies(arms, single) if len(single) > len(means) else [],
-    'transitions': _transitions(arms, tasks),
-    'secs': [_secs(arms)],
+    'means': plots.accuracies(arms, means),
+    'plane': [plots.plane(arms, tasks)] if 'ood' in tasks and arms[0].states[-1] != BASE else [],
+    'tasks': plots.accuracies(arms, single) if len(single) > len(means) else [],
+    'transitions': plots.transitions(arms, tasks),
+    'secs': [plots.secs(arms)],
   }
-
-
-def _accuracies(arms: Sequence[Arm], panels: Sequence[tuple[str, Sequence[str], str]]) -> list[str]:
-  """Returns a figure a panel (domain, tasks, title), all on one scale."""
-  drawn = []
-  for domain, names, _ in panels:
-    drawn.append([_series(arm, domain, names) for arm in arms])
-  bounds = [x for lines in drawn for line in lines for _, _, *ends in (*line.merged, *line.tuned) for x in ends]
-  room = 0.05 * (max(bounds) - min(bounds))
-  limits = (min(bounds) - room, max(bounds) + room)
-  figures = []
-  for (domain, names, title), lines in zip(panels, drawn, strict=True):
-    ends = '; '.join(f'{line.name} from {line.merged[0][1]:.1f} to {line.merged[-1][1]:.1f} %' for line in lines)
-    guess = _guess(arms[0], domain, names)
-    figures.append(plots.accuracies(title, lines, limits, guess, f'{title}: accuracy over rounds: {ends}'))
-  return figures
-
-
-def _series(arm: Arm, domain: str, names: Sequence[str]) -> plots.Series:
-  points = {'merged': [], 'tuned': []}
-  for state in arm.states:
-    points[state.which].append((state.round_, *(100 * x for x in arm.accuracy(state, domain, names))))
-  merged = [state for state in arm.states if state.which == 'merged']
-  of_runs = [Arm('', [run]) for run in arm.runs] if len(arm.runs) > 1 else []
-  seeds = [(state.round_, 100 * one.accuracy(state, domain, names).mean) for one in of_runs for state in merged]
-  return plots.Series(arm.name if len(arm.states) > 1 else 'base', points['merged'], points['tuned'], seeds)
-
-
-def _plane(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> str:
-  paths, points = [], []
-  for arm in arms:
-    where = {}
-    for state in arm.states:
-      now, base = ([arm.accuracy(x, domain, names).mean for domain, names in tasks.items()] for x in (state, BASE))
-      where[state] = (100 * (now[1] - base[1]), 100 * (now[0] - base[0]))
-    points += where.values()
-    merged, tuned = ([point for state, point in where.items() if state.which == which] for which in ('merged', 'tuned'))
-    paths.append(plots.Path(arm.name, merged, tuned))
-  ends = '; '.join(f'{path.name} {path.merged[-1][1]:+.1f} in, {path.merged[-1][0]:+.1f} out' for path in paths)
-  return plots.plane(paths, compare.pareto(points), f'Change in domain over change out of domain, in points: {ends}')
-
-
-def _transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list[str]:
-  """Returns a figure a domain: of one arm all states, of several the last ones."""
-  drawn = {}
-  for domain, names in tasks.items():
-    if len(arms) == 1:
-      bars = [(f'{state.round_}\n{state.which}', arms[0], state) for state in arms[0].states[1:]]
-    else:
-      bars = [(arm.name, arm, arm.states[-1]) for arm in arms]
-    drawn[domain] = [
-      (name, *(100 * share for share in arm.transitions(state, names)), state.which == 'tuned') for name, arm, state in bars
-    ]
-  limit = max((share for bars in drawn.values() for _, *shares, _ in bars for share in shares), default=0) or 1
-  return [
-    plots.transitions(
-      DOMAINS[domain].capitalize(), bars, limit, f'Questions gained and lost against base, {DOMAINS[domain]}'
-    )
-    for domain, bars in drawn.items()
-    if bars
-  ]
-
-
-def _secs(arms: Sequence[Arm]) -> str:
-  """Returns the time by phase: of one run a bar a round, else one an arm, the mean of its runs' sums."""
-  if len(arms) == 1 and len(arms[0].runs) == 1:
-    rows = [(f'round {row["round"]}', row['secs']) for row in arms[0].runs[0].rows]
-  else:
-    rows = []
-    for arm in arms:
-      sums: dict[str, float] = {}
-      for row in (row for run in arm.runs for row in run.rows):
-        for phase, secs in row['secs'].items():
-          sums[phase] = sums.get(phase, 0.0) + secs / len(arm.runs)
-      rows.append((arm.name, sums))
-  longest = max(sum(parts.values()) for _, parts in rows)
-  name, size = ('hours', 3600) if longest > 2 * 3600 else ('minutes', 60) if longest > 2 * 60 else ('seconds', 1)
-  scaled = [(label, {phase.replace('_', ' '): secs / size for phase, secs in parts.items()}) for label, parts in rows]
-  return plots.stacked(scaled, name, f'Time by phase; the longest bar is {longest / size:.1f} {name}')

@@ -12,8 +12,8 @@ PACKAGE = ROOT / 'imm_jax'
 
 LEVELS = {
   'choice': 0, 'sharding': 0, 'hlo': 0, 'shards': 0, 'optimizer': 0, 'checkpoint': 1, 'metrics': 0, 'tokenizer': 0,
-  'tasks': 0, 'processes': 0, 'plots': 0, 'workdir': 1, 'layers': 1, 'merging': 1, 'compare': 2, 'model': 2, 'packing': 2,
-  'formats': 3, 'loss': 3, 'sampler': 3, 'synthesize': 4, 'evaluate': 4, 'finetune': 4, 'lm': 5, 'experiment': 5,
+  'tasks': 0, 'processes': 0, 'workdir': 1, 'layers': 1, 'merging': 1, 'compare': 2, 'model': 2, 'packing': 2,
+  'plots': 3, 'formats': 3, 'loss': 3, 'sampler': 3, 'synthesize': 4, 'evaluate': 4, 'finetune': 4, 'lm': 5, 'experiment': 5,
   'report': 5, 'imm': 6, 'plan': 6, 'doctor': 6, 'cli': 7, '__init__': 8, '__main__': 8,
 }  # fmt: skip
 
