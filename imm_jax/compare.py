@@ -17,6 +17,7 @@ from imm_jax.workdir import Workdir
 
 DOMAINS = {'id': 'in domain', 'ood': 'out of domain'}
 _OF_ONE_ARM = ('seed', 'num_rounds', 'mesh', 'compilation_cache')  # keys in which the runs of an arm may differ
+_SEED = re.compile(r'[-_/](seed|s)?[-_]?\d+$')  # at the end of a workdir's name
 
 
 class Interval(NamedTuple):
@@ -126,23 +127,22 @@ def read(path: str) -> Run:
 def group(runs: Sequence[Run]) -> list[Arm]:
   """Returns the arms, in the order of their first runs; within one the runs are in the order of their seeds.
 
-  An arm is called what its workdirs' names have in common, without a seed at the end: runs/dare/seed0 and runs/dare/seed1
-  are `dare` beside others in runs, and so are runs/dare-0 and runs/dare-1.
+  An arm is called as its workdirs are but for the seed at their end: runs/dare/seed0 and runs/dare/seed1 are `dare` beside
+  others in runs, and so are runs/dare-0 and runs/dare-1. Where that does not tell arms apart, it is called as its first run.
   """
   found: dict[str, list[Run]] = {}
   for run in runs:
     config = {key: value for key, value in run.config.items() if key not in _OF_ONE_ARM}
     found.setdefault(json.dumps(config, sort_keys=True), []).append(run)
-  if len(runs) == 1:
-    return [Arm(os.path.join(*os.path.abspath(runs[0].path).split(os.sep)[-2:]), runs)]
-  above = os.path.commonpath([os.path.dirname(os.path.abspath(run.path)) for run in runs])
-  arms = []
-  for members in found.values():
-    names = [os.path.relpath(os.path.abspath(run.path), above) for run in members]
-    shared = re.sub(r'[-_/.]*(seed|s)?[-_]?\d*$', '', os.path.commonprefix(names))
-    arms.append(Arm(shared or names[0], sorted(members, key=lambda run: run.config['seed'])))
-  names = [arm.name for arm in arms]
-  return [arm if names.count(arm.name) == 1 else Arm(arm.runs[0].path, arm.runs) for arm in arms]
+  paths = [[os.path.abspath(run.path) for run in members] for members in found.values()]
+  names = [{_SEED.sub('', path) for path in of_arm} for of_arm in paths]
+  stems = [name.pop() if len(name) == 1 else of_arm[0] for name, of_arm in zip(names, paths, strict=True)]
+  stems = stems if len(set(stems)) == len(stems) else [of_arm[0] for of_arm in paths]
+  above = os.path.commonpath([os.path.dirname(stem) for stem in stems])
+  return [
+    Arm(os.path.relpath(stem, above), sorted(members, key=lambda run: run.config['seed']))
+    for stem, members in zip(stems, found.values(), strict=True)
+  ]
 
 
 def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:

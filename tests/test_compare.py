@@ -142,6 +142,12 @@ def test_runs_that_differ_by_their_seed_are_one_arm(tmp_path):
   ]  # fmt: skip
 
 
+def test_arms_that_their_names_do_not_tell_apart_are_called_as_their_runs(tmp_path):
+  paths = [make_run(tmp_path / f'alpha-{alpha}', merge={'alpha': alpha}) for alpha in (0, 1)]
+  assert [arm.name for arm in compare.group([compare.read(path) for path in paths])] == ['alpha-0', 'alpha-1']
+  assert [arm.name for arm in compare.group([compare.read(paths[0])])] == ['alpha']
+
+
 def test_an_arm_is_as_long_as_its_shortest_run(tmp_path):
   runs = [compare.read(make_run(tmp_path / f'seed{num}', num, num_rounds=num)) for num in (3, 1)]
   [arm] = compare.group(runs)
