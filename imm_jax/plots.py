@@ -163,6 +163,57 @@ def transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list
   return [figure(domain, pairs) for domain, pairs in shares.items() if pairs]
 
 
+def layers(arms: Sequence[Arm]) -> list[str]:
+  """Returns a figure for each arm whose first run was analysed: layers' change over their importance, in the last round."""
+  figures = []
+  for arm in arms:
+    found = [row['analysis'] for row in arm.runs[0].rows[1:] if 'analysis' in row]
+    if found:
+      figures.append(_layers(arm.name, found[-1]['importance']['nll_rise'], found[-1]['change']['layers']))
+  return figures
+
+
+def _layers(name: str, importance: Sequence[float], change: Sequence[float]) -> str:
+  def draw(ax):
+    ax.set(title=name, xlabel='importance, nats a token', ylabel='change, % of the norm')
+    ax.grid(axis='y')
+    ax.plot(importance, [100 * value for value in change], 'o', color=COLORS[0])
+    for layer, point in enumerate(zip(importance, change, strict=True)):
+      _annotate(ax, str(layer), (point[0], 100 * point[1]), (5, 4), COLORS[0])
+    ax.margins(0.08)
+
+  return _svg(draw, 2.6, f'{name}, change of each layer over its importance')
+
+
+def collapse(arms: Sequence[Arm]) -> list[str]:
+  """Returns a figure for each measure of diversity that all runs have: its mean over runs, over rounds, a line an arm."""
+  values: dict[str, dict[str, dict[int, float]]] = {}
+  for arm in arms:
+    for round_ in range(1, arm.states[-1].round_ + 1):
+      found = [run.rows[round_].get('analysis', {}).get('collapse', {}) for run in arm.runs]
+      for measure in found[0]:
+        if all(measure in of_run for of_run in found):
+          mean = sum(of_run[measure] for of_run in found) / len(found)
+          values.setdefault(measure, {}).setdefault(arm.name, {})[round_] = mean
+  return [_collapse(measure, lines, [arm.name for arm in arms]) for measure, lines in values.items()]
+
+
+def _collapse(measure: str, lines: Mapping[str, Mapping[int, float]], names: Sequence[str]) -> str:
+  def draw(ax):
+    ax.set(title=measure.replace('_', ' '), xlabel='round')
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.grid(axis='y')
+    labels = []
+    for name, line in lines.items():
+      i = names.index(name)
+      ax.plot(*zip(*line.items(), strict=True), marker=_MARKERS[i % len(_MARKERS)], color=COLORS[i % len(COLORS)])
+      labels.append((*list(line.items())[-1], name if len(names) > 1 else '', COLORS[i % len(COLORS)]))
+    _label(ax, labels)
+
+  told = '; '.join(f'{name} {list(line.values())[-1]:.3g}' for name, line in lines.items())
+  return _svg(draw, 2.2, f'{measure} after the last round: {told}')
+
+
 def secs(arms: Sequence[Arm]) -> str:
   """Returns the time by phase: of one arm a bar a round, of several one an arm for all rounds; means over its runs."""
   rows: dict[str, dict[str, float]] = {}

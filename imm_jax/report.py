@@ -97,22 +97,28 @@ def _sentences(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list[
   """Returns what came out, a sentence a domain, and what the merge repaired in one more."""
   sentences, ended = [], [arm for arm in arms if arm.states[-1] != BASE]
   for domain, names in tasks.items():
-    where = DOMAINS[domain].capitalize()
-    if not ended:
-      sentences.append(f'{where}, the original model is at {100 * arms[0].accuracy(BASE, domain, names).mean:.1f} %.')
-      continue
-    values = [arm.accuracy(arm.states[-1], domain, names).mean for arm in ended]
-    best = ended[values.index(max(values))]
-    who = f'{best.name} is best with' if len(arms) > 1 else f'round {best.states[-1].round_} is at'
-    change = compare.difference((best, best.states[-1]), (best, BASE), names)
-    numbers = f'{_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}] points from base'
-    verdict = '' if change.is_clear else ': no clear change'
-    sentences.append(f'{where}, {who} {100 * max(values):.1f} %, {numbers}{verdict}.')
+    ranked = sorted(ended, key=lambda arm: -arm.accuracy(arm.states[-1], domain, names).mean)
+    if not ranked:
+      text = f'the original model is at {100 * arms[0].accuracy(BASE, domain, names).mean:.1f} %'
+    elif len(ranked) == 1:
+      text = f'round {ranked[0].states[-1].round_} is at {_standing(ranked[0], domain, names)}'
+    else:
+      best, worst = (f'{arm.name} at {_standing(arm, domain, names)}' for arm in (ranked[0], ranked[-1]))
+      text = f'the best is {best}, the worst {worst}'
+    sentences.append(f'{DOMAINS[domain].capitalize()}, {text}.')
   tuned = State(arms[0].states[-1].round_, 'tuned')
   if len(arms) == 1 and tuned in arms[0].states:
     before = [compare.difference((arms[0], tuned), (arms[0], BASE), names).mean for names in tasks.values()]
     sentences.append(f'Before its merge it was {" and ".join(map(_signed, before))}.')
   return sentences
+
+
+def _standing(arm: Arm, domain: str, names: Sequence[str]) -> str:
+  end = arm.states[-1]
+  change = compare.difference((arm, end), (arm, BASE), names)
+  points = f'{_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}] points from base'
+  verdict = '' if change.is_clear else ', no clear change'
+  return f'{100 * arm.accuracy(end, domain, names).mean:.1f} % ({points}{verdict})'
 
 
 def _columns(tasks: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str], str]]:
@@ -212,5 +218,7 @@ def _figures(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict[st
     'plane': [plots.plane(arms, tasks)] if 'ood' in tasks and arms[0].states[-1] != BASE else [],
     'tasks': plots.accuracies(arms, single) if len(single) > len(means) else [],
     'transitions': plots.transitions(arms, tasks),
+    'layers': plots.layers(arms),
+    'collapse': plots.collapse(arms),
     'secs': [plots.secs(arms)],
   }

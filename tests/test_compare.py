@@ -14,7 +14,7 @@ TASKS = {'id': {'sum': 30}, 'ood': {'max': 40, 'min': 20}}  # and how many quest
 CONFIG = {'seed': 0, 'num_rounds': 2, 'model': {'path': 'models/small'}, 'merge': {'method': 'linear', 'alpha': 0.5}}
 
 
-def make_run(path, seed=0, num_rounds=2, text='1+1=', tasks=TASKS, tuned=True, shuffled=False, **changes):
+def make_run(path, seed=0, num_rounds=2, text='1+1=', tasks=TASKS, tuned=True, shuffled=False, analysis=None, **changes):
   """Makes the workdir of a run whose answers are drawn by the seed; `text` is whatever a model or the data wrote."""
   workdir, rng = Workdir(path), random.Random(seed)
   workdir.open(CONFIG | {'seed': seed, 'num_rounds': num_rounds} | changes)
@@ -38,6 +38,7 @@ def make_run(path, seed=0, num_rounds=2, text='1+1=', tasks=TASKS, tuned=True, s
       workdir.write_lines(round_, 'samples.jsonl', [fixed | {'reason': why, 'accepted': ok} for why, ok in kinds])
       row['sample'] = {'num_samples': 5, 'right_rate': 0.4, 'acceptance_rate': 0.2, 'num_accepted': 1}
       row['finetune'] = {'steps': 3, 'tokens': 12, 'loss_nats': 0.25}
+      row |= {'analysis': analysis} if analysis else {}
       row['merge'] = {'method': 'linear', 'alpha': 0.5, 'drift_norm': 1e-3}
     workdir.write_lines(round_, 'evaluations.jsonl', records)
     workdir.finish(row)

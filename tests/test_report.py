@@ -75,7 +75,7 @@ def test_it_tells_what_was_measured(several):
   assert 'In domain, round 2 is at' in page and 'Before its merge it was' in page
   assert '1 accepted, 3 wrong, 1 truncated' in page and 'Ran on jax 1; 1 x cpu' in page
   page = ' '.join(' '.join(Page(report.page(several)).texts).split())
-  assert 'imm − vanilla' in page and 'merge.alpha 0.5 1.0' in page and 'is best with' in page
+  assert 'imm − vanilla' in page and 'merge.alpha 0.5 1.0' in page and 'In domain, the best is' in page
 
 
 def test_rounds_on_other_machines_are_told_apart(several):
@@ -85,6 +85,14 @@ def test_rounds_on_other_machines_are_told_apart(several):
     f'{several[0]} rounds 0 to 1: jax 1; 1 x cpu',
     f'{several[0]} rounds 2 to 2: jax 2; 1 x cpu',
   ]
+
+
+def test_what_was_analysed_is_shown(tmp_path):
+  analysis = {'importance': {'nll_rise': [2.0, 1.0]}, 'change': {'layers': [0.01, 0.02]}, 'collapse': {'distinct_2': 0.7}}
+  paths = [make_run(tmp_path / f'seed{seed}', seed, analysis=analysis if seed else None) for seed in range(2)]
+  assert 'distinct_2' not in report.page(paths)  # the mean is of all runs or of none
+  page = Page(report.page(paths[1:]))
+  assert {'Which layers matter, which changed', 'Are completions still diverse?'} <= set(page.texts)
 
 
 @pytest.mark.parametrize('changes', [{'num_rounds': 0}, {'tasks': {'id': {'sum': 5}, 'ood': {}}}, {'tuned': False}], ids=str)
