@@ -52,6 +52,7 @@ class Run:
   rows: list[dict[str, Any]]  # a row a round, as in summary.json
   answers: list[list[dict[str, Any]]]  # of each round, evaluations.jsonl
   samples: list[list[dict[str, Any]]]  # of each round from 1 on, samples.jsonl
+  analyses: list[dict[str, Any]]  # of each round what imm analyze found, {} where it has not looked
 
   @functools.cached_property
   def by_question(self) -> dict[tuple[State, str], dict[str, dict[str, Any]]]:
@@ -121,7 +122,8 @@ def read(path: str) -> Run:
     raise ValueError(f'{path}: holds no round that is done; give the --workdir of an imm run')
   answers = [workdir.read_lines(row['round'], 'evaluations.jsonl') for row in rows]
   samples = [workdir.read_lines(row['round'], 'samples.jsonl') for row in rows[1:]]
-  return Run(path, workdir.config(), rows, answers, samples)
+  analyses = [workdir.read_analysis(row['round']) for row in rows]
+  return Run(path, workdir.read_config(), rows, answers, samples, analyses)
 
 
 def group(runs: Sequence[Run]) -> list[Arm]:

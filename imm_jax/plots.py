@@ -164,38 +164,46 @@ def transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list
 
 
 def layers(arms: Sequence[Arm]) -> list[str]:
-  """Returns a figure for each arm whose first run was analysed: layers' change over their importance, in the last round."""
+  """Returns a figure for each arm whose first run was analysed: layers' change in the last round over their importance."""
   figures = []
   for arm in arms:
-    found = [row['analysis'] for row in arm.runs[0].rows[1:] if 'analysis' in row]
+    first, *later = arm.runs[0].analyses
+    found = [analysis for analysis in later if analysis]
     if found:
-      figures.append(_layers(arm.name, found[-1]['importance']['nll_rise'], found[-1]['change']['layers']))
+      figures.append(
+        _layers(arm.name, first['importance']['nll_rise'], found[-1]['change']['layers'], found[-1]['spearman'])
+      )
   return figures
 
 
-def _layers(name: str, importance: Sequence[float], change: Sequence[float]) -> str:
+def _layers(name, importance, change, spearman) -> str:
+  rho = f'ρ = {spearman["nll_rise"]["rho"]:+.2f}' if spearman['nll_rise'] else 'no rank correlation'
+
   def draw(ax):
-    ax.set(title=name, xlabel='importance, nats a token', ylabel='change, % of the norm')
+    ax.set(title=f'{name}: {rho}', xlabel='importance, nats a token', ylabel='change, % of the norm')
     ax.grid(axis='y')
-    ax.plot(importance, [100 * value for value in change], 'o', color=COLORS[0])
-    for layer, point in enumerate(zip(importance, change, strict=True)):
-      _annotate(ax, str(layer), (point[0], 100 * point[1]), (5, 4), COLORS[0])
+    for layer, (x, y) in enumerate(zip(importance, change, strict=True)):
+      ax.plot(x, 100 * y, 'o', color=COLORS[0])
+      _annotate(ax, str(layer), (x, 100 * y), (5, 4), COLORS[0])
     ax.margins(0.08)
 
-  return _svg(draw, 2.6, f'{name}, change of each layer over its importance')
+  return _svg(draw, 2.6, f'{name}, change of each layer over its importance, {rho}')
 
 
 def collapse(arms: Sequence[Arm]) -> list[str]:
-  """Returns a figure for each measure of diversity that all runs have: its mean over runs, over rounds, a line an arm."""
-  values: dict[str, dict[str, dict[int, float]]] = {}
+  """Returns a figure for each measure of diversity, over rounds, a line an arm: means over tasks and runs.
+
+  Of a round that not all runs of an arm have measured there is none.
+  """
+  lines: dict[str, dict[str, dict[int, float]]] = {}
   for arm in arms:
     for round_ in range(1, arm.states[-1].round_ + 1):
-      found = [run.rows[round_].get('analysis', {}).get('collapse', {}) for run in arm.runs]
-      for measure in found[0]:
-        if all(measure in of_run for of_run in found):
-          mean = sum(of_run[measure] for of_run in found) / len(found)
-          values.setdefault(measure, {}).setdefault(arm.name, {})[round_] = mean
-  return [_collapse(measure, lines, [arm.name for arm in arms]) for measure, lines in values.items()]
+      by_task = [task for run in arm.runs for task in run.analyses[round_].get('collapse', {'': {}}).values()]
+      for measure in by_task[0]:
+        values = [of_task.get(measure) for of_task in by_task]
+        if None not in values:
+          lines.setdefault(measure, {}).setdefault(arm.name, {})[round_] = sum(values) / len(values)
+  return [_collapse(measure, of_arms, [arm.name for arm in arms]) for measure, of_arms in lines.items()]
 
 
 def _collapse(measure: str, lines: Mapping[str, Mapping[int, float]], names: Sequence[str]) -> str:

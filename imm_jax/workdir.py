@@ -130,9 +130,14 @@ class Workdir:
     """Returns the records of a file of a round."""
     return _read(self._round(round_) / name, lambda text: [json.loads(line) for line in text.splitlines()])
 
-  def config(self) -> dict[str, Any]:
-    """Returns the resolved config of the run."""
+  def read_config(self) -> dict[str, Any]:
+    """Returns the config that the run was started with."""
     return _read(self._path / 'config.json')
+
+  def read_analysis(self, round_: int) -> dict[str, Any]:
+    """Returns what `imm analyze` found about a round, nothing where it has not looked."""
+    file = self._round(round_) / 'analysis.json'
+    return _read(file) if file.exists() else {}
 
   def write_report(self, text: str) -> None:
     """Writes report.html, which is made of the other files and is no part of any round."""

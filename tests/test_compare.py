@@ -1,5 +1,6 @@
 """Runs side by side: pairs by question, intervals that hold what they should, the front, and which runs are one arm."""
 
+import json
 import random
 
 import numpy as np
@@ -38,10 +39,12 @@ def make_run(path, seed=0, num_rounds=2, text='1+1=', tasks=TASKS, tuned=True, s
       workdir.write_lines(round_, 'samples.jsonl', [fixed | {'reason': why, 'accepted': ok} for why, ok in kinds])
       row['sample'] = {'num_samples': 5, 'right_rate': 0.4, 'acceptance_rate': 0.2, 'num_accepted': 1}
       row['finetune'] = {'steps': 3, 'tokens': 12, 'loss_nats': 0.25}
-      row |= {'analysis': analysis} if analysis else {}
       row['merge'] = {'method': 'linear', 'alpha': 0.5, 'drift_norm': 1e-3}
     workdir.write_lines(round_, 'evaluations.jsonl', records)
     workdir.finish(row)
+    if analysis:
+      text = json.dumps(analysis if round_ else {'importance': {'nll_rise': [2.0, 1.0]}})
+      (path / 'rounds' / f'{round_:04d}' / 'analysis.json').write_text(text)
   return str(path)
 
 
