@@ -177,7 +177,7 @@ def layers(arms: Sequence[Arm]) -> list[str]:
 
 
 def _layers(name, importance, change, spearman) -> str:
-  rho = f'ρ = {spearman["nll_rise"]["rho"]:+.2f}' if spearman['nll_rise'] else 'no rank correlation'
+  rho = f'ρ = {spearman["nll_rise"]["rho"]:+.2f}'.replace('-', '−') if spearman['nll_rise'] else 'no rank correlation'
 
   def draw(ax):
     ax.set(title=f'{name}: {rho}', xlabel='importance, nats a token', ylabel='change, % of the norm')

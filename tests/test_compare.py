@@ -43,8 +43,8 @@ def make_run(path, seed=0, num_rounds=2, text='1+1=', tasks=TASKS, tuned=True, s
     workdir.write_lines(round_, 'evaluations.jsonl', records)
     workdir.finish(row)
     if analysis:
-      text = json.dumps(analysis if round_ else {'importance': {'nll_rise': [2.0, 1.0]}})
-      (path / 'rounds' / f'{round_:04d}' / 'analysis.json').write_text(text)
+      found = analysis if round_ else {'importance': {'nll_rise': [2.0, 1.0]}}
+      (path / 'rounds' / f'{round_:04d}' / 'analysis.json').write_text(json.dumps(found))
   return str(path)
 
 

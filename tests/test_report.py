@@ -94,7 +94,7 @@ def test_what_was_analysed_is_shown(tmp_path):
   assert 'distinct_2' not in report.page(paths)  # the mean is of all runs or of none
   text = report.page(paths[1:])
   assert {'Which layers matter, which changed', 'Are completions still diverse?'} <= set(Page(text).texts)
-  assert 'ρ = -1.00' in text and re.search('distinct_2 after the last round: .* 0.5"', text) and 'self_bleu' not in text
+  assert 'ρ = −1.00' in text and re.search('distinct_2 after the last round: .* 0.5"', text) and 'self_bleu' not in text
 
 
 @pytest.mark.parametrize('changes', [{'num_rounds': 0}, {'tasks': {'id': {'sum': 5}, 'ood': {}}}, {'tuned': False}], ids=str)
