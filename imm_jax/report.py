@@ -16,6 +16,7 @@ from imm_jax.compare import Arm, BASE, DOMAINS, Interval, Run, State
 from imm_jax.workdir import Workdir
 
 _PACKAGES = ('imm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers')
+_LEARNED = ('num_samples', 'right_rate', 'acceptance_rate', 'num_accepted', 'steps', 'loss_nats')
 _NUM_EXAMPLES = 2  # of a kind
 _MAX_CHARACTERS = 600  # of an example
 
@@ -193,7 +194,7 @@ def _learned(arms: Sequence[Arm]) -> list[tuple[str, bool, dict[str, float]]]:
   for arm in arms:
     for round_ in range(1, arm.states[-1].round_ + 1):
       found = [run.rows[round_]['sample'] | run.rows[round_]['finetune'] for run in arm.runs]
-      means = {key: sum(row[key] for row in found) / len(found) for key in found[0]}
+      means = {key: sum(row[key] for row in found) / len(found) for key in _LEARNED}
       rows.append((f'{arm.name} {round_}' if len(arms) > 1 else str(round_), round_ == 1, means))
   return rows
 
@@ -202,7 +203,8 @@ def _ran_on(runs: Sequence[Run]) -> list[str]:
   """Returns what rounds ran on, as they have noted it themselves: a line for each set of versions and devices."""
   found: dict[str, list[str]] = {}
   for run in runs:
-    for (packages, where), rows in itertools.groupby(run.rows, lambda row: (row['versions'], row['devices'])):
+    noted = [row for row in run.rows if 'versions' in row]  # rounds of older programs have not
+    for (packages, where), rows in itertools.groupby(noted, lambda row: (row['versions'], row['devices'])):
       rounds = [row['round'] for row in rows]
       text = ', '.join(f'{name} {version}' for name, version in packages.items())
       found.setdefault(f'{text}; {where}', []).append(f'{run.path} rounds {rounds[0]} to {rounds[-1]}')
