@@ -95,18 +95,8 @@ def _clip(text: str) -> str:
 
 
 def _sentences(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list[str]:
-  """Returns what came out, a sentence a domain, and what the merge repaired in one more."""
-  sentences, ended = [], [arm for arm in arms if arm.states[-1] != BASE]
-  for domain, names in tasks.items():
-    ranked = sorted(ended, key=lambda arm: -arm.accuracy(arm.states[-1], domain, names).mean)
-    if not ranked:
-      text = f'the original model is at {100 * arms[0].accuracy(BASE, domain, names).mean:.1f} %'
-    elif len(ranked) == 1:
-      text = f'round {ranked[0].states[-1].round_} is at {_standing(ranked[0], domain, names)}'
-    else:
-      best, worst = (f'{arm.name} at {_standing(arm, domain, names)}' for arm in (ranked[0], ranked[-1]))
-      text = f'the best is {best}, the worst {worst}'
-    sentences.append(f'{DOMAINS[domain].capitalize()}, {text}.')
+  """Returns what came out, a sentence a domain, and of one arm what the merge repaired in one more."""
+  sentences = [f'{DOMAINS[domain].capitalize()}, {_sentence(arms, domain, names)}.' for domain, names in tasks.items()]
   tuned = State(arms[0].states[-1].round_, 'tuned')
   if len(arms) == 1 and tuned in arms[0].states:
     before = [compare.difference((arms[0], tuned), (arms[0], BASE), names).mean for names in tasks.values()]
@@ -114,12 +104,20 @@ def _sentences(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list[
   return sentences
 
 
-def _standing(arm: Arm, domain: str, names: Sequence[str]) -> str:
-  end = arm.states[-1]
-  change = compare.difference((arm, end), (arm, BASE), names)
-  points = f'{_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}] points from base'
-  verdict = '' if change.is_clear else ', no clear change'
-  return f'{100 * arm.accuracy(end, domain, names).mean:.1f} % ({points}{verdict})'
+def _sentence(arms: Sequence[Arm], domain: str, names: Sequence[str]) -> str:
+  ended = [arm for arm in arms if arm.states[-1] != BASE]
+  if not ended:
+    return f'the original model is at {100 * arms[0].accuracy(BASE, domain, names).mean:.1f} %'
+  changes = [(compare.difference((arm, arm.states[-1]), (arm, BASE), names), arm) for arm in ended]
+  (least, low), (most, high) = min(changes, key=lambda pair: pair[0].mean), max(changes, key=lambda pair: pair[0].mean)
+  if len(ended) > 1:
+    return f"changes from base reach from {low.name}'s {_points(least)} to {high.name}'s {_points(most)} points"
+  accuracy, verdict = high.accuracy(high.states[-1], domain, names).mean, '' if most.is_clear else ', no clear change'
+  return f'round {high.states[-1].round_} is at {100 * accuracy:.1f} % ({_points(most)} points from base{verdict})'
+
+
+def _points(change: Interval) -> str:
+  return f'{_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}]'
 
 
 def _columns(tasks: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str], str]]:

@@ -75,7 +75,7 @@ def test_it_tells_what_was_measured(several):
   assert 'In domain, round 2 is at' in page and 'Before its merge it was' in page
   assert '1 accepted, 3 wrong, 1 truncated' in page and 'Ran on jax 1; 1 x cpu' in page
   page = ' '.join(' '.join(Page(report.page(several)).texts).split())
-  assert 'imm − vanilla' in page and 'merge.alpha 0.5 1.0' in page and 'In domain, the best is' in page
+  assert 'imm − vanilla' in page and 'merge.alpha 0.5 1.0' in page and 'In domain, changes from base reach from' in page
 
 
 def test_rounds_on_other_machines_are_told_apart(several):
