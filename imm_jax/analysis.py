@@ -266,7 +266,8 @@ def analyze(path: str, num_completions: int = 64) -> list[dict[str, Any]]:
     OSError: a file cannot be read or written.
   """
   workdir = Workdir(path)
-  exp = experiment.resolve(workdir.config())
+  processes.on_first(workdir.check)
+  exp = experiment.resolve(workdir.read_config())
   num_rounds = len(workdir.finished())
   if num_rounds < 2:
     raise ValueError(f'{workdir.path}: round 1 is not done, so there is nothing to analyze; go on with imm run')

@@ -30,6 +30,7 @@ OVERVIEW = """imm: Iterative Model Merging of self-improving language models.
   imm convert SOURCE TARGET                write a Hugging Face directory that transformers loads
   imm analyze --workdir=DIR                layers that matter and that changed, diversity of samples, what is forgotten
   imm merge --base=A --tuned=B --out=DIR   merge models on disk, or --recipe=FILE.yml, mergekit's
+  imm report WORKDIR [WORKDIR ...]         one HTML page of a run, or of several side by side
   imm plan --config=FILE --topology=v5e:4x4   compile a run's programs for TPUs that are not there: memory, FLOPs, time
 
 A model is a Hugging Face directory, a .gguf file, or WORKDIR@ROUND. `imm COMMAND --help` lists a command's flags. Every
@@ -42,7 +43,7 @@ def main() -> None:
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary files are removed
   commands = {
       'run': _run, 'doctor': _doctor, 'evaluate': _evaluate, 'analyze': _analyze, 'convert': _convert, 'merge': _merge,
-      'plan': _plan,
+      'report': _report, 'plan': _plan,
   }  # fmt: skip
   name, arguments = (sys.argv[1:2] or ['--help'])[0], sys.argv[2:]
   if name in ('-h', '--help', 'help'):
@@ -76,8 +77,10 @@ def _one_line(error: Exception) -> str:
   return ' '.join(text.split())
 
 
-def _parse(values: flags.FlagValues, arguments: Sequence[str], num_positional: int = 0, epilog: str = '') -> list[str]:
-  """Parses the flags; returns the positional arguments. The epilog stands under the help."""
+def _parse(
+  values: flags.FlagValues, arguments: Sequence[str], num_positional: int | None = 0, epilog: str = ''
+) -> list[str]:
+  """Parses the flags; returns the positional arguments, None being any number. The epilog stands under the help."""
   if {'-h', '--help'} & set(arguments):
     print('\n'.join([arguments[0], values.main_module_help() or values.get_help(), epilog]).rstrip())
     sys.exit(0)
@@ -86,7 +89,7 @@ def _parse(values: flags.FlagValues, arguments: Sequence[str], num_positional: i
     positional = values(arguments)[1:]
   except (AttributeError, KeyError, TypeError) as error:
     raise ValueError(f'--config: {_one_line(error)}') from error
-  if len(positional) != num_positional:
+  if num_positional is not None and len(positional) != num_positional:
     raise ValueError(f'{arguments[0]}: takes {num_positional} arguments and got {len(positional)}: {" ".join(positional)}')
   return positional
 
@@ -154,7 +157,8 @@ def _run(values: flags.FlagValues, arguments: list[str]) -> None:
     sys.exit(RESTART)
   if processes.is_first():
     _print_table(rows)
-    print(f'summary: {os.path.join(values.workdir, "summary.json")}')
+    for name in ('summary.json', 'report.html'):
+      print(f'{name.partition(".")[0]}: {os.path.join(values.workdir, name)}')
 
 
 def _doctor(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -185,7 +189,7 @@ def _analyze(values: flags.FlagValues, arguments: list[str]) -> None:
   _parse(values, arguments)
   if not values.workdir:
     raise ValueError('--workdir: is missing; give the directory of the run')
-  from imm_jax import analysis, processes
+  from imm_jax import analysis, processes, report
 
   processes.join()
   analyses = analysis.analyze(values.workdir, values.num_completions)
@@ -193,7 +197,9 @@ def _analyze(values: flags.FlagValues, arguments: list[str]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 160)
     for table in analysis.tables(analyses):
       console.print(table)
+    report.write(values.workdir)
     print(f'summary: {os.path.join(values.workdir, "summary.json")}')
+    print(f'report: {os.path.join(values.workdir, "report.html")}')
 
 
 def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
@@ -205,6 +211,25 @@ def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
   lm.check_target(target)
   lm.load(source).save(target, values.dtype)
   print(f'wrote {target}')
+
+
+def _report(values: flags.FlagValues, arguments: list[str]) -> None:
+  flags.DEFINE_string('out', '', 'File to write; default: report.html in the one WORKDIR.', flag_values=values)
+  epilog = 'WORKDIR [WORKDIR ...]: of one run, or of several; those with configs equal but for the seed are one arm'
+  paths = _parse(values, arguments, num_positional=None, epilog=epilog)
+  if not paths:
+    raise ValueError('imm report: takes at least one WORKDIR')
+  if len(paths) > 1 and not values.out:
+    raise ValueError('--out: is missing; give the HTML file for a page of several runs')
+  from imm_jax import report
+
+  if values.out:
+    page = report.page(paths)
+    with open(values.out, 'w', encoding='utf-8') as file:
+      file.write(page)
+  else:
+    report.write(paths[0])
+  print(f'report: {values.out or os.path.join(paths[0], "report.html")}')
 
 
 def _plan(values: flags.FlagValues, arguments: list[str]) -> None:

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 import dataclasses
-import importlib.metadata
 import os
-import platform
 import shutil
 from typing import Any
 import zlib
@@ -14,12 +12,11 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from imm_jax import experiment, processes, sharding
+from imm_jax import experiment, processes, report, sharding
 from imm_jax import model as model_lib
 from imm_jax.experiment import Experiment
 from imm_jax.workdir import Workdir
 
-_PACKAGES = ('imm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers')
 _TRAIN_BYTES = 4 * 5  # a parameter: params, its start, gradient, two moments, float32
 
 
@@ -31,8 +28,7 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
   exp = experiment.resolve(config)
   yield 'versions', _versions()
   mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
-  devices = jax.devices()
-  yield 'devices', f'{len(devices)} x {devices[0].device_kind} in {jax.process_count()} processes, mesh {dict(mesh.shape)}'
+  yield 'devices', f'{report.devices()}, mesh {dict(mesh.shape)}'
   yield 'batch', _batch(exp, mesh)
   model = experiment.read_config(exp.model, mesh)
   num_params = sum(x.size for x in jax.tree.leaves(model_lib.abstract_params(model)[0]))
@@ -45,8 +41,7 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
 
 
 def _versions() -> str:
-  found = {name: importlib.metadata.version(name) for name in _PACKAGES} | {'python': platform.python_version()}
-  text = ', '.join(f'{name} {version}' for name, version in found.items())
+  text = ', '.join(f'{name} {version}' for name, version in report.versions().items())
   if jax.process_count() > 1:
     first = processes.on_first(lambda: text)
     same = multihost_utils.process_allgather(np.uint32(zlib.crc32(text.encode())))

@@ -26,6 +26,7 @@ from imm_jax import (
   metrics,
   packing,
   processes,
+  report,
   sampler,
   sharding,
   synthesize,
@@ -60,7 +61,9 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
   questions = {name: describe(task) for name, task in (exp.id_tasks | exp.ood_tasks).items()}
   for line in workdir.open(config):
     metrics.note(line)
+  write_report = functools.partial(processes.on_first, lambda: report.write(workdir.path))
   if len(workdir.finished()) > exp.num_rounds:
+    write_report()
     return workdir.finished()
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
     lm, state = load_state(exp, workdir, mesh)
@@ -115,6 +118,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
       workdir.write_lines(round_, 'metrics.jsonl', writer.of_round(round_))
       writer.flush()  # a finished run writes nothing more
       workdir.finish(entry.values)
+      write_report()
   return workdir.finished()
 
 
@@ -157,7 +161,12 @@ class Entry:
   round_: int
 
   def __post_init__(self):
-    self.values: dict[str, Any] = {'round': self.round_, 'secs': {}}
+    self.values: dict[str, Any] = {
+      'round': self.round_,
+      'versions': report.versions(),
+      'devices': report.devices(),
+      'secs': {},
+    }
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:

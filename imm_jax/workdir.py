@@ -11,6 +11,7 @@ WORKDIR/rounds/NNNN/manifest.json       names, sizes and digests of these; writt
 WORKDIR/rounds/NNNN/analysis.json       what `imm analyze` found; derived from the above, so in no manifest
 WORKDIR/rounds/NNNN/parts, steps        what a round has done so far; removed when it is done
 WORKDIR/summary.json                    all rounds, and their analyses
+WORKDIR/report.html                     all of it as a page; see report.py
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -78,18 +79,13 @@ class Workdir:
     _write(saved, json.dumps(config, indent=2) + '\n')
     return lines
 
-  def config(self) -> dict[str, Any]:
-    """Returns the config of a run whose finished rounds are whole. Raises ValueError when it is none, or is damaged."""
-    return processes.on_first(self._config)
-
-  def _config(self) -> dict[str, Any]:
-    saved = self._path / 'config.json'
-    if not saved.exists() or not (self._path / 'rounds').is_dir():
+  def check(self) -> None:
+    """Raises ValueError when this is no run, or a finished round is damaged."""
+    if not (self._path / 'config.json').exists() or not (self._path / 'rounds').is_dir():
       raise ValueError(f'{self._path}: is not the directory of a run')
     for round_ in range(self._num_done()):
       if damage := self._damage(round_):
         raise ValueError(f'{damage}; restore it, or see whether imm run does its round again')
-    return _read(saved)
 
   def set_aside(self, round_: int) -> None:
     """Moves what is left of a damaged round out of the way, to NNNN.damaged."""
@@ -142,7 +138,20 @@ class Workdir:
 
   def read_lines(self, round_: int, name: str) -> list[dict[str, Any]]:
     """Returns the records of a file of a round."""
-    return [json.loads(line) for line in (self._round(round_) / name).read_text().splitlines()]
+    return _read(self._round(round_) / name, lambda text: [json.loads(line) for line in text.splitlines()])
+
+  def read_config(self) -> dict[str, Any]:
+    """Returns the config that the run was started with."""
+    return _read(self._path / 'config.json')
+
+  def read_analysis(self, round_: int) -> dict[str, Any]:
+    """Returns what `imm analyze` found about a round, nothing where it has not looked."""
+    file = self._round(round_) / _ANALYSIS
+    return _read(file) if file.exists() else {}
+
+  def write_report(self, text: str) -> None:
+    """Writes report.html, which is made of the other files and is no part of any round."""
+    _write(self._path / 'report.html', text)
 
   def finish(self, entry: Mapping[str, Any]) -> None:
     """Writes a round's row and its manifest, which makes the round done, and the summary. The checkpoint is there."""
@@ -212,8 +221,8 @@ class Workdir:
   def _write_summary(self) -> None:
     rows = self.finished()
     for round_, row in enumerate(rows):
-      if (analysis := self._round(round_) / _ANALYSIS).exists():
-        row['analysis'] = _read(analysis)
+      if analysis := self.read_analysis(round_):
+        row['analysis'] = analysis
     _write(self._path / 'summary.json', json.dumps({'rounds': rows}, indent=2) + '\n')
 
 
@@ -227,9 +236,9 @@ def _sha256(data: bytes) -> str:
   return hashlib.sha256(data).hexdigest()
 
 
-def _read(path: epath.Path) -> Any:
+def _read(path: epath.Path, parse: Callable[[str], Any] = json.loads) -> Any:
   try:
-    return json.loads(path.read_text())
+    return parse(path.read_text())
   except ValueError as error:
     raise ValueError(f'{path}: is damaged ({error})') from error
 

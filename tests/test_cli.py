@@ -20,6 +20,7 @@ from imm_jax import model as model_lib
 from imm_jax.tasks.synthetic import CHARACTERS
 from imm_jax.tokenizer import Tokenizer
 from tests.conftest import ROOT
+from tests.test_compare import make_run
 
 TINY = f'--config={ROOT}/configs/tiny.py'
 WORDS = f'--config={ROOT}/configs/word_problems.py'
@@ -97,6 +98,7 @@ def test_run_prints_a_row_for_each_set_of_params_and_goes_on(imm, tmp_path):
     'ID sum',
     'OOD max',
     f'summary: {tmp_path}/run/summary.json',
+    f'report: {tmp_path}/run/report.html',
   ):
     assert text in out
   assert 'sample sum: 1280 completions' in errors
@@ -117,6 +119,19 @@ def test_analyze_prints_layers_samples_and_answers(imm, fails, tmp_path):
   assert code == 0
   for text in ('NLL rise', 'rho (p)', 'self_bleu', 'tuned_ood', '1->0', f'summary: {tmp_path}/run/summary.json'):
     assert text in out
+
+
+def test_report_writes_a_page(imm, fails, tmp_path):
+  one, other = (make_run(tmp_path / f'arm/seed{seed}', seed) for seed in range(2))
+  code, out, _ = imm('report', one)
+  assert (code, out) == (0, f'report: {one}/report.html\n')
+  code, out, _ = imm('report', one, other, f'--out={tmp_path}/both.html')
+  assert (code, out) == (0, f'report: {tmp_path}/both.html\n')
+  assert '<h1>arm</h1>' in (tmp_path / 'both.html').read_text()
+  assert fails('report', tmp_path).startswith(f'imm: {tmp_path}: holds no round that is done')
+  assert 'takes at least one WORKDIR' in fails('report')
+  assert '--out: is missing' in fails('report', one, other)
+  assert 'out.html: No such file or directory' in fails('report', one, f'--out={tmp_path}/nowhere/out.html')
 
 
 def test_convert_and_merge_write_models(imm, model_dir, tmp_path):

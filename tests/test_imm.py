@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from imm_jax import imm, lm, merging
+from imm_jax import imm, lm, merging, report
 from tests.conftest import load_config
 
 ROUND_FILES = ('samples.jsonl', 'evaluations.jsonl')
@@ -66,7 +66,10 @@ def test_the_workdir_holds_what_it_should(finished):
   assert [row['round'] for row in rows] == [0, 1, 2]
   with open(f'{path}/summary.json') as file:
     assert json.load(file) == {'rounds': rows}
+  with open(f'{path}/report.html', encoding='utf-8') as file:
+    assert file.read() == report.page([path])  # of all rounds
   for row in rows:
+    assert {'jax', 'imm_jax', 'python'} <= row['versions'].keys() and row['devices'] == '8 x cpu in 1 processes'
     for domain, task in (('id', 'sum'), ('ood', 'max')):
       result = row[domain][task]
       assert result.keys() == {'accuracy', 'low', 'high', 'n', 'guess'}

@@ -136,7 +136,8 @@ def test_an_analysis_belongs_to_the_summary_and_to_no_manifest(tmp_path):
   workdir.open(CONFIG)
   for round_ in range(2):
     finish(workdir, round_)
-  assert workdir.config() == CONFIG
+  workdir.check()
+  assert workdir.read_config() == CONFIG
   workdir.write_analyses([{'found': 0}, {'found': 1}])
   (tmp_path / 'rounds' / '0001' / 'analysis.json.tmp').touch()  # of a process that was killed
   assert workdir.open(CONFIG) == []
@@ -145,9 +146,9 @@ def test_an_analysis_belongs_to_the_summary_and_to_no_manifest(tmp_path):
   assert rows == [{'round': 0, 'analysis': {'found': 0}}, {'round': 1, 'analysis': {'found': 1}}, {'round': 2}]
   (tmp_path / 'rounds' / '0002' / 'notes').touch()
   with pytest.raises(ValueError, match='notes: is not of the run'):
-    workdir.config()
+    workdir.check()
   with pytest.raises(ValueError, match='is not the directory of a run'):
-    Workdir(str(tmp_path / 'rounds')).config()
+    Workdir(str(tmp_path / 'rounds')).check()
 
 
 @pytest.mark.parametrize('damage', [cut, flip])

@@ -1,0 +1,208 @@
+"""Runs side by side: what they measured, differences paired by question, and which of them no other one beats.
+
+Workdirs whose configs are equal but for the seed are one arm; its accuracies are means over its runs.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import json
+import os
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from imm_jax.workdir import Workdir
+
+DOMAINS = {'id': 'in domain', 'ood': 'out of domain'}
+_OF_ONE_ARM = ('seed', 'num_rounds', 'mesh', 'compilation_cache')  # keys in which the runs of an arm may differ
+_SEED = re.compile(r'[-_/](seed|s)?[-_]?\d+$')  # at the end of a workdir's name
+
+
+class Interval(NamedTuple):
+  """A number with its 95 % interval, as fractions."""
+
+  mean: float
+  low: float
+  high: float
+
+  @property
+  def is_clear(self) -> bool:
+    """Returns whether 0 is outside of it, by more than rounding errors."""
+    return self.low > 1e-6 or self.high < -1e-6
+
+
+class State(NamedTuple):
+  """Which params of a run: those after a round's merge, or the tuned ones before it."""
+
+  round_: int
+  which: str  # 'merged' or 'tuned'
+
+
+BASE = State(0, 'merged')  # the original model
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One workdir, read."""
+
+  path: str
+  config: dict[str, Any]
+  rows: list[dict[str, Any]]  # a row a round, as in summary.json
+  answers: list[list[dict[str, Any]]]  # of each round, evaluations.jsonl
+  samples: list[list[dict[str, Any]]]  # of each round from 1 on, samples.jsonl
+  analyses: list[dict[str, Any]]  # of each round what imm analyze found, {} where it has not looked
+
+  @functools.cached_property
+  def by_question(self) -> dict[tuple[State, str], dict[str, dict[str, Any]]]:
+    """Returns the answers of each state and task, by the question's id."""
+    found: dict[tuple[State, str], dict[str, dict[str, Any]]] = {}
+    for round_, records in enumerate(self.answers):
+      for record in records:
+        found.setdefault((State(round_, record['params']), record['task']), {})[record['id']] = record
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """Runs of one config, with different seeds."""
+
+  name: str
+  runs: Sequence[Run]
+
+  @functools.cached_property
+  def states(self) -> list[State]:
+    """Returns the params that all its runs measured, in order."""
+    rows = self.runs[0].rows[: min(len(run.rows) for run in self.runs)]
+    return [
+      State(row['round'], name) for row in rows for name in ('tuned', 'merged') if name == 'merged' or 'tuned_id' in row
+    ]
+
+  def accuracy(self, state: State, domain: str, tasks: Sequence[str]) -> Interval:
+    """Returns the mean accuracy over runs and tasks.
+
+    A task's interval is the mean of its runs' Wilson intervals: they answer the same questions. Tasks have different
+    ones: the interval of their mean is put together from theirs (MOVER; Zou and Donner, doi 10.1002/sim.3095).
+    """
+    key = domain if state.which == 'merged' else f'tuned_{domain}'
+    cells = [[run.rows[state.round_][key][task] for run in self.runs] for task in tasks]
+    mean, low, high = (
+      np.mean([[cell[name] for cell in row] for row in cells], axis=1) for name in ('accuracy', 'low', 'high')
+    )
+    middle, down, up = float(mean.mean()), np.linalg.norm(mean - low), np.linalg.norm(high - mean)
+    return Interval(middle, middle - float(down) / len(tasks), middle + float(up) / len(tasks))
+
+  def guess(self, domain: str, tasks: Sequence[str]) -> float:
+    """Returns the mean over tasks of the accuracy of always giving the commonest answer."""
+    return float(np.mean([self.runs[0].rows[0][domain][task]['guess'] for task in tasks]))
+
+  def transitions(self, state: State, tasks: Sequence[str]) -> tuple[float, float]:
+    """Returns which share of questions the base answers wrong and this state right, and the reverse; means over tasks."""
+    shares = []
+    for run in self.runs:
+      for task in tasks:
+        before, after = run.by_question[BASE, task], run.by_question[state, task]
+        moves = [after[id_]['right'] - before[id_]['right'] for id_ in after]
+        shares.append((moves.count(1) / len(moves), moves.count(-1) / len(moves)))
+    gained, lost = np.mean(shares, axis=0)
+    return float(gained), float(lost)
+
+
+def read(path: str) -> Run:
+  """Returns the run of a workdir, as far as its rounds are done.
+
+  Raises:
+    ValueError: path is no workdir, none of its rounds is done, or a file is damaged.
+    OSError: a file cannot be read.
+  """
+  workdir = Workdir(path)
+  rows = workdir.finished()
+  if not rows:
+    raise ValueError(f'{path}: holds no round that is done; give the --workdir of an imm run')
+  answers = [workdir.read_lines(row['round'], 'evaluations.jsonl') for row in rows]
+  samples = [workdir.read_lines(row['round'], 'samples.jsonl') for row in rows[1:]]
+  analyses = [workdir.read_analysis(row['round']) for row in rows]
+  return Run(path, workdir.read_config(), rows, answers, samples, analyses)
+
+
+def group(runs: Sequence[Run]) -> list[Arm]:
+  """Returns the arms, in the order of their first runs; within one the runs are in the order of their seeds.
+
+  An arm is called as its workdirs are but for the seed at their end: runs/dare/seed0 and runs/dare/seed1 are `dare` beside
+  others in runs, and so are runs/dare-0 and runs/dare-1. Where that does not tell arms apart, it is called as its first run.
+  """
+  found: dict[str, list[Run]] = {}
+  for run in runs:
+    config = {key: value for key, value in run.config.items() if key not in _OF_ONE_ARM}
+    found.setdefault(json.dumps(config, sort_keys=True), []).append(run)
+  paths = [[os.path.abspath(run.path) for run in members] for members in found.values()]
+  names = [{_SEED.sub('', path) for path in of_arm} for of_arm in paths]
+  stems = [name.pop() if len(name) == 1 else of_arm[0] for name, of_arm in zip(names, paths, strict=True)]
+  stems = stems if len(set(stems)) == len(stems) else [of_arm[0] for of_arm in paths]
+  above = os.path.commonpath([os.path.dirname(stem) for stem in stems])
+  return [
+    Arm(os.path.relpath(stem, above), sorted(members, key=lambda run: run.config['seed']))
+    for stem, members in zip(stems, found.values(), strict=True)
+  ]
+
+
+def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:
+  """Returns {domain: the tasks that all runs measured in it}. Raises ValueError where there is none in domain."""
+  first, *others = (run.rows[0] for run in runs)
+  tasks = {domain: [task for task in first[domain] if all(task in row[domain] for row in others)] for domain in DOMAINS}
+  if not tasks['id']:
+    raise ValueError(f'{", ".join(run.path for run in runs)}: have no task in domain in common; report them one by one')
+  return {domain: names for domain, names in tasks.items() if names}
+
+
+def difference(a: tuple[Arm, State], b: tuple[Arm, State], tasks: Sequence[str]) -> Interval:
+  """Returns how much more accurate a is than b on the questions that both answered: the mean over tasks.
+
+  Raises ValueError where they have no question of a task in common.
+  """
+  sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+  for task in tasks:
+    tables = [[run.by_question[state, task] for run in arm.runs] for arm, state in (a, b)]
+    ids = sorted(set.intersection(*(set(table) for side in tables for table in side)))
+    if not ids:
+      raise ValueError(f'{a[0].name}, {b[0].name}: have no question of {task} in common; report them one by one')
+    for side, of_runs in zip(sides, tables, strict=True):
+      side.append(np.array([[table[id_]['right'] for id_ in ids] for table in of_runs], np.float32))
+  return paired_bootstrap(*sides)
+
+
+def paired_bootstrap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], num: int = 1000) -> Interval:
+  """Returns the mean over tasks of mean(a) - mean(b), between the 2.5 and 97.5 percentiles of `num` resamples of it.
+
+  Questions are resampled within each task, and so are the seeds where there are several; both sides see the same resamples.
+  The result is a function of the arguments alone.
+
+  Args:
+    a: for each task [S, n] f32: 1 where the run of seed s answered question n right, 0 elsewhere.
+    b: the same of the other side, for the same questions; where it has as many seeds, they are paired as well.
+    num: how many resamples.
+  """
+  seeds_of_a = _weights(len(a[0]), num, 0)
+  seeds_of_b = seeds_of_a if len(a[0]) == len(b[0]) else _weights(len(b[0]), num, 1)
+  drawn = np.zeros(num)
+  for k, (x, y) in enumerate(zip(a, b, strict=True)):
+    drawn += np.sum((seeds_of_a @ x - seeds_of_b @ y) * _weights(x.shape[1], num, 2 + k), axis=1) / len(a)
+  low, high = np.quantile(drawn, (0.025, 0.975))
+  return Interval(float(np.mean([x.mean() - y.mean() for x, y in zip(a, b, strict=True)])), float(low), float(high))
+
+
+@functools.lru_cache(maxsize=32)
+def _weights(n: int, num: int, stream: int) -> np.ndarray:
+  """Returns the share of each of n items in each of num resamples, [num, n] f32."""
+  counts = np.random.default_rng([n, stream]).multinomial(n, np.full(n, 1 / n), size=num)
+  return (counts / n).astype(np.float32)
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+  """Returns the points that no other one reaches in both coordinates and passes in one, in the order of the first."""
+  front: list[tuple[float, float]] = []
+  for point in sorted(set(points), reverse=True):
+    if not front or point[1] > front[-1][1]:
+      front.append(point)
+  return front[::-1]

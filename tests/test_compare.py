@@ -1,0 +1,173 @@
+"""Runs side by side: pairs by question, intervals that hold what they should, the front, and which runs are one arm."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from imm_jax import compare
+from imm_jax.compare import Arm, BASE, State
+from imm_jax.evaluate import wilson
+from imm_jax.workdir import Workdir
+
+TASKS = {'id': {'sum': 30}, 'ood': {'max': 40, 'min': 20}}  # and how many questions
+CONFIG = {'seed': 0, 'num_rounds': 2, 'model': {'path': 'models/small'}, 'merge': {'method': 'linear', 'alpha': 0.5}}
+
+
+def make_run(path, seed=0, num_rounds=2, text='1+1=', tasks=TASKS, tuned=True, shuffled=False, analysis=None, **changes):
+  """Makes the workdir of a run whose answers are drawn by the seed; `text` is whatever a model or the data wrote."""
+  workdir, rng = Workdir(path), random.Random(seed)
+  workdir.open(CONFIG | {'seed': seed, 'num_rounds': num_rounds} | changes)
+  for round_ in range(num_rounds + 1):
+    row, records = {'round': round_, 'secs': {'sample': 2.0, 'evaluate': 1.0}}, []
+    row |= {'versions': {'jax': '1'}, 'devices': '1 x cpu'}
+    for which in ('tuned', 'merged') if tuned and round_ else ('merged',):
+      for domain, sizes in tasks.items():
+        results = row['tuned_' + domain if which == 'tuned' else domain] = {}
+        for task, n in sizes.items():
+          right = [rng.random() < 0.5 for _ in range(n)]
+          low, high = wilson(sum(right), n)
+          results[task] = {'accuracy': sum(right) / n, 'low': low, 'high': high, 'n': n, 'guess': 0.2}
+          fixed = {'params': which, 'task': task, 'question': text, 'gold': text, 'answer': text}
+          records += [fixed | {'id': f'{task}/{i}', 'right': ok} for i, ok in enumerate(right)]
+    if shuffled:
+      rng.shuffle(records)
+    if round_:
+      kinds = [(reason, not reason) for reason in ('', 'wrong', 'wrong', 'wrong', 'truncated')]
+      fixed = {'question': text, 'gold': text, 'text': text, 'tokens': [1, 2], 'logprob': -0.5}
+      workdir.write_lines(round_, 'samples.jsonl', [fixed | {'reason': why, 'accepted': ok} for why, ok in kinds])
+      row['sample'] = {'num_samples': 5, 'right_rate': 0.4, 'acceptance_rate': 0.2, 'num_accepted': 1}
+      row['finetune'] = {'steps': 3, 'tokens': 12, 'loss_nats': 0.25}
+      row['merge'] = {'method': 'linear', 'alpha': 0.5, 'drift_norm': 1e-3}
+    workdir.write_lines(round_, 'evaluations.jsonl', records)
+    workdir.finish(row)
+    if analysis:
+      found = analysis if round_ else {'importance': {'nll_rise': [2.0, 1.0]}}
+      (path / 'rounds' / f'{round_:04d}' / 'analysis.json').write_text(json.dumps(found))
+  return str(path)
+
+
+@pytest.fixture
+def arm(tmp_path):
+  return Arm('a', [compare.read(make_run(tmp_path / 'run'))])
+
+
+def test_one_tasks_interval_is_wilsons_and_a_mean_is_narrower(arm):
+  row = arm.runs[0].rows[1]['ood']
+  single = [arm.accuracy(State(1, 'merged'), 'ood', [task]) for task in row]
+  for interval, result in zip(single, row.values(), strict=True):
+    np.testing.assert_allclose(interval, [result['accuracy'], result['low'], result['high']])
+  both = arm.accuracy(State(1, 'merged'), 'ood', list(row))
+  np.testing.assert_allclose(both.mean, np.mean([result['accuracy'] for result in row.values()]))
+  assert both.high - both.low < min(interval.high - interval.low for interval in single)
+
+
+def test_an_arms_accuracy_is_the_mean_of_its_runs(tmp_path):
+  runs = [compare.read(make_run(tmp_path / str(seed), seed)) for seed in range(3)]
+  means = [Arm('', [run]).accuracy(State(2, 'tuned'), 'ood', ['max', 'min']).mean for run in runs]
+  np.testing.assert_allclose(Arm('', runs).accuracy(State(2, 'tuned'), 'ood', ['max', 'min']).mean, np.mean(means))
+
+
+def test_what_is_won_less_what_is_lost_is_the_change(arm):
+  for state in arm.states:
+    for domain, tasks in TASKS.items():
+      won, lost = arm.transitions(state, list(tasks))
+      change = arm.accuracy(state, domain, list(tasks)).mean - arm.accuracy(BASE, domain, list(tasks)).mean
+      np.testing.assert_allclose(won - lost, change, atol=1e-12)
+      difference = compare.difference((arm, state), (arm, BASE), list(tasks))
+      np.testing.assert_allclose(difference.mean, change, atol=1e-6)
+      assert difference.low <= difference.mean <= difference.high
+  assert arm.transitions(BASE, ['sum']) == (0, 0)
+
+
+def test_questions_are_paired_by_id(tmp_path):
+  one, other = (Arm('', [compare.read(make_run(tmp_path / str(s), shuffled=s))]) for s in (False, True))
+  assert compare.difference((one, BASE), (other, BASE), ['sum']) == (0, 0, 0)
+  fewer = Arm('', [compare.read(make_run(tmp_path / 'fewer', tasks={'id': {'sum': 10}, 'ood': {}}))])
+  assert compare.difference((one, BASE), (fewer, BASE), ['sum']).mean == 0  # the same draws, on the first 10
+
+
+def answers(rng, shape, share=0.5):
+  return (rng.random(shape) < share).astype(np.float32)
+
+
+def test_bootstrap_of_the_same_answers_is_0_and_of_opposite_ones_1():
+  x = [answers(np.random.default_rng(0), (3, 50)), answers(np.random.default_rng(1), (3, 20))]
+  assert compare.paired_bootstrap(x, [y.copy() for y in x]) == (0, 0, 0)
+  ones, zeros = [np.ones((1, 50), np.float32)], [np.zeros((1, 50), np.float32)]
+  np.testing.assert_allclose(compare.paired_bootstrap(ones, zeros), (1, 1, 1), rtol=1e-5)
+
+
+def test_bootstrap_agrees_with_the_normal_approximation_and_is_antisymmetric():
+  rng = np.random.default_rng(0)
+  a, b = answers(rng, (1, 900), 0.6), answers(rng, (1, 900), 0.5)
+  found = compare.paired_bootstrap([a], [b])
+  spread = 1.96 * np.std(a - b) / np.sqrt(900)
+  mean = np.mean(a) - np.mean(b)
+  np.testing.assert_allclose(found, (mean, mean - spread, mean + spread), atol=0.15 * spread)
+  mirrored = compare.paired_bootstrap([b], [a])
+  np.testing.assert_allclose(found, (-mirrored.mean, -mirrored.high, -mirrored.low), atol=1e-6)
+
+
+def test_pairing_makes_the_interval_narrower_and_seeds_that_differ_make_it_wider():
+  rng = np.random.default_rng(0)
+  a = answers(rng, (1, 300))
+  b = np.where(rng.random((1, 300)) < 0.05, 1 - a, a)  # as a, but for 1 in 20
+  paired, apart = (compare.paired_bootstrap([a], [x]) for x in (b, rng.permutation(b, axis=1)))
+  assert paired.high - paired.low < 0.5 * (apart.high - apart.low)
+  seeds = np.repeat([[0.0], [1.0]], 300, axis=1).astype(np.float32)  # one run knows everything, the other one nothing
+  mixed = answers(rng, (2, 300))
+  wide, narrow = (compare.paired_bootstrap([x], [np.zeros_like(x)]) for x in (seeds, mixed))
+  assert wide.high - wide.low == 1 > 5 * (narrow.high - narrow.low)
+
+
+@pytest.mark.parametrize('seed', range(20))
+def test_the_front_is_what_nothing_beats(seed):
+  rng = random.Random(seed)
+  points = [(rng.randrange(6), rng.randrange(6)) for _ in range(rng.randrange(1, 20))]
+  front = compare.pareto(points)
+
+  def beats(p, q):
+    return p[0] >= q[0] and p[1] >= q[1] and p != q
+
+  assert set(front) == {p for p in points if not any(beats(q, p) for q in points)}
+  assert front == sorted(front)
+
+
+def test_runs_that_differ_by_their_seed_are_one_arm(tmp_path):
+  linear, dare = CONFIG['merge'], {'method': 'dare', 'alpha': 0.5}
+  paths = [tmp_path / name for name in ('imm/seed1', 'imm/seed0', 'dare-0', 'dare-1', 'alone')]
+  for path, seed, merge in zip(paths, (1, 0, 0, 1, 0), (linear, linear, dare, dare, linear | {'alpha': 1.0}), strict=True):
+    make_run(path, seed, merge=merge)
+  arms = compare.group([compare.read(str(path)) for path in paths])
+  assert [(arm.name, [run.config['seed'] for run in arm.runs]) for arm in arms] == [
+    ('imm', [0, 1]), ('dare', [0, 1]), ('alone', [0]),
+  ]  # fmt: skip
+
+
+def test_arms_that_their_names_do_not_tell_apart_are_called_as_their_runs(tmp_path):
+  paths = [make_run(tmp_path / f'alpha-{alpha}', merge={'alpha': alpha}) for alpha in (0, 1)]
+  assert [arm.name for arm in compare.group([compare.read(path) for path in paths])] == ['alpha-0', 'alpha-1']
+  assert [arm.name for arm in compare.group([compare.read(paths[0])])] == ['alpha']
+
+
+def test_an_arm_is_as_long_as_its_shortest_run(tmp_path):
+  runs = [compare.read(make_run(tmp_path / f'seed{num}', num, num_rounds=num)) for num in (3, 1)]
+  [arm] = compare.group(runs)
+  assert arm.states == [BASE, State(1, 'tuned'), State(1, 'merged')]
+
+
+def test_mistakes_are_named(tmp_path):
+  run = compare.read(make_run(tmp_path / 'run'))
+  other = compare.read(make_run(tmp_path / 'other', tasks={'id': {'product': 5}, 'ood': {}}))
+  with pytest.raises(ValueError, match='run, .*other: have no task in domain in common'):
+    compare.shared_tasks([run, other])
+  with pytest.raises(ValueError, match=f'{tmp_path}: holds no round that is done'):
+    compare.read(str(tmp_path))
+  with pytest.raises(ValueError, match='nowhere: holds no round'):
+    compare.read(str(tmp_path / 'nowhere'))
+  file = tmp_path / 'run' / 'rounds' / '0001' / 'evaluations.jsonl'
+  file.write_text(file.read_text()[:-9])
+  with pytest.raises(ValueError, match=f'{file}: is damaged'):
+    compare.read(str(tmp_path / 'run'))
