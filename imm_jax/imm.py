@@ -11,10 +11,12 @@ import dataclasses
 import functools
 import time
 from typing import Any, NamedTuple
+import zlib
 
 from etils import epath
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from imm_jax import (
   checkpoint,
@@ -36,7 +38,7 @@ from imm_jax.experiment import Experiment
 from imm_jax.lm import LM
 from imm_jax.merging import coefficients
 from imm_jax.model import Params, Transformer
-from imm_jax.tasks import Task
+from imm_jax.tasks import Example, Task
 from imm_jax.tokenizer import Tokenizer
 from imm_jax.workdir import Workdir
 
@@ -83,7 +85,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
       if round_ > 0:
         metrics.note(f'round {round_} of {exp.num_rounds}')
         with entry.phase('sample'):
-          records = sample(exp, lm, sample_params, key, part)
+          records = sample(exp, lm, sample_params, round_, key, part)
           workdir.write_lines(round_, 'samples.jsonl', records)
           entry.values['sample'] = synthesize.summary(records)
           metrics.note('{num_samples} samples, {num_accepted} accepted to learn from'.format(**entry.values['sample']))
@@ -186,17 +188,40 @@ def describe(task: Task) -> dict[str, int]:
   return counts
 
 
-def sample(exp: Experiment, lm: LM, params: Params, key: jax.Array, part: Part) -> list[dict[str, Any]]:
-  """Returns a record for each completion of the round's questions; see synthesize.accept."""
+def sample(exp: Experiment, lm: LM, params: Params, round_: int, key: jax.Array, part: Part) -> list[dict[str, Any]]:
+  """Returns a record for each completion of the round's questions, and each real solution that takes a sample's place."""
+  fraction, records = exp.synthesize.real_fraction, []
   model, on_sampler = for_sampling(lm, params)
-  return [record for task in exp.id_tasks.values() for record in sample_task(exp, lm, model, on_sampler, task, key, part)]
+  for task in exp.id_tasks.values():
+    examples = task.train[: exp.synthesize.num_questions or None]
+    sampled = [] if fraction == 1 else sample_task(exp, lm, model, on_sampler, task, examples, key, part)
+    if fraction:
+      solutions = accept(exp, lm, task, examples, [[synthesize.solution(task, e, lm.tokenizer)] for e in examples])
+      rng = np.random.default_rng((exp.seed, round_, zlib.crc32(f'real/{task.name}'.encode())))
+      sampled = synthesize.mix(sampled, solutions, fraction, rng)
+    records += sampled
+  return records
+
+
+def accept(
+  exp: Experiment, lm: LM, task: Task, examples: Sequence[Example], completions: Sequence[Sequence[sampler.Completion]]
+) -> list[dict[str, Any]]:
+  """Returns a record for each completion; see synthesize.accept."""
+  return synthesize.accept(
+    examples,
+    completions,
+    task.verify,
+    prompts=[lm.tokenizer.encode_prompt(task.prompt(example)) for example in examples],
+    max_length=exp.finetune.max_length,
+    max_accepted_per_question=exp.synthesize.max_accepted_per_question,
+  )
 
 
 def sample_task(
-  exp: Experiment, lm: LM, model: Transformer, params: Params, task: Task, key: jax.Array, part: Part
-) -> list[dict[str, Any]]:
-  """Returns the records of one task, sampled chunk by chunk; model and params are those for sampling."""
-  examples = task.train[: exp.synthesize.num_questions or None]
+  exp: Experiment, lm: LM, model: Transformer, params: Params, task: Task, examples: Sequence[Example], key: jax.Array,
+  part: Part,
+) -> list[dict[str, Any]]:  # fmt: skip
+  """Returns the records of one task's examples, sampled chunk by chunk; model and params are those for sampling."""
   prompts = [lm.tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in examples]
   total, size = len(prompts) * exp.sampler.num_samples_per_prompt, exp.synthesize.questions_per_chunk
   with metrics.progress(f'sample {task.name}', total, 'completions') as advance:
@@ -206,14 +231,7 @@ def sample_task(
           model, params, lm.tokenizer, prompts[chosen], exp.sampler, key=key, max_new_tokens=task.max_new_tokens,
           ids=[example.id for example in examples[chosen]], stop=task.stop, among=prompts, advance=advance,
       )  # fmt: skip
-      return synthesize.accept(
-        examples[chosen],
-        completions,
-        task.verify,
-        prompts=[lm.tokenizer.encode_prompt(task.prompt(example)) for example in examples[chosen]],
-        max_length=exp.finetune.max_length,
-        max_accepted_per_question=exp.synthesize.max_accepted_per_question,
-      )
+      return accept(exp, lm, task, examples[chosen], completions)
 
     chunks = [slice(first, first + size) for first in range(0, len(examples), size)]
     parts = [part(f'sample-{task.name}-{i:05}', functools.partial(chunk, chosen)) for i, chosen in enumerate(chunks)]

@@ -435,14 +435,21 @@ def _finished(slots: Slots, owned: Iterable[int], tokenizer: Tokenizer, stop: Se
   done = {}
   for slot in owned:
     row, reason = [int(token) for token in tokens[slot, : length[slot]]], ''
-    text = tokenizer.decode(row)
-    found = [text.find(string) for string in stop if string in text]
-    if found:
-      # The tokens that the stop string needed; what was decoded beyond it in this chunk is dropped.
-      end = next(i for i in range(1, len(row) + 1) if any(string in tokenizer.decode(row[:i]) for string in stop))
-      text, row, reason = text[: min(found)], row[:end], 'stop'
+    text, num_tokens = until_stop(row, tokenizer, stop)
+    if num_tokens:
+      row, reason = row[:num_tokens], 'stop'  # what was decoded beyond it in this chunk is dropped
     elif not active[slot]:
       reason = 'stop' if row[-1] in tokenizer.stop_ids else 'length'
     if reason:
       done[slot] = Completion(text, row, [float(x) for x in logprobs[slot, : len(row)]], reason)
   return done
+
+
+def until_stop(tokens: Sequence[int], tokenizer: Tokenizer, stop: Sequence[str]) -> tuple[str, int]:
+  """Returns the tokens' text before the first stop string, and how many tokens that string needed, 0 where there is none."""
+  text = tokenizer.decode(tokens)
+  found = [text.find(string) for string in stop if string in text]
+  if not found:
+    return text, 0
+  ends = (i for i in range(1, len(tokens) + 1) if any(string in tokenizer.decode(tokens[:i]) for string in stop))
+  return text[: min(found)], next(ends)

@@ -28,6 +28,7 @@ class Tokenizer:
     ends = generation_config.get('eos_token_id')
     ends = ends if isinstance(ends, list) else [ends]
     ends = [fast.eos_token_id, *ends, *(fast.get_vocab().get(token) for token in end_tokens)]
+    self.end_id = fast.eos_token_id  # None where the files name none
     self.stop_ids = frozenset(token for token in ends if token is not None)
     self.size = max(fast.get_vocab().values()) + 1
     ordinary = fast.get_vocab().keys() - set(fast.all_special_tokens)

@@ -92,6 +92,30 @@ def test_what_is_learned_is_what_was_right_and_sampled(finished):
   assert rows[1]['finetune']['tokens'] == 2 * sum(len(record['tokens']) for record in accepted)
 
 
+def test_fine_tuning_on_real_solutions_samples_nothing(finished, tmp_path):
+  path = str(tmp_path / 'run')
+  [_, row] = imm.run(tiny(**{'num_rounds': 1, 'synthesize.real_fraction': 1.0, 'synthesize.num_questions': 70}), path)
+  assert row['sample'] == {'num_samples': 0, 'num_accepted': 70, 'num_real': 70}
+  assert row['finetune']['tokens'] == 2 * 2 * 70  # two epochs of a digit and what ends it
+  records = read_lines(f'{path}/rounds/0001/samples.jsonl')
+  assert all(record['real'] and record['accepted'] and record['text'] == record['gold'] for record in records)
+  # A right sample that the same stop string ended has the same tokens.
+  sampled = [record for record in read_lines(f'{finished[0]}/rounds/0001/samples.jsonl') if record['right']]
+  newline, real = records[0]['tokens'][-1], {record['question_id']: record['tokens'] for record in records}
+  same = [record for record in sampled if record['tokens'][-1] == newline and record['question_id'] in real]
+  assert same and all(record['tokens'] == real[record['question_id']] for record in same)
+
+
+def test_a_share_of_what_is_learned_from_is_real(finished, tmp_path):
+  path = str(tmp_path / 'run')
+  rows = imm.run(tiny(**{'num_rounds': 1, 'synthesize.real_fraction': 0.5}), path)
+  records, plain = (read_lines(f'{run}/rounds/0001/samples.jsonl') for run in (path, finished[0]))
+  real = [record for record in records if record.get('real')]
+  assert len(real) == round(0.5 * finished[1][1]['sample']['num_accepted'])
+  assert rows[1]['sample'] == finished[1][1]['sample'] | {'num_real': len(real)}
+  assert [record['tokens'] for record in records[: len(plain)]] == [record['tokens'] for record in plain]
+
+
 def test_the_same_config_gives_the_same_bytes(finished, tmp_path):
   imm.run(tiny(), str(tmp_path / 'again'))
   assert_same_run(finished[0], tmp_path / 'again')
