@@ -266,6 +266,14 @@ def count_unmoved(base: jax.Array, models: Sequence[jax.Array], merged: jax.Arra
   return jnp.sum(changed, dtype=jnp.uint32), jnp.sum(changed & (merged == base), dtype=jnp.uint32)
 
 
+@jax.jit
+def drift_norm(base: Params, params: Params) -> jax.Array:
+  """Returns ‖params - base‖ / ‖base‖ over all parameters, [] f32."""
+  squares = jax.tree.map(lambda b, p: (jnp.sum((p - b) ** 2), jnp.sum(b**2)), base, params)
+  moved, size = zip(*jax.tree.leaves(squares, is_leaf=lambda leaf: isinstance(leaf, tuple)), strict=True)
+  return jnp.sqrt(sum(moved) / sum(size))
+
+
 def by_name(tree: Params) -> dict[str, Any]:
   """Returns the leaves by their path, 'layers/attn/q/kernel'."""
   return {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
