@@ -88,7 +88,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
           if start is base_params or start is anchor:  # needed again, and fine-tuning donates where it starts
             start = jax.tree.map(jnp.copy, start)
           tuned_params, moments, entry.values['finetune'] = phases.fine_tune(
-            exp, lm, start, moments, records, round_, writer, saved
+            exp, lm, start, moments, earlier_records(exp, workdir, round_) + records, round_, writer, saved
           )
         if exp.evaluate.tuned:
           with entry.phase('evaluate_tuned'):
@@ -112,6 +112,15 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
       writer.flush()  # a finished run writes nothing more
       workdir.finish(entry.values)
   return workdir.finished()
+
+
+def earlier_records(exp: Experiment, workdir: Workdir, round_: int) -> list[dict[str, Any]]:
+  """Returns what a round learns from beside its own samples: with synthesize.data 'accumulate' the records of all before it.
+
+  A completion that is accepted in several rounds counts as often.
+  """
+  rounds = range(1, round_) if exp.synthesize.data == 'accumulate' else ()
+  return [record for earlier in rounds for record in workdir.read_lines(earlier, 'samples.jsonl')]
 
 
 class State(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,9 @@ class SynthesizeConfig:
   num_questions: int  # train questions a round; 0 takes all
   max_accepted_per_question: int
   questions_per_chunk: int  # sampled together, and saved when all are done
+  data: Literal[
+    'replace', 'accumulate'
+  ]  # learn from this round's accepted completions, or from those of all so far
   real_fraction: float  # of the sequences to learn from, that are the data's own solutions
 
   def __post_init__(self):

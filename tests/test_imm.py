@@ -106,6 +106,22 @@ def test_fine_tuning_on_real_solutions_samples_nothing(finished, tmp_path):
   assert same and all(record['tokens'] == real[record['question_id']] for record in same)
 
 
+def test_accumulated_data_is_of_all_rounds_and_goes_on_to_the_same_bytes(tmp_path):
+  whole, half = str(tmp_path / 'whole'), str(tmp_path / 'half')
+  rows = imm.run(tiny(**{'synthesize.data': 'accumulate'}), whole)
+  accepted = [
+    record['tokens']
+    for round_ in (1, 2)
+    for record in read_lines(f'{whole}/rounds/{round_:04d}/samples.jsonl')
+    if record['accepted']
+  ]
+  assert len(accepted) == rows[1]['sample']['num_accepted'] + rows[2]['sample']['num_accepted']
+  assert rows[2]['finetune']['tokens'] == 2 * sum(map(len, accepted))
+  for num_rounds in (1, 2):
+    imm.run(tiny(**{'synthesize.data': 'accumulate', 'num_rounds': num_rounds}), half)
+  assert_same_run(whole, half)
+
+
 def test_a_share_of_what_is_learned_from_is_real(finished, tmp_path):
   path = str(tmp_path / 'run')
   rows = imm.run(tiny(**{'num_rounds': 1, 'synthesize.real_fraction': 0.5}), path)
