@@ -62,6 +62,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     lm, state = load_state(exp, workdir, mesh)
     base_params, params, sample_params, moments = lm.params, state.params, state.sample_params, state.moments
     first_round = len(workdir.finished())
+    check_teacher(exp, lm)
     anchor = weights.first_anchor(exp, workdir, lm, params, first_round)
     merge = weights.make_merge(exp, lm)
     lines = [line for round_ in range(first_round) for line in workdir.read_lines(round_, 'metrics.jsonl')]
@@ -79,7 +80,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
       if round_ > 0:
         metrics.note(f'round {round_} of {exp.num_rounds}')
         with entry.phase('sample'):
-          records = phases.sample(exp, lm, sample_params, round_, key, part)
+          records = phases.sample(exp, lm, sampling_lm(exp, lm, sample_params), round_, key, part)
           workdir.write_lines(round_, 'samples.jsonl', records)
           entry.values['sample'] = synthesize.summary(records)
           metrics.note('{num_samples} samples, {num_accepted} accepted to learn from'.format(**entry.values['sample']))
@@ -112,6 +113,20 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
       writer.flush()  # a finished run writes nothing more
       workdir.finish(entry.values)
   return workdir.finished()
+
+
+def check_teacher(exp: Experiment, lm: LM) -> None:
+  """Raises ValueError when the teacher's samples could not be learned from: its tokens are not those of lm."""
+  if exp.synthesize.teacher:
+    tokenizer = formats.load_tokenizer(lm_lib.source_of(exp.synthesize.teacher))
+    lm.tokenizer.check_same(tokenizer, f'synthesize.teacher: {exp.synthesize.teacher}')
+
+
+def sampling_lm(exp: Experiment, lm: LM, params: Params) -> LM:
+  """Returns the model that a round's completions come from: the teacher, loaded for as long as they take, or lm with params."""
+  if exp.synthesize.teacher:
+    return load_model(exp, exp.synthesize.teacher, lm.mesh)
+  return dataclasses.replace(lm, params=params)
 
 
 def earlier_records(exp: Experiment, workdir: Workdir, round_: int) -> list[dict[str, Any]]:

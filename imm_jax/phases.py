@@ -50,13 +50,17 @@ class Entry:
     return flat | {f'{phase}/secs': value for phase, value in self.values['secs'].items()}
 
 
-def sample(exp: Experiment, lm: LM, params: Params, round_: int, key: jax.Array, part: Part) -> list[dict[str, Any]]:
-  """Returns a record for each completion of the round's questions, and each real solution that takes a sample's place."""
+def sample(exp: Experiment, lm: LM, source: LM, round_: int, key: jax.Array, part: Part) -> list[dict[str, Any]]:
+  """Returns a record for each completion of the round's questions, and each real solution that takes a sample's place.
+
+  lm learns from them; source is the model that samples, with lm's vocabulary.
+  """
   fraction, records = exp.synthesize.real_fraction, []
-  model, on_sampler = for_sampling(lm, params)
+  if fraction < 1:
+    source = for_sampling(source, source.params)
   for task in exp.id_tasks.values():
     examples = task.train[: exp.synthesize.num_questions or None]
-    sampled = [] if fraction == 1 else sample_task(exp, lm, model, on_sampler, task, examples, key, part)
+    sampled = sample_task(exp, lm, source, task, examples, key, part) if fraction < 1 else []
     if fraction:
       solutions = accept(exp, lm, task, examples, [[synthesize.solution(task, e, lm.tokenizer)] for e in examples])
       rng = np.random.default_rng((exp.seed, round_, zlib.crc32(f'real/{task.name}'.encode())))
@@ -80,17 +84,17 @@ def accept(
 
 
 def sample_task(
-  exp: Experiment, lm: LM, model: Transformer, params: Params, task: Task, examples: Sequence[Example], key: jax.Array,
-  part: Part,
-) -> list[dict[str, Any]]:  # fmt: skip
-  """Returns the records of one task's examples, sampled chunk by chunk; model and params are those for sampling."""
-  prompts = [lm.tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in examples]
+  exp: Experiment, lm: LM, source: LM, task: Task, examples: Sequence[Example], key: jax.Array, part: Part
+) -> list[dict[str, Any]]:
+  """Returns the records of one task's examples, sampled chunk by chunk from `source`, which is there for sampling."""
+  model = Transformer(source.config, source.rules)
+  prompts = [source.tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in examples]
   total, size = len(prompts) * exp.sampler.num_samples_per_prompt, exp.synthesize.questions_per_chunk
   with metrics.progress(f'sample {task.name}', total, 'completions') as advance:
 
     def chunk(chosen: slice) -> list[dict[str, Any]]:
       completions = sampler.sample(
-          model, params, lm.tokenizer, prompts[chosen], exp.sampler, key=key, max_new_tokens=task.max_new_tokens,
+          model, source.params, source.tokenizer, prompts[chosen], exp.sampler, key=key, max_new_tokens=task.max_new_tokens,
           ids=[example.id for example in examples[chosen]], stop=task.stop, among=prompts, advance=advance,
       )  # fmt: skip
       return accept(exp, lm, task, examples[chosen], completions)
@@ -146,13 +150,13 @@ def evaluate_domains(
 ) -> list[dict[str, Any]]:
   """Measures params in and out of domain, task by task, into the entry; returns a record for each answer."""
   metrics.note(f'evaluate the {which} params')
-  model, on_sampler = for_sampling(lm, params)
+  on_sampler, model = for_sampling(lm, params), Transformer(lm.config, sharding.SAMPLE)
   answers, prefix = [], 'tuned_' if which == 'tuned' else ''
   for domain, domain_tasks in (('id', exp.id_tasks), ('ood', exp.ood_tasks)):
     results = entry.values[prefix + domain] = {}
     for name, task in domain_tasks.items():
       measure = functools.partial(
-        evaluate.evaluate, model, on_sampler, lm.tokenizer, {name: task}, exp.evaluate, exp.sampler, key=key
+        evaluate.evaluate, model, on_sampler.params, lm.tokenizer, {name: task}, exp.evaluate, exp.sampler, key=key
       )
       result, items = part(f'evaluate-{which}-{name}', measure)
       results |= result
@@ -160,12 +164,13 @@ def evaluate_domains(
   return answers
 
 
-def for_sampling(lm: LM, params: Params) -> tuple[Transformer, Params]:
-  """Returns the model, and params as sampling shards them and in the compute dtype: a decode step reads each of them once.
+def for_sampling(lm: LM, params: Params) -> LM:
+  """Returns lm with params as sampling shards them and in the compute dtype: a decode step reads each of them once.
 
   Where both are as in training, nothing moves.
   """
-  model = Transformer(lm.config, sharding.SAMPLE)
   if lm.config.dtype == 'float32':
-    return model, jax.device_put(params, model_lib.param_shardings(lm.config, lm.mesh, sharding.SAMPLE))
-  return model, sampler.make_cast(model, lm.mesh)(params)  # pyright: ignore[reportArgumentType]
+    params = jax.device_put(params, model_lib.param_shardings(lm.config, lm.mesh, sharding.SAMPLE))
+  else:
+    params = sampler.make_cast(Transformer(lm.config, sharding.SAMPLE), lm.mesh)(params)  # pyright: ignore[reportArgumentType]
+  return dataclasses.replace(lm, params=params, rules=sharding.SAMPLE)

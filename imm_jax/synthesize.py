@@ -19,9 +19,8 @@ class SynthesizeConfig:
   num_questions: int  # train questions a round; 0 takes all
   max_accepted_per_question: int
   questions_per_chunk: int  # sampled together, and saved when all are done
-  data: Literal[
-    'replace', 'accumulate'
-  ]  # learn from this round's accepted completions, or from those of all so far
+  data: Literal['replace', 'accumulate']  # learn from this round's accepted completions, or from those of all so far
+  teacher: str  # the model that samples, in all rounds, as model.path names one; '' is the round's own
   real_fraction: float  # of the sequences to learn from, that are the data's own solutions
 
   def __post_init__(self):
@@ -29,6 +28,8 @@ class SynthesizeConfig:
       raise ValueError(f'synthesize: a value is out of range in {self}')
     if not 0 <= self.real_fraction <= 1:
       raise ValueError(f'synthesize.real_fraction: {self.real_fraction} is not in [0, 1]')
+    if self.teacher and self.real_fraction == 1:
+      raise ValueError('synthesize.teacher: has nothing to sample at real_fraction 1; lower that, or name no teacher')
 
 
 def accept(

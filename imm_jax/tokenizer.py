@@ -121,6 +121,16 @@ class Tokenizer:
     if self.size > vocab_size:
       raise ValueError(f'{source}: the tokenizer of {self._source} has {self.size} tokens, the model only {vocab_size}')
 
+  def check_same(self, other: 'Tokenizer', source: object) -> None:
+    """Raises ValueError when the tokens of another tokenizer, of the model `source`, have other numbers."""
+    mine, others = self._fast.get_vocab(), other._fast.get_vocab()
+    differing = [token for token in mine.keys() | others.keys() if mine.get(token) != others.get(token)]
+    if differing:
+      raise ValueError(
+        f'{source}: its tokenizer has another vocabulary: {len(differing)} tokens differ, such as {min(differing)!r}, from'
+        f' those of {self._source}; take a model of the same family'
+      )
+
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes tokenizer files, chat template and generation_config.json; transformers stops at the same ids with them."""
     path = pathlib.Path(path)

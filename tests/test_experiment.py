@@ -42,7 +42,7 @@ def test_every_config_resolves_and_is_plain_data(name):
     (
       'merge.alpha',
       {'schedule': 'step', 'start': 0.1, 'end': 0.2},
-      "merge.alpha: .* is not {'schedule': 'linear' or 'cosine'",
+      "merge.alpha: .* is not {'schedule': 'linear', 'cosine' or 'step'",
     ),
     ('merge.alpha', {'attention': 0.2}, 'merge.alpha: .* has no default'),
     ('merge.alpha', [{'filter': 'mlp', 'value': 0.2}], 'merge.alpha: .* has no rule without a filter'),

@@ -122,6 +122,33 @@ def test_accumulated_data_is_of_all_rounds_and_goes_on_to_the_same_bytes(tmp_pat
   assert_same_run(whole, half)
 
 
+def test_a_teacher_samples_in_every_round(finished, tmp_path):
+  path = str(tmp_path / 'run')
+  imm.run(tiny(**{'synthesize.teacher': f'{finished[0]}@0', 'sample_from': 'tuned'}), path)
+  for round_ in (1, 2):  # the teacher is the base here: round 1 is as without, and samples alone change in round 2
+    with (
+      open(f'{path}/rounds/{round_:04d}/samples.jsonl') as one,
+      open(f'{finished[0]}/rounds/{round_:04d}/samples.jsonl') as two,
+    ):
+      assert (one.read() == two.read()) == (round_ == 1)
+  logprobs = [
+    {(r['question_id'], r['text']): r['logprob'] for r in read_lines(f'{path}/rounds/{round_:04d}/samples.jsonl')}
+    for round_ in (1, 2)
+  ]
+  same = logprobs[0].keys() & logprobs[1].keys()
+  assert same and all(abs(logprobs[0][key] - logprobs[1][key]) < 1e-4 for key in same)
+
+
+def test_a_teacher_of_another_vocabulary_is_refused_at_once(finished, tmp_path):
+  other = tiny(**{'num_rounds': 0, 'model.random.characters': '9876543210+-<>=\n'})
+  imm.run(other, str(tmp_path / 'other'))
+  teacher = f'{tmp_path}/other@0'
+  with pytest.raises(ValueError, match=f'synthesize.teacher: {teacher}: its tokenizer has another vocabulary: 10 tokens'):
+    imm.run(tiny(**{'synthesize.teacher': teacher}), str(tmp_path / 'run'))
+  with pytest.raises(ValueError, match='synthesize.teacher: has nothing to sample at real_fraction 1'):
+    imm.run(tiny(**{'synthesize.teacher': teacher, 'synthesize.real_fraction': 1.0}), str(tmp_path / 'run'))
+
+
 def test_a_share_of_what_is_learned_from_is_real(finished, tmp_path):
   path = str(tmp_path / 'run')
   rows = imm.run(tiny(**{'num_rounds': 1, 'synthesize.real_fraction': 0.5}), path)

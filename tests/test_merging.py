@@ -374,6 +374,9 @@ def test_schedules():
   line = [coefficients.schedule(linear | {'rounds': 4}, t) for t in (1, 2, 3, 4, 5)]
   np.testing.assert_allclose(line, [0.2, 0.4, 0.6, 0.8, 0.8])
   np.testing.assert_allclose([coefficients.schedule(cosine | {'rounds': 3}, t) for t in (1, 2, 3)], [0.2, 0.5, 0.8])
+  step = {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': 3}
+  coefficients.check('merge.alpha', step, 0, 1, whole=True)
+  assert [coefficients.schedule(step, t) for t in (1, 2, 3, 4)] == [1.0, 1.0, 0.5, 0.5]
   assert coefficients.schedule(0.4, 2) == 0.4
 
 
