@@ -24,6 +24,7 @@ def config(**overrides) -> ml_collections.ConfigDict:
       'synthesize': {
         'num_questions': 0,  # train questions a round; 0 takes all
         'max_accepted_per_question': 1,
+        'deduplicate': True,  # of a question's completions with the same text, learn from one
         'data': 'replace',  # or 'accumulate': a round learns from what was accepted in all rounds so far
         'teacher': '',  # a model that samples in all rounds, named as model.path is; '' is the round's own
         'real_fraction': 0.0,  # of what a round learns from, that are the data's own solutions; 1 samples nothing

@@ -123,7 +123,7 @@ def check_teacher(exp: Experiment, lm: LM) -> None:
 
 
 def sampling_lm(exp: Experiment, lm: LM, params: Params) -> LM:
-  """Returns the model that a round's completions come from: the teacher, loaded for as long as they take, or lm with params."""
+  """Returns the model that a round's completions come from: the teacher, loaded for this round's only, or lm with params."""
   if exp.synthesize.teacher:
     return load_model(exp, exp.synthesize.teacher, lm.mesh)
   return dataclasses.replace(lm, params=params)

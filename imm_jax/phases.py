@@ -80,6 +80,7 @@ def accept(
     prompts=[lm.tokenizer.encode_prompt(task.prompt(example)) for example in examples],
     max_length=exp.finetune.max_length,
     max_accepted_per_question=exp.synthesize.max_accepted_per_question,
+    deduplicate=exp.synthesize.deduplicate,
   )
 
 

@@ -226,7 +226,7 @@ def sample(
   among: Sequence[Sequence[int]] = (),
   advance: Callable[[int], None] = lambda num_rows: None,
 ) -> list[list[Completion]]:
-  """Returns config.num_samples_per_prompt completions of each prompt.
+  """Returns config.num_samples_per_prompt completions of each prompt; greedy ones are alike, and decoded once.
 
   Args:
     model: its rules are sharding.SAMPLE, and params are sharded by them.
@@ -245,7 +245,9 @@ def sample(
     processes.Stopped: a notice to stop has come.
     ValueError: a prompt is empty, or longer with its completion than the model's context.
   """
-  n = config.num_samples_per_prompt
+  copies = config.num_samples_per_prompt if config.temperature == 0 else 1
+  n = config.num_samples_per_prompt // copies
+  config = dataclasses.replace(config, num_samples_per_prompt=n)
   if max_new_tokens < 1:
     raise ValueError(f'max_new_tokens: {max_new_tokens} is less than 1')
   if isinstance(stop, str) or '' in stop:
@@ -288,8 +290,8 @@ def sample(
     free += done
     active = np.array([slot in owners for slot in range(num_rows)])
     slots = dataclasses.replace(slots, active=jax.device_put(active, slots.active.sharding))
-    advance(len(done))
-  return [[samples[i] for i in range(n)] for samples in completions]
+    advance(len(done) * copies)
+  return [[samples[i] for i in range(n)] * copies for samples in completions]
 
 
 def score(

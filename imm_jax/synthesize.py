@@ -19,6 +19,7 @@ class SynthesizeConfig:
   num_questions: int  # train questions a round; 0 takes all
   max_accepted_per_question: int
   questions_per_chunk: int  # sampled together, and saved when all are done
+  deduplicate: bool  # a question's completions of the same text count once
   data: Literal['replace', 'accumulate']  # learn from this round's accepted completions, or from those of all so far
   teacher: str  # the model that samples, in all rounds, as model.path names one; '' is the round's own
   real_fraction: float  # of the sequences to learn from, that are the data's own solutions
@@ -40,16 +41,17 @@ def accept(
   prompts: Sequence[Sequence[int]],
   max_length: int,
   max_accepted_per_question: int,
+  deduplicate: bool = True,
 ) -> list[dict[str, Any]]:
   """Returns one record a completion, in order: what was sampled, its verdict, and if not accepted, why not.
 
-  A reason is 'wrong', 'truncated' (no stop before max_new_tokens), 'duplicate' (the question has this text already),
-  'enough' (the question has its share) or 'too_long' (prompt and completion exceed max_length tokens).
+  A reason is 'wrong', 'truncated' (no stop before max_new_tokens), 'duplicate' (with deduplicate: the question has this text
+  already), 'enough' (the question has its share) or 'too_long' (prompt and completion exceed max_length tokens).
   prompts are the token ids that fine-tuning will put before each completion of a question.
   """
   records = []
   for example, prompt, samples in zip(examples, prompts, completions, strict=True):
-    taken: set[str] = set()
+    taken: list[str] = []
     for index, sample in enumerate(samples):
       right = verify(example, sample.text)
       reason = ''
@@ -57,14 +59,14 @@ def accept(
         reason = 'wrong'
       elif sample.finish_reason == 'length':
         reason = 'truncated'
-      elif sample.text.strip() in taken:
+      elif deduplicate and sample.text.strip() in taken:
         reason = 'duplicate'
       elif len(taken) == max_accepted_per_question:
         reason = 'enough'
       elif packing.num_slots(prompt, sample.tokens) > max_length:
         reason = 'too_long'
       else:
-        taken.add(sample.text.strip())
+        taken.append(sample.text.strip())
       records.append(
         {
           'question_id': example.id,

@@ -149,6 +149,20 @@ def test_a_teacher_of_another_vocabulary_is_refused_at_once(finished, tmp_path):
     imm.run(tiny(**{'synthesize.teacher': teacher, 'synthesize.real_fraction': 1.0}), str(tmp_path / 'run'))
 
 
+def test_the_authors_mode_keeps_equal_greedy_completions(tmp_path):
+  path = str(tmp_path / 'run')
+  authors = {'sampler.temperature': 0.0, 'sampler.num_samples_per_prompt': 3}
+  authors |= {'synthesize.deduplicate': False, 'synthesize.max_accepted_per_question': 3}
+  [_, row] = imm.run(tiny(**authors, num_rounds=1), path)
+  records = read_lines(f'{path}/rounds/0001/samples.jsonl')
+  of_question = collections.defaultdict(list)
+  for record in records:
+    of_question[record['question_id']].append((record['tokens'], record['logprob'], record['accepted']))
+  assert {len(samples) for samples in of_question.values()} == {3}
+  assert all(samples == samples[:1] * 3 for samples in of_question.values())
+  assert row['sample']['num_accepted'] == sum(record['right'] and record['finish_reason'] == 'stop' for record in records)
+
+
 def test_a_share_of_what_is_learned_from_is_real(finished, tmp_path):
   path = str(tmp_path / 'run')
   rows = imm.run(tiny(**{'num_rounds': 1, 'synthesize.real_fraction': 0.5}), path)

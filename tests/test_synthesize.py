@@ -49,6 +49,12 @@ def test_a_question_gives_no_more_than_its_share():
   assert sum(record['accepted'] for record in records) == 3
 
 
+def test_copies_are_kept_when_asked_up_to_the_share():
+  samples, kwargs = [[completion('2')] * 4], {'prompts': [[1]], 'max_length': 9, 'max_accepted_per_question': 3}
+  records = synthesize.accept(EXAMPLES[:1], samples, lambda e, text: text == e.answer, deduplicate=False, **kwargs)
+  assert [record['reason'] for record in records] == ['', '', '', 'enough']
+
+
 def test_the_summary_counts():
   records = accept([completion('2'), completion('2'), completion('3'), completion('2x')], cap=1)
   assert synthesize.summary(records) == {
