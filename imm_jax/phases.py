@@ -11,7 +11,7 @@ import zlib
 import jax
 import numpy as np
 
-from imm_jax import checkpoint, evaluate, finetune, metrics, packing, processes, sampler, sharding, synthesize
+from imm_jax import checkpoint, evaluate, finetune, merging, metrics, packing, processes, sampler, sharding, synthesize
 from imm_jax import model as model_lib
 from imm_jax.experiment import Experiment
 from imm_jax.lm import LM
@@ -44,7 +44,7 @@ class Entry:
     for phase, name in (('id', 'eval'), ('ood', 'eval'), ('tuned_id', 'eval_tuned'), ('tuned_ood', 'eval_tuned')):
       for task, result in self.values.get(phase, {}).items():
         flat |= {f'{name}/{task}/{key}': value for key, value in result.items() if key == 'accuracy' or '@' in key}
-    for phase in ('sample', 'merge'):
+    for phase in ('sample', 'finetune', 'merge'):
       numbers = {key: value for key, value in self.values.get(phase, {}).items() if isinstance(value, int | float)}
       flat |= {f'{phase}/{key}': value for key, value in numbers.items()}
     return flat | {f'{phase}/secs': value for phase, value in self.values['secs'].items()}
@@ -133,12 +133,12 @@ def fine_tune(
 
     params, moments = finetune.fine_tune(
         trainer(lm), params, rows, exp.finetune, exp.optimizer, lm.mesh, seed=exp.seed, round_=round_, write=write,
-        moments=moments, saved=saved, save_every=exp.checkpoint.every_steps, report=metrics.note,
+        base=lm.params, moments=moments, saved=saved, save_every=exp.checkpoint.every_steps, report=metrics.note,
     )  # fmt: skip
   tokens = sum(values['num_tokens'] for values in history)
   loss = sum(values['loss_nats'] * values['num_tokens'] for values in history) / tokens
-  kept = moments if exp.optimizer.keep_moments else None
-  return params, kept, {'steps': len(history), 'tokens': int(tokens), 'loss_nats': loss}
+  kept, drift = moments if exp.optimizer.keep_moments else None, float(merging.drift_norm(lm.params, params))
+  return params, kept, {'steps': len(history), 'tokens': int(tokens), 'loss_nats': loss, 'drift_norm': drift}
 
 
 def trainer(lm: LM) -> Transformer:

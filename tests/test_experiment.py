@@ -31,6 +31,7 @@ def test_every_config_resolves_and_is_plain_data(name):
     ('merge.drop_rate', 1.0, r'merge.drop_rate: 1.0 is not in \[0, 1\)'),
     ('synthesize.real_fraction', 1.5, r'synthesize.real_fraction: 1.5 is not in \[0, 1\]'),
     ('synthesize.data', 'add', "synthesize.data: 'add' is not one of replace, accumulate"),
+    ('finetune.max_drift', -0.1, 'finetune.max_drift: -0.1 is not a number from 0'),
     ('num_rounds', -1, 'config.num_rounds: -1 is negative'),
     ('merge.alpha', float('nan'), r'merge.alpha: nan is not in \[0, 1\]'),
     ('merge.alpha', [0.2, 1.2], r'merge.alpha: 1.2 is not in \[0, 1\]'),

@@ -73,9 +73,9 @@ def test_the_workdir_holds_what_it_should(finished):
       assert result['low'] <= result['accuracy'] <= result['high'] and result['n'] == 20
   for row in rows[1:]:
     assert row['sample'].keys() == {'num_samples', 'right_rate', 'acceptance_rate', 'num_accepted'}
-    assert row['finetune'].keys() == {'steps', 'tokens', 'loss_nats'}
+    assert row['finetune'].keys() == {'steps', 'tokens', 'loss_nats', 'drift_norm'}
     assert row['merge']['method'] == 'linear' and row['merge']['alpha'] == 0.5
-    assert row['merge']['drift_norm'] > 0
+    assert row['finetune']['drift_norm'] > row['merge']['drift_norm'] > 0
     assert row['tuned_id'].keys() == row['id'].keys() and row['tuned_ood'].keys() == row['ood'].keys()
     assert set(row['secs']) == {'sample', 'finetune', 'evaluate_tuned', 'merge', 'evaluate', 'checkpoint'}
 
