@@ -20,7 +20,12 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'attention': 'auto',  # or 'xla', 'splash' (TPU), 'cudnn' (GPU, bfloat16)
         'random': {},  # with path '': a small model with random weights, see configs/tiny.py
       },
-      'tasks': {'id': {}, 'ood': {}},
+      'tasks': {
+        'id': {},  # in domain: what the model improves itself on
+        'ood': {},  # out of domain: only measured
+        'dev': {},  # in domain, and
+        'probe': {},  # out of domain: what merge.rule 'search' chooses alpha by; no question of theirs is in a test above
+      },
       'synthesize': {
         'num_questions': 0,  # train questions a round; 0 takes all
         'max_accepted_per_question': 1,
@@ -61,6 +66,8 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'drop_rate': 0.2,  # fraction of elements that dare drops
         'density': 0.5,  # fraction of elements that ties, dare_*, della* and breadcrumbs* keep
         'anchor': 'base',  # or 'previous', 'all_previous': what tuned is merged with
+        'rule': 'fixed',  # alpha itself; or 'layer_adaptive', 'layer_adaptive_shuffled', 'search': see the README
+        'search_eps': 0.0,  # accuracy in tasks.probe, of 1, that the alpha of 'search' may lose
       },
       'evaluate': {
         'tuned': False,  # measure the tuned params too, before the merge

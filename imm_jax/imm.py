@@ -1,8 +1,8 @@
 """Iterative Model Merging (arXiv 2503.02103): the rounds.
 
 theta_0 is the original model and M_0 = theta_0. In round t the model samples solutions and a verifier keeps the right ones,
-fine-tuning on them gives S_t, and M_t = merge(theta_0, S_t) starts the next round. `sample_from`, `finetune_from` and
-`merge.anchor` are the method's switches.
+fine-tuning on them gives S_t, and M_t = merge(theta_0, S_t) starts the next round. The method's switches, and the baselines
+that they make, are in the README.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,6 @@ from imm_jax import lm as lm_lib
 from imm_jax import model as model_lib
 from imm_jax.experiment import Experiment
 from imm_jax.lm import LM
-from imm_jax.merging import coefficients
 from imm_jax.model import Params
 from imm_jax.tasks import Task
 from imm_jax.tokenizer import Tokenizer
@@ -53,7 +52,8 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
   cache = exp.compilation_cache or str(epath.Path(workdir.path).parent / '.xla_cache')
   jax.config.update('jax_compilation_cache_dir', cache)
   mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
-  questions = {name: describe(task) for name, task in (exp.id_tasks | exp.ood_tasks).items()}
+  questions = {name: describe(task) for name, task in exp.all_tasks.items()}
+  weights.check_held_out(exp)
   for line in workdir.open(config):
     metrics.note(line)
   if len(workdir.finished()) > exp.num_rounds:
@@ -95,12 +95,15 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
           with entry.phase('evaluate_tuned'):
             answers += phases.evaluate_domains(exp, lm, tuned_params, key, entry, 'tuned', part)
         with entry.phase('merge'):
-          params = merge(anchor, tuned_params, round_, key)
+          first = workdir.finished()[1]['merge'] if round_ > 1 else None
+          alpha, row = weights.choose(
+            exp, lm, merge, anchor, tuned_params, records, round_=round_, key=key, part=part, first=first
+          )
+          params = merge(anchor, tuned_params, alpha, key)
           sample_params = tuned_params if exp.sample_from == 'tuned' else params
           anchor = weights.next_anchor(exp.merge.anchor, anchor, params, round_)
           drift = float(merging.drift_norm(base_params, params))
-          alpha = coefficients.schedule(exp.merge.alpha, round_)
-          entry.values['merge'] = {'method': exp.merge.method, 'alpha': alpha, 'drift_norm': drift}
+          entry.values['merge'] = {'method': exp.merge.method, **row, 'drift_norm': drift}
       with entry.phase('evaluate'):
         answers += phases.evaluate_domains(exp, lm, params, key, entry, 'merged', part)
         workdir.write_lines(round_, 'evaluations.jsonl', answers)

@@ -119,9 +119,7 @@ def fine_tune(
 
   It goes on from the newest of the checkpoints in `saved`, and adds to them.
   """
-  prompts = {example.id: task.prompt(example) for task in exp.id_tasks.values() for example in task.train}
-  accepted = [record for record in records if record['accepted']]
-  pairs = [(lm.tokenizer.encode_prompt(prompts[record['question_id']]), record['tokens']) for record in accepted]
+  pairs = accepted_pairs(exp, lm, records)
   rows = packing.pack(pairs, exp.finetune.max_length)
   history = []
   with metrics.progress(f'fine-tune on {len(pairs)} samples', finetune.num_steps(rows, exp.finetune), 'steps') as advance:
@@ -139,6 +137,13 @@ def fine_tune(
   loss = sum(values['loss_nats'] * values['num_tokens'] for values in history) / tokens
   kept, drift = moments if exp.optimizer.keep_moments else None, float(merging.drift_norm(lm.params, params))
   return params, kept, {'steps': len(history), 'tokens': int(tokens), 'loss_nats': loss, 'drift_norm': drift}
+
+
+def accepted_pairs(exp: Experiment, lm: LM, records: Sequence[Mapping[str, Any]]) -> list[tuple[list[int], list[int]]]:
+  """Returns the token ids (prompt, completion) of what is learned from; the prompt has no solved examples."""
+  prompts = {example.id: task.prompt(example) for task in exp.id_tasks.values() for example in task.train}
+  accepted = [record for record in records if record['accepted']]
+  return [(lm.tokenizer.encode_prompt(prompts[record['question_id']]), record['tokens']) for record in accepted]
 
 
 def trainer(lm: LM) -> Transformer:
@@ -163,6 +168,14 @@ def evaluate_domains(
       results |= result
       answers += [{'params': which, **item} for item in items]
   return answers
+
+
+def accuracy(exp: Experiment, lm: LM, params: Params, tasks: Mapping[str, Task]) -> float:
+  """Returns the mean accuracy of params over tasks, greedy or by likelihood."""
+  on_sampler, model = for_sampling(lm, params), Transformer(lm.config, sharding.SAMPLE)
+  config, key = dataclasses.replace(exp.evaluate, num_samples_per_prompt=0), jax.random.key(0)
+  results, _ = evaluate.evaluate(model, on_sampler.params, lm.tokenizer, tasks, config, exp.sampler, key=key)
+  return float(np.mean([result['accuracy'] for result in results.values()]))
 
 
 def for_sampling(lm: LM, params: Params) -> LM:

@@ -1,6 +1,7 @@
 """The rounds: what a workdir holds, the method's laws and switches, the same bytes again, and going on after a stop."""
 
 import collections
+import functools
 import json
 import os
 import shutil
@@ -124,19 +125,15 @@ def test_accumulated_data_is_of_all_rounds_and_goes_on_to_the_same_bytes(tmp_pat
 
 def test_a_teacher_samples_in_every_round(finished, tmp_path):
   path = str(tmp_path / 'run')
-  imm.run(tiny(**{'synthesize.teacher': f'{finished[0]}@0', 'sample_from': 'tuned'}), path)
-  for round_ in (1, 2):  # the teacher is the base here: round 1 is as without, and samples alone change in round 2
-    with (
-      open(f'{path}/rounds/{round_:04d}/samples.jsonl') as one,
-      open(f'{finished[0]}/rounds/{round_:04d}/samples.jsonl') as two,
-    ):
-      assert (one.read() == two.read()) == (round_ == 1)
-  logprobs = [
-    {(r['question_id'], r['text']): r['logprob'] for r in read_lines(f'{path}/rounds/{round_:04d}/samples.jsonl')}
-    for round_ in (1, 2)
-  ]
-  same = logprobs[0].keys() & logprobs[1].keys()
-  assert same and all(abs(logprobs[0][key] - logprobs[1][key]) < 1e-4 for key in same)
+  imm.run(tiny(**{'synthesize.teacher': f'{finished[0]}@0', 'merge.alpha': 0.9}), path)
+  plain, one, two = (
+    {(r['question_id'], *r['tokens']): r['logprob'] for r in read_lines(f'{run}/rounds/{round_:04d}/samples.jsonl')}
+    for run, round_ in ((finished[0], 1), (path, 1), (path, 2))
+  )
+  assert one == plain  # the teacher is the base, as in the first round without
+  assert one.keys() != two.keys()  # other draws
+  assert one.keys() & two.keys()
+  assert all(abs(one[sample] - two[sample]) < 1e-4 for sample in one.keys() & two.keys())  # of the same model
 
 
 def test_a_teacher_of_another_vocabulary_is_refused_at_once(finished, tmp_path):
@@ -149,18 +146,80 @@ def test_a_teacher_of_another_vocabulary_is_refused_at_once(finished, tmp_path):
     imm.run(tiny(**{'synthesize.teacher': teacher, 'synthesize.real_fraction': 1.0}), str(tmp_path / 'run'))
 
 
-def test_the_authors_mode_keeps_equal_greedy_completions(tmp_path):
-  path = str(tmp_path / 'run')
-  authors = {'sampler.temperature': 0.0, 'sampler.num_samples_per_prompt': 3}
-  authors |= {'synthesize.deduplicate': False, 'synthesize.max_accepted_per_question': 3}
-  [_, row] = imm.run(tiny(**authors, num_rounds=1), path)
-  records = read_lines(f'{path}/rounds/0001/samples.jsonl')
-  of_question = collections.defaultdict(list)
-  for record in records:
-    of_question[record['question_id']].append((record['tokens'], record['logprob'], record['accepted']))
-  assert {len(samples) for samples in of_question.values()} == {3}
-  assert all(samples == samples[:1] * 3 for samples in of_question.values())
-  assert row['sample']['num_accepted'] == sum(record['right'] and record['finish_reason'] == 'stop' for record in records)
+STEP = {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': 2}
+ARMS = {
+  'vanilla': {'merge.alpha': 1.0},
+  'real': {'synthesize.real_fraction': 1.0, 'merge.alpha': 1.0},
+  'mixed': {'synthesize.real_fraction': 0.25},
+  'dare': {'merge.method': 'dare'},
+  'single': {'merge.alpha': STEP},
+  'early': {'merge.alpha': 1.0, 'finetune.max_drift': 0.01},
+  'accumulate': {'synthesize.data': 'accumulate'},
+  'layer_adaptive': {'merge.rule': 'layer_adaptive'},
+  'shuffled': {'merge.rule': 'layer_adaptive_shuffled'},
+  'search': {'merge.rule': 'search'},
+}
+QUICK = ('accumulate', 'layer_adaptive', 'search')
+
+
+@pytest.fixture(scope='module')
+def arms(tmp_path_factory):
+  """Runs arms of two rounds, each once: arms(name) -> its path, its rows and its config's changes."""
+
+  @functools.cache
+  def run(name):
+    changes = ARMS[name] | {'model.random.num_layers': 2, 'finetune.num_epochs': 8, 'evaluate.tuned': False}
+    if name == 'search':
+      domain = tiny()['tasks']['id']['sum']
+      changes |= {
+        'tasks.dev': {'diff': domain | {'operation': 'diff'}},
+        'tasks.probe': {'min': domain | {'operation': 'min'}},
+      }
+    path = str(tmp_path_factory.mktemp('arms') / name)
+    return path, imm.run(tiny(**changes), path), changes
+
+  return run
+
+
+@pytest.mark.parametrize('name', [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ARMS])
+def test_each_arm_goes_on_to_the_same_bytes(arms, name, tmp_path):
+  path, _, changes = arms(name)
+  for num_rounds in (1, 2):
+    imm.run(tiny(**changes, num_rounds=num_rounds), str(tmp_path / 'half'))
+  assert_same_run(path, tmp_path / 'half')
+
+
+def test_layer_adaptive_alphas_have_the_drift_of_a_uniform_one(arms):
+  _, rows, _ = arms('layer_adaptive')
+  for row in rows[1:]:
+    merge = row['merge']
+    assert len(merge['alpha_by_layer']) == len(merge['importance']) == 2 and merge['alpha'] == 0.5
+    assert merge['importance'] == rows[1]['merge']['importance']
+    np.testing.assert_allclose(merge['drift_norm'], 0.5 * row['finetune']['drift_norm'], rtol=1e-3)
+
+
+def test_search_takes_the_best_alpha_that_the_probe_allows(arms):
+  _, rows, _ = arms('search')
+  for row in rows[1:]:
+    merge = row['merge']
+    assert {0.0, 0.25, 0.5, 0.75, 1.0} < {alpha for alpha, *_ in merge['trials']}
+    allowed = [(dev, -alpha) for alpha, dev, probe in merge['trials'] if probe >= merge['base_probe'] - 1e-9]
+    assert merge['alpha'] == -max(allowed)[1]
+    assert merge['base_probe'] == rows[1]['merge']['base_probe'] == merge['trials'][0][2]  # alpha 0 is the base
+
+
+@pytest.mark.slow
+def test_an_early_stop_and_a_single_merge_are_at_their_drift(arms):
+  _, rows, _ = arms('early')
+  _, vanilla, _ = arms('vanilla')
+  for row in rows[1:]:
+    assert row['finetune']['drift_norm'] >= 0.01
+    np.testing.assert_allclose(row['merge']['drift_norm'], row['finetune']['drift_norm'], rtol=1e-6)
+  assert rows[1]['finetune']['steps'] < vanilla[1]['finetune']['steps'] and rows[2]['finetune']['steps'] == 1
+  _, single, _ = arms('single')
+  assert [row['merge']['alpha'] for row in single[1:]] == [1.0, 0.5]
+  for row, share in zip(single[1:], (1, 0.5), strict=True):
+    np.testing.assert_allclose(row['merge']['drift_norm'], share * row['finetune']['drift_norm'], rtol=1e-3)
 
 
 def test_a_share_of_what_is_learned_from_is_real(finished, tmp_path):
