@@ -141,9 +141,25 @@ def fine_tune(
 
 def accepted_pairs(exp: Experiment, lm: LM, records: Sequence[Mapping[str, Any]]) -> list[tuple[list[int], list[int]]]:
   """Returns the token ids (prompt, completion) of what is learned from; the prompt has no solved examples."""
-  prompts = {example.id: task.prompt(example) for task in exp.id_tasks.values() for example in task.train}
-  accepted = [record for record in records if record['accepted']]
-  return [(lm.tokenizer.encode_prompt(prompts[record['question_id']]), record['tokens']) for record in accepted]
+  pairs = []
+  for record in records:
+    if record['accepted']:
+      prompt = exp.id_tasks[task_of(record)].prompt(Example(record['question_id'], record['question'], record['gold']))
+      pairs.append((lm.tokenizer.encode_prompt(prompt), record['tokens']))
+  return pairs
+
+
+def some_pairs(
+  exp: Experiment, lm: LM, records: Sequence[Mapping[str, Any]], num: int
+) -> list[tuple[list[int], list[int]]]:  # fmt: skip
+  """Returns at most num of the accepted pairs, drawn by the seed: what the importance of layers is measured on."""
+  pairs = accepted_pairs(exp, lm, records)
+  return [pairs[i] for i in np.random.default_rng(exp.seed).permutation(len(pairs))[:num]]
+
+
+def task_of(record: Mapping[str, Any]) -> str:
+  """Returns the name of a record's task; see tasks.make_example."""
+  return record['question_id'].rpartition('/')[0]
 
 
 def trainer(lm: LM) -> Transformer:

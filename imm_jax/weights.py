@@ -67,8 +67,8 @@ def choose(
 
 
 def measure_importance(exp: Experiment, lm: LM, records: Sequence[Mapping[str, Any]]) -> list[float]:
-  """Returns the importance of each layer of the original model for the first accepted completions, [L] nats a token."""
-  pairs = phases.accepted_pairs(exp, lm, records)[:NUM_PAIRS]
+  """Returns the importance of each layer of the original model, [L] nats a token, on the completions of `imm analyze`."""
+  pairs = phases.some_pairs(exp, lm, records, NUM_PAIRS)
   return analysis.importance(lm, lm.params, pairs, max_length=exp.finetune.max_length).nll_rise.tolist()
 
 
