@@ -48,7 +48,7 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'batch_size': 8,  # packed rows an optimizer step
         'accumulation_steps': 1,  # parts a batch is computed in
         'max_length': 512,  # tokens a packed row
-        'max_drift': 0.0,  # a round's fine-tuning stops when ‖params - base‖ / ‖base‖ reaches it; 0 is off
+        'max_drift': 0.0,  # a round stops after the first step with ‖params - base‖ / ‖base‖ at it or above; 0 is off
       },
       'optimizer': {
         'learning_rate': 2e-5,  # at the peak
