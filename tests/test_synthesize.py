@@ -85,7 +85,8 @@ def test_a_solution_ends_as_its_format_does():
   worked = ' So 7\nThe answer is 7.'
   for task, text, ending in (
     (plain, worked, tokenizer.encode('\n\n')),
-    (dataclasses.replace(plain, format='chat', stop=()), worked[1:], [end]),
+    (dataclasses.replace(plain, stop=('.\n',)), worked[:-1], tokenizer.encode('.\n')),
+    (dataclasses.replace(plain, format='chat', stop=('\n\n',)), worked[1:], [end]),
     (dataclasses.replace(plain, stop=()), worked, [end]),
   ):
     real = synthesize.solution(task, example, tokenizer)
