@@ -62,8 +62,8 @@ def choose(
     importance = first['importance'] if first else part('importance', lambda: measure_importance(exp, lm, records))
     by_layer = layer_adaptive(exp, importance, anchor, tuned, alpha)
     row = {'alpha': alpha, 'alpha_by_layer': by_layer, 'importance': importance}
-    return np.float32([*by_layer, alpha]), row
-  return None if coefficients.varies(alpha) else np.float32(alpha), {'alpha': alpha} | row
+    return np.asarray([*by_layer, alpha], np.float32), row
+  return None if coefficients.varies(alpha) else np.asarray(alpha, np.float32), {'alpha': alpha} | row
 
 
 def measure_importance(exp: Experiment, lm: LM, records: Sequence[Mapping[str, Any]]) -> list[float]:
