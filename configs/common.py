@@ -20,10 +20,19 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'attention': 'auto',  # or 'xla', 'splash' (TPU), 'cudnn' (GPU, bfloat16)
         'random': {},  # with path '': a small model with random weights, see configs/tiny.py
       },
-      'tasks': {'id': {}, 'ood': {}},
+      'tasks': {
+        'id': {},  # in domain: what the model improves itself on
+        'ood': {},  # out of domain: only measured
+        'dev': {},  # in domain, and
+        'probe': {},  # out of domain: what merge.rule 'search' chooses alpha by; no question of theirs is in a test above
+      },
       'synthesize': {
         'num_questions': 0,  # train questions a round; 0 takes all
         'max_accepted_per_question': 1,
+        'deduplicate': True,  # of a question's completions with the same text, learn from one
+        'data': 'replace',  # or 'accumulate': a round learns from what was accepted in all rounds so far
+        'teacher': '',  # a model that samples in all rounds, named as model.path is; '' is the round's own
+        'real_fraction': 0.0,  # of what a round learns from, that are the data's own solutions; 1 samples nothing
         'questions_per_chunk': 256,  # sampled together; a run that was cut off samples at most so many again
       },
       'sampler': {
@@ -39,6 +48,7 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'batch_size': 8,  # packed rows an optimizer step
         'accumulation_steps': 1,  # parts a batch is computed in
         'max_length': 512,  # tokens a packed row
+        'max_drift': 0.0,  # a round stops after the first step with ‖params - base‖ / ‖base‖ at it or above; 0 is off
       },
       'optimizer': {
         'learning_rate': 2e-5,  # at the peak
@@ -56,6 +66,8 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'drop_rate': 0.2,  # fraction of elements that dare drops
         'density': 0.5,  # fraction of elements that ties, dare_*, della* and breadcrumbs* keep
         'anchor': 'base',  # or 'previous', 'all_previous': what tuned is merged with
+        'rule': 'fixed',  # alpha itself; or 'layer_adaptive', 'layer_adaptive_shuffled', 'search': see the README
+        'search_eps': 0.0,  # accuracy in tasks.probe, of 1, that the alpha of 'search' may lose
       },
       'evaluate': {
         'tuned': False,  # measure the tuned params too, before the merge

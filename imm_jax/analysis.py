@@ -14,7 +14,7 @@ import numpy as np
 from rich.table import Table
 import sacrebleu
 
-from imm_jax import experiment, finetune, metrics, packing, processes, sharding
+from imm_jax import experiment, finetune, metrics, packing, phases, processes, sharding
 from imm_jax import lm as lm_lib
 from imm_jax.evaluate import pass_at_k
 from imm_jax.experiment import Experiment
@@ -22,7 +22,6 @@ from imm_jax.finetune import FinetuneConfig
 from imm_jax.lm import LM
 from imm_jax.model import of_logits, param_shardings, Params, target_logprobs, Transformer
 from imm_jax.packing import Batch
-from imm_jax.tasks import Example
 from imm_jax.workdir import Workdir
 
 Record = Mapping[str, Any]  # a line of samples.jsonl or evaluations.jsonl
@@ -276,9 +275,8 @@ def analyze(path: str, num_completions: int = 64) -> list[dict[str, Any]]:
       f'{workdir.path}@0', dtype=spec.dtype, remat=spec.remat, attention=spec.attention, mesh=sharding.make_mesh(),
       rules=sharding.TRAIN,
   )  # fmt: skip
-  pairs = accepted_pairs(exp, lm, workdir.read_lines(1, 'samples.jsonl'))
-  chosen = np.random.default_rng(exp.seed).permutation(len(pairs))[:num_completions]
-  found = importance(lm, lm.params, [pairs[i] for i in chosen], max_length=exp.finetune.max_length)._asdict()
+  pairs = phases.some_pairs(exp, lm, workdir.read_lines(1, 'samples.jsonl'), num_completions)
+  found = importance(lm, lm.params, pairs, max_length=exp.finetune.max_length)._asdict()
   analyses: list[dict[str, Any]] = [{'importance': {name: values.tolist() for name, values in found.items()}}]
   before = workdir.read_lines(0, 'evaluations.jsonl')
   for round_ in range(1, num_rounds):
@@ -296,24 +294,9 @@ def analyze(path: str, num_completions: int = 64) -> list[dict[str, Any]]:
   return analyses
 
 
-def accepted_pairs(exp: Experiment, lm: LM, records: Sequence[Record]) -> list[Pair]:
-  """Returns the token ids (prompt, completion) of what a round learned from, as fine-tuning saw them."""
-  pairs = []
-  for record in records:
-    if record['accepted']:
-      task = exp.id_tasks[_task_of(record)]
-      prompt = task.prompt(Example(record['question_id'], record['question'], record['gold']))
-      pairs.append((lm.tokenizer.encode_prompt(prompt), record['tokens']))
-  return pairs
-
-
-def _task_of(record: Record) -> str:
-  return record['question_id'].rpartition('/')[0]  # see tasks.make_example
-
-
 def _collapse_by_task(exp: Experiment, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
   samples = [record for record in records if not record.get('real')]  # and not the data's own solutions
-  by_task = {name: [record for record in samples if _task_of(record) == name] for name in exp.id_tasks}
+  by_task = {name: [record for record in samples if phases.task_of(record) == name] for name in exp.id_tasks}
   return {name: collapse(of_task, exp.id_tasks[name].extract) for name, of_task in by_task.items() if of_task}
 
 

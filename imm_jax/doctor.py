@@ -34,7 +34,7 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
   num_params = sum(x.size for x in jax.tree.leaves(model_lib.abstract_params(model)[0]))
   yield 'model', f'{exp.model.path or "random"}: {model.family}, {num_params / 1e6:,.0f}M parameters'
   yield 'memory', _memory(num_params, mesh)
-  for name, task in (exp.id_tasks | exp.ood_tasks).items():
+  for name, task in exp.all_tasks.items():
     yield f'task {name}', f'{len(task.train)} train and {len(task.test)} test questions'
   num_bytes = 4 * num_params * (exp.num_rounds + 1 + 2 * 3)  # each round's end, and two steps with both moments
   yield 'workdir', processes.on_first(lambda: _workdir(Workdir(path).path, num_bytes))

@@ -71,6 +71,8 @@ class Experiment:
   model: ModelSpec
   id_tasks: dict[str, tasks.Task]  # in domain: what the model improves itself on
   ood_tasks: dict[str, tasks.Task]  # out of domain: only measured
+  dev_tasks: dict[str, tasks.Task]  # in domain: what merge.rule 'search' chooses alpha by,
+  probe_tasks: dict[str, tasks.Task]  # and out of domain
   synthesize: SynthesizeConfig
   sampler: SamplerConfig
   finetune: FinetuneConfig
@@ -91,10 +93,24 @@ class Experiment:
         raise ValueError(f'tasks.id.{name}: its answers are options, not samples to learn from; put it under tasks.ood')
     if not self.id_tasks:
       raise ValueError('tasks.id: names no task; give at least one to improve on')
-    if twice := self.id_tasks.keys() & self.ood_tasks.keys():
-      raise ValueError(f'tasks: {", ".join(sorted(twice))} is in both id and ood; rename one')
+    names = [name for domain in _DOMAINS for name in getattr(self, f'{domain}_tasks')]
+    if twice := {name for name in names if names.count(name) > 1}:
+      raise ValueError(f'tasks: {", ".join(sorted(twice))} is in two of {", ".join(_DOMAINS)}; rename one')
+    if self.merge.rule == 'search' and not (self.dev_tasks and self.probe_tasks):
+      raise ValueError("tasks.dev, tasks.probe: merge.rule 'search' chooses alpha by them; give each a task")
+
+  @property
+  def all_tasks(self) -> dict[str, tasks.Task]:
+    """Those of all domains."""
+    return self.id_tasks | self.ood_tasks | self.dev_tasks | self.probe_tasks
+
+  @property
+  def merge_donates(self) -> bool:
+    """Whether a merge takes the tuned params' memory: the next round does not sample from them, and they are merged once."""
+    return self.sample_from != 'tuned' and self.merge.rule != 'search'
 
 
+_DOMAINS = ('id', 'ood', 'dev', 'probe')
 _SECTIONS = {
   'synthesize': SynthesizeConfig,
   'sampler': SamplerConfig,
@@ -115,7 +131,7 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
   scalars = [field.name for field in dataclasses.fields(Experiment) if field.type in _SCALARS or _is_literal(field.type)]
   keys = [*scalars, *_SECTIONS, 'model', 'tasks']
   _check_keys('config', config, keys, keys)
-  _check_keys('tasks', config['tasks'], ['id', 'ood'], ['id', 'ood'])
+  _check_keys('tasks', config['tasks'], _DOMAINS, _DOMAINS)
   spec = dict(config['model'])
   spec['random'] = section(RandomModel, 'model.random', spec['random']) if spec.get('random') else None
   if spec.get('path') == '' and spec['random'] is None:
@@ -128,8 +144,10 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
     'config',
     {name: config[name] for name in scalars},
     model=section(ModelSpec, 'model', spec),
-    id_tasks={name: make_task(name, task) for name, task in config['tasks']['id'].items()},
-    ood_tasks={name: make_task(name, task) for name, task in config['tasks']['ood'].items()},
+    **{
+      f'{domain}_tasks': {name: make_task(name, task) for name, task in config['tasks'][domain].items()}
+      for domain in _DOMAINS
+    },
     **{name: section(cls, name, config[name]) for name, cls in _SECTIONS.items()},
   )
 

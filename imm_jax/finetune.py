@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from imm_jax import checkpoint, optimizer, processes
+from imm_jax import checkpoint, merging, optimizer, processes
 from imm_jax.loss import cross_entropy
 from imm_jax.model import abstract_params, param_shardings, Params, Transformer
 from imm_jax.packing import Batch
@@ -24,11 +25,14 @@ class FinetuneConfig:
   batch_size: int  # packed rows per optimizer step
   accumulation_steps: int  # parts a batch is computed in, one after the other
   max_length: int  # tokens a packed row
+  max_drift: float = 0.0  # ‖params - base‖ / ‖base‖ at which it stops; 0 is off
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      if getattr(self, field.name) < 1:
+      if field.name != 'max_drift' and getattr(self, field.name) < 1:
         raise ValueError(f'finetune.{field.name}: {getattr(self, field.name)} is less than 1')
+    if not 0 <= self.max_drift < math.inf:
+      raise ValueError(f'finetune.max_drift: {self.max_drift} is not a number from 0, which is off')
     if self.batch_size % self.accumulation_steps:
       raise ValueError(
         f'finetune.batch_size: {self.batch_size} is not a multiple of accumulation_steps={self.accumulation_steps}'
@@ -46,10 +50,16 @@ _TPU_OPTIONS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}
 
 
 @functools.lru_cache
-def make_train_step(model: Any, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh) -> tuple[Any, Any, Any]:
+def make_train_step(
+  model: Any, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh, max_drift: float = 0.0
+) -> tuple[Any, Any, Any]:
   """Returns init(params) -> opt_state, step(params, opt_state, batch, rate) -> (both, metrics), and opt_state's shardings.
 
   batch has fields [A, B, T]: A parts whose gradients are added up. params and opt_state are donated.
+
+  With max_drift the step is step(params, opt_state, batch, rate, base, drift), and metrics have `drift_norm`, [] f32, of the
+  params from base. Where drift, that of the step before, has reached max_drift, it changes nothing: so the devices stop at
+  the right step although the host sees its metrics when the next one runs already.
   """
   tx = optimizer.make(config)
   shardings = param_shardings(model.config, mesh, model.rules)
@@ -78,10 +88,17 @@ def make_train_step(model: Any, config: optimizer.OptimizerConfig, mesh: jax.sha
     metrics = {'loss_nats': loss, 'grad_norm': optax.global_norm(grads), 'num_tokens': num_targets}
     return params, opt_state, metrics
 
+  def step_to_drift(params, opt_state, batch, rate, base, drift):
+    def stay(params, opt_state, *_):
+      return params, opt_state, dict.fromkeys(('loss_nats', 'grad_norm', 'num_tokens'), jnp.float32(0))
+
+    params, opt_state, metrics = jax.lax.cond(drift < max_drift, step, stay, params, opt_state, batch, rate)
+    return params, opt_state, metrics | {'drift_norm': merging.drift_norm(base, params)}
+
   return (
     jax.jit(tx.init, out_shardings=opt_shardings),
     jax.jit(
-      step,
+      step_to_drift if max_drift else step,
       out_shardings=(shardings, opt_shardings, replicated),
       donate_argnums=(0, 1),
       compiler_options=_TPU_OPTIONS if mesh.devices.flat[0].platform == 'tpu' else None,
@@ -122,6 +139,7 @@ def fine_tune(
   seed: int,
   round_: int,
   write: Callable[[int, Mapping[str, float]], None],
+  base: Params | None = None,
   moments: Any = None,
   saved: checkpoint.Steps | None = None,
   save_every: int = 0,
@@ -139,6 +157,7 @@ def fine_tune(
     seed: of the order of the rows.
     round_: likewise.
     write: write(step, metrics) is called for each step, one step late, so that the devices never wait for it.
+    base: what config.max_drift is measured from; needed where that is on.
     moments: the optimizer's state to go on with; None starts with a new one.
     saved: the checkpoints of an earlier process that was cut off, to go on from, and where new ones go.
     save_every: steps between two of them; 0 saves only at a notice to stop.
@@ -147,9 +166,10 @@ def fine_tune(
   Raises:
     processes.Stopped: a notice to stop came, and where `saved` is given the state is there.
   """
-  init, step_fn, opt_shardings = make_train_step(model, optimizer_config, mesh)  # pyright: ignore[reportArgumentType]
+  init, step_fn, opt_shardings = make_train_step(model, optimizer_config, mesh, config.max_drift)  # pyright: ignore[reportArgumentType]
   parts = batches(rows, config, seed, round_, multiple_of=model.rules.num_parts('batch', mesh.shape))
   shape = parts[0].tokens.shape[1:]
+  replicated = jax.NamedSharding(mesh, jax.P())
   sharded = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), shape, mesh.shape)))
   schedule = optimizer.learning_rate(optimizer_config, len(parts))
   rates = np.asarray([schedule(step) for step in range(len(parts))], np.float32)  # now: a step must not wait for one
@@ -172,16 +192,24 @@ def fine_tune(
     while len(waiting) > keep:
       history.append({name: float(value) for name, value in waiting.pop(0).items()})
       write(len(history) - 1, history[-1])
+      if far():
+        waiting.clear()  # a step that changed nothing
 
+  def far() -> bool:
+    return config.max_drift > 0 and bool(history) and history[-1]['drift_norm'] >= np.float32(config.max_drift)
+
+  drift = jax.device_put(np.float32(history[-1]['drift_norm'] if history and config.max_drift else 0), replicated)
   for step in range(first, len(parts)):
-    batch = parts[step]
-    on_device = jax.device_put(batch, sharded), jax.device_put(rates[step], jax.NamedSharding(mesh, jax.P()))
+    if far():
+      break
+    on_device = jax.device_put(parts[step], sharded), jax.device_put(rates[step], replicated)
     with jax.transfer_guard('disallow'):
-      params, opt_state, metrics = step_fn(params, opt_state, *on_device)
+      params, opt_state, metrics = step_fn(params, opt_state, *on_device, *((base, drift) if config.max_drift else ()))
+    drift = metrics.get('drift_norm')
     waiting.append(metrics | {'learning_rate': rates[step]})
     look(keep=1)
     stop, done = processes.should_stop(), step + 1
-    if saved and (stop or save_every and (done % save_every == 0 or done == len(parts))):
+    if saved and (stop or save_every and (done % save_every == 0 or done == len(parts) or far())):
       look(keep=0)
       saved.save(done, {'params': params, 'moments': opt_state}, {'history': history})
     if stop:

@@ -1,15 +1,14 @@
 """Iterative Model Merging (arXiv 2503.02103): the rounds.
 
 theta_0 is the original model and M_0 = theta_0. In round t the model samples solutions and a verifier keeps the right ones,
-fine-tuning on them gives S_t, and M_t = merge(theta_0, S_t) starts the next round. `sample_from`, `finetune_from` and
-`merge.anchor` are the method's switches.
+fine-tuning on them gives S_t, and M_t = merge(theta_0, S_t) starts the next round. The method's switches, and the baselines
+that they make, are in the README.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import functools
-import time
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -18,30 +17,26 @@ import jax.numpy as jnp
 
 from imm_jax import (
   checkpoint,
-  evaluate,
   experiment,
   finetune,
   formats,
   merging,
   metrics,
-  packing,
+  phases,
   processes,
   report,
-  sampler,
   sharding,
   synthesize,
+  weights,
 )
 from imm_jax import lm as lm_lib
 from imm_jax import model as model_lib
 from imm_jax.experiment import Experiment
 from imm_jax.lm import LM
-from imm_jax.merging import coefficients
-from imm_jax.model import Params, Transformer
+from imm_jax.model import Params
 from imm_jax.tasks import Task
 from imm_jax.tokenizer import Tokenizer
 from imm_jax.workdir import Workdir
-
-Part = Callable[[str, Callable[[], Any]], Any]  # Workdir.part: a part of a round, by its name, is computed once
 
 
 def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
@@ -58,7 +53,8 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
   cache = exp.compilation_cache or str(epath.Path(workdir.path).parent / '.xla_cache')
   jax.config.update('jax_compilation_cache_dir', cache)
   mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
-  questions = {name: describe(task) for name, task in (exp.id_tasks | exp.ood_tasks).items()}
+  questions = {name: describe(task) for name, task in exp.all_tasks.items()}
+  weights.check_held_out(exp)
   for line in workdir.open(config):
     metrics.note(line)
   write_report = functools.partial(processes.on_first, lambda: report.write(workdir.path))
@@ -69,15 +65,16 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     lm, state = load_state(exp, workdir, mesh)
     base_params, params, sample_params, moments = lm.params, state.params, state.sample_params, state.moments
     first_round = len(workdir.finished())
-    anchor = first_anchor(exp, workdir, lm, params, first_round)
-    merge = make_merge(exp, lm)
+    check_teacher(exp, lm)
+    anchor = weights.first_anchor(exp, workdir, lm, params, first_round)
+    merge = weights.make_merge(exp, lm)
     lines = [line for round_ in range(first_round) for line in workdir.read_lines(round_, 'metrics.jsonl')]
     writer = stack.enter_context(
       contextlib.closing(metrics.Writer(workdir.path, lines, tensorboard=exp.tensorboard, writes=processes.is_first()))
     )
 
     for round_ in range(first_round, exp.num_rounds + 1):
-      entry, answers = Entry(round_), []
+      entry, answers = phases.Entry(round_), []
       part = functools.partial(workdir.part, round_, report=metrics.note)
       if round_ == 0:
         entry.values['tasks'] = questions
@@ -86,7 +83,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
       if round_ > 0:
         metrics.note(f'round {round_} of {exp.num_rounds}')
         with entry.phase('sample'):
-          records = sample(exp, lm, sample_params, key, part)
+          records = phases.sample(exp, lm, sampling_lm(exp, lm, sample_params), round_, key, part)
           workdir.write_lines(round_, 'samples.jsonl', records)
           entry.values['sample'] = synthesize.summary(records)
           metrics.note('{num_samples} samples, {num_accepted} accepted to learn from'.format(**entry.values['sample']))
@@ -94,21 +91,24 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
           start = base_params if exp.finetune_from == 'base' else params
           if start is base_params or start is anchor:  # needed again, and fine-tuning donates where it starts
             start = jax.tree.map(jnp.copy, start)
-          tuned_params, moments, entry.values['finetune'] = fine_tune(
-            exp, lm, start, moments, records, round_, writer, saved
+          tuned_params, moments, entry.values['finetune'] = phases.fine_tune(
+            exp, lm, start, moments, earlier_records(exp, workdir, round_) + records, round_, writer, saved
           )
         if exp.evaluate.tuned:
           with entry.phase('evaluate_tuned'):
-            answers += evaluate_domains(exp, lm, tuned_params, key, entry, 'tuned', part)
+            answers += phases.evaluate_domains(exp, lm, tuned_params, key, entry, 'tuned', part)
         with entry.phase('merge'):
-          params = merge(anchor, tuned_params, round_, key)
+          first = workdir.finished()[1]['merge'] if round_ > 1 else None
+          alpha, row = weights.choose(
+            exp, lm, merge, anchor, tuned_params, records, round_=round_, key=key, part=part, first=first
+          )
+          params = merge(anchor, tuned_params, alpha, key)
           sample_params = tuned_params if exp.sample_from == 'tuned' else params
-          anchor = next_anchor(exp.merge.anchor, anchor, params, round_)
-          drift = float(drift_norm(base_params, params))
-          alpha = coefficients.schedule(exp.merge.alpha, round_)
-          entry.values['merge'] = {'method': exp.merge.method, 'alpha': alpha, 'drift_norm': drift}
+          anchor = weights.next_anchor(exp.merge.anchor, anchor, params, round_)
+          drift = float(merging.drift_norm(base_params, params))
+          entry.values['merge'] = {'method': exp.merge.method, **row, 'drift_norm': drift}
       with entry.phase('evaluate'):
-        answers += evaluate_domains(exp, lm, params, key, entry, 'merged', part)
+        answers += phases.evaluate_domains(exp, lm, params, key, entry, 'merged', part)
         workdir.write_lines(round_, 'evaluations.jsonl', answers)
       with entry.phase('checkpoint'):
         trees = {'params': params} | ({'tuned': sample_params} if exp.sample_from == 'tuned' else {})
@@ -120,6 +120,29 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
       workdir.finish(entry.values)
       write_report()
   return workdir.finished()
+
+
+def check_teacher(exp: Experiment, lm: LM) -> None:
+  """Raises ValueError when the teacher's samples could not be learned from: its tokens are not those of lm."""
+  if exp.synthesize.teacher:
+    tokenizer = formats.load_tokenizer(lm_lib.source_of(exp.synthesize.teacher))
+    lm.tokenizer.check_same(tokenizer, f'synthesize.teacher: {exp.synthesize.teacher}')
+
+
+def sampling_lm(exp: Experiment, lm: LM, params: Params) -> LM:
+  """Returns the model that a round's completions come from: the teacher, loaded for this round's only, or lm with params."""
+  if exp.synthesize.teacher:
+    return load_model(exp, exp.synthesize.teacher, lm.mesh)
+  return dataclasses.replace(lm, params=params)
+
+
+def earlier_records(exp: Experiment, workdir: Workdir, round_: int) -> list[dict[str, Any]]:
+  """Returns what a round learns from beside its own samples: with synthesize.data 'accumulate' the records of all before it.
+
+  A completion that is accepted in several rounds counts as often.
+  """
+  rounds = range(1, round_) if exp.synthesize.data == 'accumulate' else ()
+  return [record for earlier in rounds for record in workdir.read_lines(earlier, 'samples.jsonl')]
 
 
 class State(NamedTuple):
@@ -145,7 +168,7 @@ def load_state(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh) -> tu
       sample_params = params if exp.sample_from == 'merged' else lm_lib.restore(workdir, done - 1, 'tuned', lm)
       moments = None
       if exp.optimizer.keep_moments:
-        moments = finetune.restore_moments(workdir.checkpoint(done - 1), trainer(lm), exp.optimizer, mesh)
+        moments = finetune.restore_moments(workdir.checkpoint(done - 1), phases.trainer(lm), exp.optimizer, mesh)
       return lm, State(params, sample_params, moments)
     except checkpoint.Damaged as error:
       if done == 0 or (done > 1 and error.path == workdir.checkpoint(0)):
@@ -154,194 +177,11 @@ def load_state(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh) -> tu
       processes.on_first(functools.partial(workdir.set_aside, done - 1))
 
 
-@dataclasses.dataclass
-class Entry:
-  """A round's row of the summary, filled phase by phase."""
-
-  round_: int
-
-  def __post_init__(self):
-    self.values: dict[str, Any] = {
-      'round': self.round_,
-      'versions': report.versions(),
-      'devices': report.devices(),
-      'secs': {},
-    }
-
-  @contextlib.contextmanager
-  def phase(self, name: str) -> Iterator[None]:
-    """Times a phase. Raises processes.Stopped where a notice to stop has come before."""
-    processes.check_stop()
-    start = time.monotonic()
-    yield
-    self.values['secs'][name] = round(time.monotonic() - start, 3)
-
-  def scalars(self) -> dict[str, float]:
-    """Returns the row as flat metrics `<phase>/<name>`."""
-    flat = {}
-    for phase, name in (('id', 'eval'), ('ood', 'eval'), ('tuned_id', 'eval_tuned'), ('tuned_ood', 'eval_tuned')):
-      for task, result in self.values.get(phase, {}).items():
-        flat |= {f'{name}/{task}/{key}': value for key, value in result.items() if key == 'accuracy' or '@' in key}
-    for phase in ('sample', 'merge'):
-      numbers = {key: value for key, value in self.values.get(phase, {}).items() if isinstance(value, int | float)}
-      flat |= {f'{phase}/{key}': value for key, value in numbers.items()}
-    return flat | {f'{phase}/secs': value for phase, value in self.values['secs'].items()}
-
-
 def describe(task: Task) -> dict[str, int]:
   """Returns how many questions a task has, which reads them, and says so."""
   counts = {'num_train': len(task.train), 'num_test': len(task.test), 'num_dropped': task.num_dropped}
   metrics.note('{}: {} train and {} test questions; {} duplicates dropped'.format(task.name, *counts.values()))
   return counts
-
-
-def sample(exp: Experiment, lm: LM, params: Params, key: jax.Array, part: Part) -> list[dict[str, Any]]:
-  """Returns a record for each completion of the round's questions; see synthesize.accept."""
-  model, on_sampler = for_sampling(lm, params)
-  return [record for task in exp.id_tasks.values() for record in sample_task(exp, lm, model, on_sampler, task, key, part)]
-
-
-def sample_task(
-  exp: Experiment, lm: LM, model: Transformer, params: Params, task: Task, key: jax.Array, part: Part
-) -> list[dict[str, Any]]:
-  """Returns the records of one task, sampled chunk by chunk; model and params are those for sampling."""
-  examples = task.train[: exp.synthesize.num_questions or None]
-  prompts = [lm.tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in examples]
-  total, size = len(prompts) * exp.sampler.num_samples_per_prompt, exp.synthesize.questions_per_chunk
-  with metrics.progress(f'sample {task.name}', total, 'completions') as advance:
-
-    def chunk(chosen: slice) -> list[dict[str, Any]]:
-      completions = sampler.sample(
-          model, params, lm.tokenizer, prompts[chosen], exp.sampler, key=key, max_new_tokens=task.max_new_tokens,
-          ids=[example.id for example in examples[chosen]], stop=task.stop, among=prompts, advance=advance,
-      )  # fmt: skip
-      return synthesize.accept(
-        examples[chosen],
-        completions,
-        task.verify,
-        prompts=[lm.tokenizer.encode_prompt(task.prompt(example)) for example in examples[chosen]],
-        max_length=exp.finetune.max_length,
-        max_accepted_per_question=exp.synthesize.max_accepted_per_question,
-      )
-
-    chunks = [slice(first, first + size) for first in range(0, len(examples), size)]
-    parts = [part(f'sample-{task.name}-{i:05}', functools.partial(chunk, chosen)) for i, chosen in enumerate(chunks)]
-  return [record for records in parts for record in records]
-
-
-def fine_tune(
-  exp: Experiment,
-  lm: LM,
-  params: Params,
-  moments: Any,
-  records: Sequence[Mapping[str, Any]],
-  round_: int,
-  writer: metrics.Writer,
-  saved: checkpoint.Steps,
-) -> tuple[Params, Any, dict[str, float]]:
-  """Returns params, which are donated, fine-tuned on the accepted records, the moments to keep, and what to say of it.
-
-  It goes on from the newest of the checkpoints in `saved`, and adds to them.
-  """
-  prompts = {example.id: task.prompt(example) for task in exp.id_tasks.values() for example in task.train}
-  accepted = [record for record in records if record['accepted']]
-  pairs = [(lm.tokenizer.encode_prompt(prompts[record['question_id']]), record['tokens']) for record in accepted]
-  rows = packing.pack(pairs, exp.finetune.max_length)
-  history = []
-  with metrics.progress(f'fine-tune on {len(pairs)} samples', finetune.num_steps(rows, exp.finetune), 'steps') as advance:
-
-    def write(step: int, values: Mapping[str, float]) -> None:
-      history.append(values)
-      writer.write(round_, {f'finetune/{name}': value for name, value in values.items()}, step)
-      advance(1)
-
-    params, moments = finetune.fine_tune(
-        trainer(lm), params, rows, exp.finetune, exp.optimizer, lm.mesh, seed=exp.seed, round_=round_, write=write,
-        moments=moments, saved=saved, save_every=exp.checkpoint.every_steps, report=metrics.note,
-    )  # fmt: skip
-  tokens = sum(values['num_tokens'] for values in history)
-  loss = sum(values['loss_nats'] * values['num_tokens'] for values in history) / tokens
-  kept = moments if exp.optimizer.keep_moments else None
-  return params, kept, {'steps': len(history), 'tokens': int(tokens), 'loss_nats': loss}
-
-
-def trainer(lm: LM) -> Transformer:
-  """Returns the model as fine-tuning shards it."""
-  return Transformer(lm.config, sharding.TRAIN)
-
-
-def evaluate_domains(
-  exp: Experiment, lm: LM, params: Params, key: jax.Array, entry: Entry, which: str, part: Part
-) -> list[dict[str, Any]]:
-  """Measures params in and out of domain, task by task, into the entry; returns a record for each answer."""
-  metrics.note(f'evaluate the {which} params')
-  model, on_sampler = for_sampling(lm, params)
-  answers, prefix = [], 'tuned_' if which == 'tuned' else ''
-  for domain, domain_tasks in (('id', exp.id_tasks), ('ood', exp.ood_tasks)):
-    results = entry.values[prefix + domain] = {}
-    for name, task in domain_tasks.items():
-      measure = functools.partial(
-        evaluate.evaluate, model, on_sampler, lm.tokenizer, {name: task}, exp.evaluate, exp.sampler, key=key
-      )
-      result, items = part(f'evaluate-{which}-{name}', measure)
-      results |= result
-      answers += [{'params': which, **item} for item in items]
-  return answers
-
-
-def for_sampling(lm: LM, params: Params) -> tuple[Transformer, Params]:
-  """Returns the model, and params as sampling shards them and in the compute dtype: a decode step reads each of them once.
-
-  Where both are as in training, nothing moves.
-  """
-  model = Transformer(lm.config, sharding.SAMPLE)
-  if lm.config.dtype == 'float32':
-    return model, jax.device_put(params, model_lib.param_shardings(lm.config, lm.mesh, sharding.SAMPLE))
-  return model, sampler.make_cast(model, lm.mesh)(params)  # pyright: ignore[reportArgumentType]
-
-
-def make_merge(exp: Experiment, lm: LM) -> Callable[[Params, Params, int, jax.Array], Params]:
-  """Returns merge(anchor, tuned, round_, key) -> params, compiled once; key seeds the masks.
-
-  tuned is donated, unless the next round samples from it.
-  """
-  shardings = model_lib.param_shardings(lm.config, lm.mesh, sharding.TRAIN)
-  jitted = merging.make_merge(exp.merge, shardings, donates=exp.sample_from != 'tuned')
-
-  def merge(anchor, tuned, round_, key):
-    alpha = coefficients.schedule(exp.merge.alpha, round_)
-    return jitted(anchor, tuned, None if coefficients.varies(alpha) else jnp.float32(alpha), key)
-
-  return merge
-
-
-def first_anchor(exp: Experiment, workdir: Workdir, lm: LM, params: Params, first_round: int) -> Params:
-  """Returns what the next round merges with: the original, the newest params, or the mean of those of all rounds so far."""
-  anchor = params if exp.merge.anchor == 'previous' else lm.params
-  for round_ in range(1, first_round if exp.merge.anchor == 'all_previous' else 0):
-    anchor = next_anchor('all_previous', anchor, lm_lib.restore(workdir, round_, 'params', lm), round_)
-  return anchor
-
-
-def next_anchor(which: str, anchor: Params, params: Params, round_: int) -> Params:
-  """Returns the anchor after a round; for 'all_previous' the mean of round_ + 1 params, from that of round_ of them."""
-  if which == 'all_previous':
-    return running_mean(anchor, params, jnp.float32(round_ + 1))
-  return params if which == 'previous' else anchor
-
-
-@jax.jit
-def running_mean(mean: Params, params: Params, n: jax.Array) -> Params:
-  """Returns the mean of n trees, given that of the first n - 1 and the last."""
-  return jax.tree.map(lambda m, p: m + (p - m) / n, mean, params)
-
-
-@jax.jit
-def drift_norm(base: Params, params: Params) -> jax.Array:
-  """Returns ‖params - base‖ / ‖base‖ over all parameters, [] f32."""
-  squares = jax.tree.map(lambda b, p: (jnp.sum((p - b) ** 2), jnp.sum(b**2)), base, params)
-  moved, size = zip(*jax.tree.leaves(squares, is_leaf=lambda leaf: isinstance(leaf, tuple)), strict=True)
-  return jnp.sqrt(sum(moved) / sum(size))
 
 
 def load_base(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh, first_round: int) -> LM:
@@ -377,8 +217,8 @@ def random_lm(exp: Experiment, mesh: jax.sharding.Mesh) -> LM:
 def evaluate_only(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a row with the accuracies of config.model.path on the config's tasks."""
   exp = experiment.resolve(config)
-  mesh, entry = sharding.make_mesh(**dataclasses.asdict(exp.mesh)), Entry(0)
+  mesh, entry, key = sharding.make_mesh(**dataclasses.asdict(exp.mesh)), phases.Entry(0), jax.random.key(exp.seed)
   with jax.set_mesh(mesh):
     lm = load_model(exp, exp.model.path, mesh)
-    evaluate_domains(exp, lm, lm.params, jax.random.key(exp.seed), entry, 'merged', part=lambda name, compute: compute())
+    phases.evaluate_domains(exp, lm, lm.params, key, entry, 'merged', part=lambda name, compute: compute())
   return entry.values

@@ -138,12 +138,7 @@ def load(
   """
   mesh = mesh or sharding.make_mesh()
   path = os.path.expanduser(os.fspath(path))
-  at_round = AT_ROUND.fullmatch(path)
-  if at_round and not epath.Path(at_round['workdir']).is_dir():
-    raise FileNotFoundError(f'{path}: there is no run in {at_round["workdir"]}')
-  if os.path.isdir(os.path.join(path, 'rounds')):
-    raise ValueError(f'{path}: is a run; name one of its rounds, such as {path}@0')
-  source = Workdir(at_round['workdir']).model() if at_round else path
+  at_round, source = AT_ROUND.fullmatch(path), source_of(path)
   attention = model_lib.choose_attention(attention, dtype, mesh)
   config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat, attention=attention)
   tokenizer = formats.load_tokenizer(source)
@@ -154,6 +149,20 @@ def load(
   else:
     lm.params = formats.load_params(path, config, mesh, rules)
   return lm
+
+
+def source_of(path: str | os.PathLike[str]) -> str:
+  """Returns where the config and the tokenizer of a model are: of WORKDIR@ROUND in the workdir, else the path itself.
+
+  Raises FileNotFoundError when there is no such workdir, ValueError when the path is one without a round.
+  """
+  path = os.path.expanduser(os.fspath(path))
+  at_round = AT_ROUND.fullmatch(path)
+  if at_round and not epath.Path(at_round['workdir']).is_dir():
+    raise FileNotFoundError(f'{path}: there is no run in {at_round["workdir"]}')
+  if os.path.isdir(os.path.join(path, 'rounds')):
+    raise ValueError(f'{path}: is a run; name one of its rounds, such as {path}@0')
+  return Workdir(at_round['workdir']).model() if at_round else path
 
 
 def restore(workdir: Workdir, round_: int, name: str, like: LM) -> Params:

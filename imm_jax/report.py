@@ -50,7 +50,7 @@ def page(paths: Sequence[str]) -> str:
     loader=jinja2.PackageLoader('imm_jax', '.'), autoescape=True, undefined=jinja2.StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
   )  # fmt: skip
-  environment.filters |= {'points': _signed, 'clip': _clip}
+  environment.filters |= {'points': _signed, 'percent': _percent, 'clip': _clip}
   return environment.get_template('report.html').render(
     paths=paths,
     arms=arms,
@@ -88,6 +88,10 @@ def _facts(arms: Sequence[Arm]) -> list[str]:
 def _signed(fraction: float) -> str:
   points = round(100 * fraction, 1)
   return f'{points:+.1f}'.replace('-', '−') if points else '0.0'
+
+
+def _percent(fraction: float | None) -> str:
+  return '' if fraction is None else f'{100 * fraction:.1f}'
 
 
 def _clip(text: str) -> str:
@@ -186,13 +190,16 @@ def _completions(records: Sequence[dict[str, Any]]) -> list[tuple[str, int, list
   return [(kind or 'accepted', len(found), found[:: -(-len(found) // _NUM_EXAMPLES)]) for kind, found in kinds.items()]
 
 
-def _learned(arms: Sequence[Arm]) -> list[tuple[str, bool, dict[str, float]]]:
-  """Returns a row a round of each arm: (name, whether it is the arm's first, means over runs of what it learned from)."""
+def _learned(arms: Sequence[Arm]) -> list[tuple[str, bool, dict[str, float | None]]]:
+  """Returns a row a round of each arm: (name, whether it is the arm's first, means over runs of what it learned from).
+
+  A mean is None where nothing was sampled: there are real solutions only.
+  """
   rows = []
   for arm in arms:
     for round_ in range(1, arm.states[-1].round_ + 1):
       found = [run.rows[round_]['sample'] | run.rows[round_]['finetune'] for run in arm.runs]
-      means = {key: sum(row[key] for row in found) / len(found) for key in _LEARNED}
+      means = {key: sum(row[key] for row in found) / len(found) if key in found[0] else None for key in _LEARNED}
       rows.append((f'{arm.name} {round_}' if len(arms) > 1 else str(round_), round_ == 1, means))
   return rows
 

@@ -226,7 +226,7 @@ def sample(
   among: Sequence[Sequence[int]] = (),
   advance: Callable[[int], None] = lambda num_rows: None,
 ) -> list[list[Completion]]:
-  """Returns config.num_samples_per_prompt completions of each prompt.
+  """Returns config.num_samples_per_prompt completions of each prompt; greedy ones are alike, and decoded once.
 
   Args:
     model: its rules are sharding.SAMPLE, and params are sharded by them.
@@ -245,7 +245,9 @@ def sample(
     processes.Stopped: a notice to stop has come.
     ValueError: a prompt is empty, or longer with its completion than the model's context.
   """
-  n = config.num_samples_per_prompt
+  copies = config.num_samples_per_prompt if config.temperature == 0 else 1
+  n = config.num_samples_per_prompt // copies
+  config = dataclasses.replace(config, num_samples_per_prompt=n)
   if max_new_tokens < 1:
     raise ValueError(f'max_new_tokens: {max_new_tokens} is less than 1')
   if isinstance(stop, str) or '' in stop:
@@ -288,8 +290,8 @@ def sample(
     free += done
     active = np.array([slot in owners for slot in range(num_rows)])
     slots = dataclasses.replace(slots, active=jax.device_put(active, slots.active.sharding))
-    advance(len(done))
-  return [[samples[i] for i in range(n)] for samples in completions]
+    advance(len(done) * copies)
+  return [[samples[i] for i in range(n)] * copies for samples in completions]
 
 
 def score(
@@ -435,14 +437,21 @@ def _finished(slots: Slots, owned: Iterable[int], tokenizer: Tokenizer, stop: Se
   done = {}
   for slot in owned:
     row, reason = [int(token) for token in tokens[slot, : length[slot]]], ''
-    text = tokenizer.decode(row)
-    found = [text.find(string) for string in stop if string in text]
-    if found:
-      # The tokens that the stop string needed; what was decoded beyond it in this chunk is dropped.
-      end = next(i for i in range(1, len(row) + 1) if any(string in tokenizer.decode(row[:i]) for string in stop))
-      text, row, reason = text[: min(found)], row[:end], 'stop'
+    text, num_tokens = until_stop(row, tokenizer, stop)
+    if num_tokens:
+      row, reason = row[:num_tokens], 'stop'  # what was decoded beyond it in this chunk is dropped
     elif not active[slot]:
       reason = 'stop' if row[-1] in tokenizer.stop_ids else 'length'
     if reason:
       done[slot] = Completion(text, row, [float(x) for x in logprobs[slot, : len(row)]], reason)
   return done
+
+
+def until_stop(tokens: Sequence[int], tokenizer: Tokenizer, stop: Sequence[str]) -> tuple[str, int]:
+  """Returns the tokens' text before the first stop string, and how many tokens that string needed, 0 where there is none."""
+  text = tokenizer.decode(tokens)
+  found = [text.find(string) for string in stop if string in text]
+  if not found:
+    return text, 0
+  ends = (i for i in range(1, len(tokens) + 1) if any(string in tokenizer.decode(tokens[:i]) for string in stop))
+  return text[: min(found)], next(ends)

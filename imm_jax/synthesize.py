@@ -1,12 +1,15 @@
-"""Questions + sampler + verifier -> accepted completions, and the reason why each of the others is not."""
+"""Questions + sampler + verifier -> accepted completions, and the reason why each of the others is not; real solutions."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
-from imm_jax import packing
+import numpy as np
+
+from imm_jax import packing, sampler
 from imm_jax.sampler import Completion
-from imm_jax.tasks import Example
+from imm_jax.tasks import Example, Task
+from imm_jax.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,10 +19,18 @@ class SynthesizeConfig:
   num_questions: int  # train questions a round; 0 takes all
   max_accepted_per_question: int
   questions_per_chunk: int  # sampled together, and saved when all are done
+  deduplicate: bool  # a question's completions of the same text count once
+  data: Literal['replace', 'accumulate']  # learn from this round's accepted completions, or from those of all so far
+  teacher: str  # the model that samples, in all rounds, as model.path names one; '' is the round's own
+  real_fraction: float  # of the sequences to learn from, that are the data's own solutions
 
   def __post_init__(self):
     if self.num_questions < 0 or self.max_accepted_per_question < 1 or self.questions_per_chunk < 1:
       raise ValueError(f'synthesize: a value is out of range in {self}')
+    if not 0 <= self.real_fraction <= 1:
+      raise ValueError(f'synthesize.real_fraction: {self.real_fraction} is not in [0, 1]')
+    if self.teacher and self.real_fraction == 1:
+      raise ValueError('synthesize.teacher: has nothing to sample at real_fraction 1; lower that, or name no teacher')
 
 
 def accept(
@@ -30,16 +41,17 @@ def accept(
   prompts: Sequence[Sequence[int]],
   max_length: int,
   max_accepted_per_question: int,
+  deduplicate: bool = True,
 ) -> list[dict[str, Any]]:
   """Returns one record a completion, in order: what was sampled, its verdict, and if not accepted, why not.
 
-  A reason is 'wrong', 'truncated' (no stop before max_new_tokens), 'duplicate' (the question has this text already),
-  'enough' (the question has its share) or 'too_long' (prompt and completion exceed max_length tokens).
+  A reason is 'wrong', 'truncated' (no stop before max_new_tokens), 'duplicate' (with deduplicate: the question has this text
+  already), 'enough' (the question has its share) or 'too_long' (prompt and completion exceed max_length tokens).
   prompts are the token ids that fine-tuning will put before each completion of a question.
   """
   records = []
   for example, prompt, samples in zip(examples, prompts, completions, strict=True):
-    taken: set[str] = set()
+    taken: list[str] = []
     for index, sample in enumerate(samples):
       right = verify(example, sample.text)
       reason = ''
@@ -47,14 +59,14 @@ def accept(
         reason = 'wrong'
       elif sample.finish_reason == 'length':
         reason = 'truncated'
-      elif sample.text.strip() in taken:
+      elif deduplicate and sample.text.strip() in taken:
         reason = 'duplicate'
       elif len(taken) == max_accepted_per_question:
         reason = 'enough'
       elif packing.num_slots(prompt, sample.tokens) > max_length:
         reason = 'too_long'
       else:
-        taken.add(sample.text.strip())
+        taken.append(sample.text.strip())
       records.append(
         {
           'question_id': example.id,
@@ -73,20 +85,74 @@ def accept(
   return records
 
 
-def summary(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-  """Returns how many samples there are, the share that is right, and how many and what share of all were accepted.
+def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
+  """Returns the data's own solution as sampling would have given it: the target's tokens, with what ends a sample behind.
 
-  Raises ValueError when none was accepted.
+  In plain text that is the stop string in the separator of solved examples, tokenised together with the target; where that
+  has none, and in a chat, the tokenizer's end token. There are no log-probabilities.
+
+  Raises ValueError when the tokenizer has no end token, and one is needed.
+  """
+  ending = task.separator if task.format == 'plain' else ''
+  tokens = tokenizer.encode(task.target(example) + ending)
+  text, num_tokens = sampler.until_stop(tokens, tokenizer, task.stop)
+  if num_tokens:
+    return Completion(text, tokens[:num_tokens], [], 'stop')
+  if tokenizer.end_id is None:
+    raise ValueError(f'tasks.{task.name}: the tokenizer has no end token to end a solution with; give it a stop string')
+  return Completion(task.target(example), [*tokenizer.encode(task.target(example)), tokenizer.end_id], [], 'stop')
+
+
+def mix(
+  sampled: Sequence[dict[str, Any]], solutions: Sequence[dict[str, Any]], fraction: float, rng: np.random.Generator
+) -> list[dict[str, Any]]:
+  """Returns the records with so much of what is learned from taken from the data's own solutions.
+
+  At 1 these are all solutions that are accepted: there are no samples. Else, of n accepted samples, round(fraction n) that
+  rng draws are `replaced`: not accepted any more. As many accepted solutions, of questions that rng draws whether they have
+  an accepted sample or not, come behind; none comes twice before all came once. So the total stays n.
+
+  Args:
+    sampled: records of `accept`.
+    solutions: likewise, of `solution` of each question; those that are returned get {'real': True}, and no log-probability.
+    fraction: of what is learned from, in (0, 1].
+    rng: f(seed, round, task).
+
+  Raises:
+    ValueError: no solution is accepted.
+  """
+  real = [record | {'real': True, 'sample_index': None, 'logprob': None} for record in solutions]
+  fitting = [record for record in real if record['accepted']]
+  if not fitting:
+    raise ValueError(
+      f'synthesize.real_fraction: none of {len(real)} solutions is right and fits a row: raise finetune.max_length'
+    )
+  if fraction == 1:
+    return real
+  accepted = [i for i, record in enumerate(sampled) if record['accepted']]
+  num_real = round(fraction * len(accepted))
+  replaced = {accepted[i] for i in rng.permutation(len(accepted))[:num_real]}
+  kept = [r | {'accepted': False, 'reason': 'replaced'} if i in replaced else r for i, r in enumerate(sampled)]
+  return kept + [fitting[i] for i in np.resize(rng.permutation(len(fitting)), num_real)]
+
+
+def summary(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+  """Returns how many samples there are, what share of them is right and was accepted, and how many are learned from.
+
+  Of these num_real are the data's own solutions, if any. Raises ValueError when none was accepted.
   """
   num_accepted = sum(record['accepted'] for record in records)
+  samples = [record for record in records if not record.get('real')]
   if not num_accepted:
     raise ValueError(
       f'none of {len(records)} completions was accepted, so there is nothing to learn from: take an easier task, more'
       ' questions (synthesize.num_questions) or more samples (sampler.num_samples_per_prompt)'
     )
-  return {
-    'num_samples': len(records),
-    'right_rate': sum(record['right'] for record in records) / len(records),
-    'acceptance_rate': num_accepted / len(records),
-    'num_accepted': num_accepted,
-  }
+  found: dict[str, float] = {'num_samples': len(samples)}
+  if samples:
+    found['right_rate'] = sum(record['right'] for record in samples) / len(samples)
+    found['acceptance_rate'] = sum(r['accepted'] or r['reason'] == 'replaced' for r in samples) / len(samples)
+  found['num_accepted'] = num_accepted
+  if num_real := sum(record['accepted'] for record in records if record.get('real')):
+    found['num_real'] = num_real
+  return found

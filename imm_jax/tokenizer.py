@@ -28,6 +28,7 @@ class Tokenizer:
     ends = generation_config.get('eos_token_id')
     ends = ends if isinstance(ends, list) else [ends]
     ends = [fast.eos_token_id, *ends, *(fast.get_vocab().get(token) for token in end_tokens)]
+    self.end_id = fast.eos_token_id  # None where the files name none
     self.stop_ids = frozenset(token for token in ends if token is not None)
     self.size = max(fast.get_vocab().values()) + 1
     ordinary = fast.get_vocab().keys() - set(fast.all_special_tokens)
@@ -119,6 +120,16 @@ class Tokenizer:
     """Raises ValueError when a model with this vocabulary has no embedding for some token."""
     if self.size > vocab_size:
       raise ValueError(f'{source}: the tokenizer of {self._source} has {self.size} tokens, the model only {vocab_size}')
+
+  def check_same(self, other: 'Tokenizer', source: object) -> None:
+    """Raises ValueError when the tokens of another tokenizer, of the model `source`, have other numbers."""
+    mine, others = self._fast.get_vocab(), other._fast.get_vocab()
+    differing = [token for token in mine.keys() | others.keys() if mine.get(token) != others.get(token)]
+    if differing:
+      raise ValueError(
+        f'{source}: its tokenizer has another vocabulary: {len(differing)} tokens differ, such as {min(differing)!r}, from'
+        f' those of {self._source}; take a model of the same family'
+      )
 
   def save(self, path: str | os.PathLike[str]) -> None:
     """Writes tokenizer files, chat template and generation_config.json; transformers stops at the same ids with them."""

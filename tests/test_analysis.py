@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from imm_jax import analysis, imm, sharding
+from imm_jax import analysis, imm, phases, sharding
 from imm_jax import model as model_lib
 from imm_jax.lm import LM
 from imm_jax.model import target_logprobs, Transformer
@@ -222,7 +222,7 @@ def test_importance_is_measured_on_what_fine_tuning_saw(finished):
     for record in records
     if record['accepted']
   ]
-  assert wanted and analysis.accepted_pairs(exp, lm, records) == wanted
+  assert wanted and phases.accepted_pairs(exp, lm, records) == wanted
 
 
 def test_what_is_no_run_or_damaged_is_refused(finished, tmp_path):

@@ -1,13 +1,15 @@
 """Fine-tuning: packed = unpacked, accumulated = whole, sharded = one device, data order by names, and it learns."""
 
+import contextlib
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imm_jax import finetune, packing, sharding
+from imm_jax import checkpoint, finetune, merging, packing, sharding
 from imm_jax import model as model_lib
 from imm_jax.finetune import FinetuneConfig
 from imm_jax.model import Transformer
@@ -24,13 +26,23 @@ def pairs():
   return [(list(rng.integers(0, 64, n)), list(rng.integers(0, 64, 3))) for n in rng.integers(2, 6, 12)]
 
 
-def tune(config, params, rows, finetune_config, mesh):
+class Cut(Exception):
+  """A run is cut off."""
+
+
+def tune(config, params, rows, finetune_config, mesh, cut_at=0, **kwargs):
   metrics = []
+
+  def write(step, values):
+    metrics.append(values)
+    if len(metrics) == cut_at:
+      raise Cut
+
   with jax.set_mesh(mesh):
     placed = jax.device_put(jax.tree.map(jnp.copy, params), model_lib.param_shardings(config, mesh, sharding.TRAIN))
     tuned, _ = finetune.fine_tune(
         Transformer(config), placed, rows, finetune_config, OPTIMIZER, mesh, seed=0, round_=1,
-        write=lambda step, values: metrics.append(values),
+        write=write, **kwargs,
     )  # fmt: skip
   return jax.device_get(tuned), metrics
 
@@ -73,6 +85,28 @@ def test_it_learns_and_leaves_no_gradient_to_chance(config, params, pairs):
   assert metrics[-1]['loss_nats'] < 0.2 * metrics[0]['loss_nats']
   jax.tree.map(np.testing.assert_array_equal, tuned, again)
   assert len(metrics) == finetune.num_steps(rows, settings)
+
+
+def test_it_stops_at_the_first_step_that_drifts_so_far(config, params, pairs, tmp_path):
+  """Its steps are those of a run without a limit; cut off anywhere, it goes on to the same bits."""
+  rows, mesh = packing.pack(pairs, 32), sharding.make_mesh()
+  whole = FinetuneConfig(num_epochs=16, batch_size=4, accumulation_steps=1, max_length=32, max_drift=1e3)
+  base = jax.device_put(params, model_lib.param_shardings(config, mesh, sharding.TRAIN))
+  _, all_steps = tune(config, params, rows, whole, mesh, base=base)
+  drifts = [m['drift_norm'] for m in all_steps]
+  last = 4
+  assert drifts[: last + 1] == sorted(drifts[: last + 1]) and len(drifts) > last + 3
+  bounded = dataclasses.replace(whole, max_drift=(drifts[last - 1] + drifts[last]) / 2)
+  tuned, metrics = tune(config, params, rows, bounded, mesh, base=base)
+  assert metrics == all_steps[: last + 1]
+  np.testing.assert_allclose(merging.drift_norm(jax.device_get(base), tuned), drifts[last], rtol=1e-6)
+  for save_every, cut in itertools.product((1, 2, 3), (1, last, last + 1)):
+    path = str(tmp_path / f'{save_every}-{cut}')
+    for cut_at in (cut, 0):
+      with contextlib.closing(checkpoint.Steps(path)) as saved, contextlib.suppress(Cut):
+        again, rest = tune(config, params, rows, bounded, mesh, cut_at, base=base, saved=saved, save_every=save_every)
+    assert rest == metrics
+    jax.tree.map(np.testing.assert_array_equal, again, tuned)
 
 
 def test_each_epoch_is_a_permutation_and_depends_on_seed_and_round():

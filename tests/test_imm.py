@@ -1,6 +1,7 @@
 """The rounds: what a workdir holds, the method's laws and switches, the same bytes again, and going on after a stop."""
 
 import collections
+import functools
 import json
 import os
 import shutil
@@ -76,9 +77,9 @@ def test_the_workdir_holds_what_it_should(finished):
       assert result['low'] <= result['accuracy'] <= result['high'] and result['n'] == 20
   for row in rows[1:]:
     assert row['sample'].keys() == {'num_samples', 'right_rate', 'acceptance_rate', 'num_accepted'}
-    assert row['finetune'].keys() == {'steps', 'tokens', 'loss_nats'}
+    assert row['finetune'].keys() == {'steps', 'tokens', 'loss_nats', 'drift_norm'}
     assert row['merge']['method'] == 'linear' and row['merge']['alpha'] == 0.5
-    assert row['merge']['drift_norm'] > 0
+    assert row['finetune']['drift_norm'] > row['merge']['drift_norm'] > 0
     assert row['tuned_id'].keys() == row['id'].keys() and row['tuned_ood'].keys() == row['ood'].keys()
     assert set(row['secs']) == {'sample', 'finetune', 'evaluate_tuned', 'merge', 'evaluate', 'checkpoint'}
 
@@ -93,6 +94,145 @@ def test_what_is_learned_is_what_was_right_and_sampled(finished):
   assert {record['reason'] for record in records if not record['accepted']} >= {'wrong'}
   # Two epochs, a target for each sampled token, the one that stopped it included.
   assert rows[1]['finetune']['tokens'] == 2 * sum(len(record['tokens']) for record in accepted)
+
+
+def test_fine_tuning_on_real_solutions_samples_nothing(finished, tmp_path):
+  path = str(tmp_path / 'run')
+  [_, row] = imm.run(tiny(**{'num_rounds': 1, 'synthesize.real_fraction': 1.0, 'synthesize.num_questions': 70}), path)
+  assert row['sample'] == {'num_samples': 0, 'num_accepted': 70, 'num_real': 70}
+  assert row['finetune']['tokens'] == 2 * 2 * 70  # two epochs of a digit and what ends it
+  records = read_lines(f'{path}/rounds/0001/samples.jsonl')
+  assert all(record['real'] and record['accepted'] and record['text'] == record['gold'] for record in records)
+  # A right sample that the same stop string ended has the same tokens.
+  sampled = [record for record in read_lines(f'{finished[0]}/rounds/0001/samples.jsonl') if record['right']]
+  newline, real = records[0]['tokens'][-1], {record['question_id']: record['tokens'] for record in records}
+  same = [record for record in sampled if record['tokens'][-1] == newline and record['question_id'] in real]
+  assert same and all(record['tokens'] == real[record['question_id']] for record in same)
+
+
+def test_accumulated_data_is_of_all_rounds_and_goes_on_to_the_same_bytes(tmp_path):
+  whole, half = str(tmp_path / 'whole'), str(tmp_path / 'half')
+  rows = imm.run(tiny(**{'synthesize.data': 'accumulate'}), whole)
+  accepted = [
+    record['tokens']
+    for round_ in (1, 2)
+    for record in read_lines(f'{whole}/rounds/{round_:04d}/samples.jsonl')
+    if record['accepted']
+  ]
+  assert len(accepted) == rows[1]['sample']['num_accepted'] + rows[2]['sample']['num_accepted']
+  assert rows[2]['finetune']['tokens'] == 2 * sum(map(len, accepted))
+  for num_rounds in (1, 2):
+    imm.run(tiny(**{'synthesize.data': 'accumulate', 'num_rounds': num_rounds}), half)
+  assert_same_run(whole, half)
+
+
+def test_a_teacher_samples_in_every_round(finished, tmp_path):
+  path = str(tmp_path / 'run')
+  imm.run(tiny(**{'synthesize.teacher': f'{finished[0]}@0', 'merge.alpha': 0.9}), path)
+  plain, one, two = (
+    {(r['question_id'], *r['tokens']): r['logprob'] for r in read_lines(f'{run}/rounds/{round_:04d}/samples.jsonl')}
+    for run, round_ in ((finished[0], 1), (path, 1), (path, 2))
+  )
+  assert one == plain  # the teacher is the base, as in the first round without
+  assert one.keys() != two.keys()  # other draws
+  assert one.keys() & two.keys()
+  assert all(abs(one[sample] - two[sample]) < 1e-4 for sample in one.keys() & two.keys())  # of the same model
+
+
+def test_a_teacher_of_another_vocabulary_is_refused_at_once(finished, tmp_path):
+  other = tiny(**{'num_rounds': 0, 'model.random.characters': '9876543210+-<>=\n'})
+  imm.run(other, str(tmp_path / 'other'))
+  teacher = f'{tmp_path}/other@0'
+  with pytest.raises(ValueError, match=f'synthesize.teacher: {teacher}: its tokenizer has another vocabulary: 10 tokens'):
+    imm.run(tiny(**{'synthesize.teacher': teacher}), str(tmp_path / 'run'))
+  with pytest.raises(ValueError, match='synthesize.teacher: has nothing to sample at real_fraction 1'):
+    imm.run(tiny(**{'synthesize.teacher': teacher, 'synthesize.real_fraction': 1.0}), str(tmp_path / 'run'))
+
+
+STEP = {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': 2}
+ARMS = {
+  'vanilla': {'merge.alpha': 1.0},
+  'real': {'synthesize.real_fraction': 1.0, 'merge.alpha': 1.0},
+  'mixed': {'synthesize.real_fraction': 0.25},
+  'dare': {'merge.method': 'dare'},
+  'single': {'merge.alpha': STEP},
+  'early': {'merge.alpha': 1.0, 'finetune.max_drift': 0.01},
+  'accumulate': {'synthesize.data': 'accumulate'},
+  'layer_adaptive': {'merge.rule': 'layer_adaptive'},
+  'shuffled': {'merge.rule': 'layer_adaptive_shuffled'},
+  'search': {'merge.rule': 'search'},
+}
+QUICK = ('accumulate', 'layer_adaptive', 'search')
+
+
+@pytest.fixture(scope='module')
+def arms(tmp_path_factory):
+  """Runs arms of two rounds, each once: arms(name) -> its path, its rows and its config's changes."""
+
+  @functools.cache
+  def run(name):
+    changes = ARMS[name] | {'model.random.num_layers': 2, 'finetune.num_epochs': 8, 'evaluate.tuned': False}
+    if name == 'search':
+      domain = tiny()['tasks']['id']['sum']
+      changes |= {
+        'tasks.dev': {'diff': domain | {'operation': 'diff'}},
+        'tasks.probe': {'min': domain | {'operation': 'min'}},
+      }
+    path = str(tmp_path_factory.mktemp('arms') / name)
+    return path, imm.run(tiny(**changes), path), changes
+
+  return run
+
+
+@pytest.mark.parametrize('name', [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ARMS])
+def test_each_arm_goes_on_to_the_same_bytes(arms, name, tmp_path):
+  path, _, changes = arms(name)
+  for num_rounds in (1, 2):
+    imm.run(tiny(**changes, num_rounds=num_rounds), str(tmp_path / 'half'))
+  assert_same_run(path, tmp_path / 'half')
+
+
+def test_layer_adaptive_alphas_have_the_drift_of_a_uniform_one(arms):
+  _, rows, _ = arms('layer_adaptive')
+  for row in rows[1:]:
+    merge = row['merge']
+    assert len(merge['alpha_by_layer']) == len(merge['importance']) == 2 and merge['alpha'] == 0.5
+    assert merge['importance'] == rows[1]['merge']['importance']
+    np.testing.assert_allclose(merge['drift_norm'], 0.5 * row['finetune']['drift_norm'], rtol=1e-3)
+
+
+def test_search_takes_the_best_alpha_that_the_probe_allows(arms):
+  _, rows, _ = arms('search')
+  for row in rows[1:]:
+    merge = row['merge']
+    assert {0.0, 0.25, 0.5, 0.75, 1.0} < {alpha for alpha, *_ in merge['trials']}
+    allowed = [(dev, -alpha) for alpha, dev, probe in merge['trials'] if probe >= merge['base_probe'] - 1e-9]
+    assert merge['alpha'] == -max(allowed)[1]
+    assert merge['base_probe'] == rows[1]['merge']['base_probe'] == merge['trials'][0][2]  # alpha 0 is the base
+
+
+@pytest.mark.slow
+def test_an_early_stop_and_a_single_merge_are_at_their_drift(arms):
+  _, rows, _ = arms('early')
+  _, vanilla, _ = arms('vanilla')
+  for row in rows[1:]:
+    assert row['finetune']['drift_norm'] >= 0.01
+    np.testing.assert_allclose(row['merge']['drift_norm'], row['finetune']['drift_norm'], rtol=1e-6)
+  assert rows[1]['finetune']['steps'] < vanilla[1]['finetune']['steps'] and rows[2]['finetune']['steps'] == 1
+  _, single, _ = arms('single')
+  assert [row['merge']['alpha'] for row in single[1:]] == [1.0, 0.5]
+  for row, share in zip(single[1:], (1, 0.5), strict=True):
+    np.testing.assert_allclose(row['merge']['drift_norm'], share * row['finetune']['drift_norm'], rtol=1e-3)
+
+
+def test_a_share_of_what_is_learned_from_is_real(finished, tmp_path):
+  path = str(tmp_path / 'run')
+  rows = imm.run(tiny(**{'num_rounds': 1, 'synthesize.real_fraction': 0.5}), path)
+  records, plain = (read_lines(f'{run}/rounds/0001/samples.jsonl') for run in (path, finished[0]))
+  real = [record for record in records if record.get('real')]
+  assert len(real) == round(0.5 * finished[1][1]['sample']['num_accepted'])
+  assert rows[1]['sample'] == finished[1][1]['sample'] | {'num_real': len(real)}
+  assert [record['tokens'] for record in records[: len(plain)]] == [record['tokens'] for record in plain]
 
 
 def test_the_same_config_gives_the_same_bytes(finished, tmp_path):

@@ -221,7 +221,7 @@ def test_a_merge_moves_nothing_between_devices_and_is_in_place(name, config, mes
   shardings = model_lib.param_shardings(config, mesh, sharding.TRAIN)
   abstract, _ = model_lib.abstract_params(config)
   params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-  merge = merging.make_merge(merging.MergeConfig(name, 0.5, 0.2, 0.5, 'base'), shardings, donates=True)
+  merge = merging.make_merge(merging.MergeConfig(name, 0.5, 0.2, 0.5, 'base', 'fixed', 0.0), shardings, donates=True)
   compiled = merge.lower(params, params, jnp.float32(0.5), jax.random.key(0)).compile()
   text = compiled.as_text()
   assert not [word for word in ('all-reduce', 'all-gather', 'all-to-all', 'collective-permute') if word in text]
@@ -374,6 +374,9 @@ def test_schedules():
   line = [coefficients.schedule(linear | {'rounds': 4}, t) for t in (1, 2, 3, 4, 5)]
   np.testing.assert_allclose(line, [0.2, 0.4, 0.6, 0.8, 0.8])
   np.testing.assert_allclose([coefficients.schedule(cosine | {'rounds': 3}, t) for t in (1, 2, 3)], [0.2, 0.5, 0.8])
+  step = {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': 3}
+  coefficients.check('merge.alpha', step, 0, 1, whole=True)
+  assert [coefficients.schedule(step, t) for t in (1, 2, 3, 4)] == [1.0, 1.0, 0.5, 0.5]
   assert coefficients.schedule(0.4, 2) == 0.4
 
 

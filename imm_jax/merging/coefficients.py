@@ -65,10 +65,15 @@ def check(where: str, coefficient: Any, least: float = -math.inf, most: float = 
   if isinstance(coefficient, Mapping) and 'schedule' in coefficient:
     if not whole:
       raise ValueError(f'{where}: {coefficient}: a schedule stands for merge.alpha as a whole, and nowhere else')
-    known = coefficient['schedule'] in ('linear', 'cosine') and set(coefficient) == {'schedule', 'start', 'end', 'rounds'}
+    known = coefficient['schedule'] in ('linear', 'cosine', 'step') and set(coefficient) == {
+      'schedule',
+      'start',
+      'end',
+      'rounds',
+    }
     if not known or not isinstance(coefficient['rounds'], int) or coefficient['rounds'] < 1:
       raise ValueError(
-        f"{where}: {coefficient} is not {{'schedule': 'linear' or 'cosine', 'start': x, 'end': y, 'rounds': n}}"
+        f"{where}: {coefficient} is not {{'schedule': 'linear', 'cosine' or 'step', 'start': x, 'end': y, 'rounds': n}}"
       )
     parts = [coefficient['start'], coefficient['end']]
   elif isinstance(coefficient, Mapping):
@@ -120,12 +125,15 @@ def gradient(points: Sequence[float], layer: int, num_layers: int) -> float:
 def schedule(coefficient: Any, round_: int) -> Any:
   """Returns the coefficient in a round, from 1 on.
 
-  A {'schedule': 'linear' or 'cosine', 'start': x, 'end': y, 'rounds': n} goes from x in round 1 to y in round n, in a line
-  or half a cosine, and stays there; anything else is constant. It does not depend on a run's num_rounds, which may change.
+  A {'schedule': 'linear', 'cosine' or 'step', 'start': x, 'end': y, 'rounds': n} goes from x in round 1 to y in round n, in
+  a line, half a cosine or at once, and stays there; anything else is constant. A step from 1 is a single merge after n
+  rounds of plain self-improvement. It does not depend on a run's num_rounds, which may change.
   """
   if not (isinstance(coefficient, Mapping) and 'schedule' in coefficient):
     return coefficient
   progress = min(1.0, (round_ - 1) / max(1, coefficient['rounds'] - 1))
+  if coefficient['schedule'] == 'step':
+    return coefficient['start'] if round_ < coefficient['rounds'] else coefficient['end']
   if coefficient['schedule'] == 'cosine':
     progress = (1 - math.cos(math.pi * progress)) / 2
   return (1 - progress) * coefficient['start'] + progress * coefficient['end']

@@ -30,12 +30,20 @@ class MergeConfig:
   drop_rate: float  # fraction dropped: dare
   density: float  # fraction kept: the other methods that sparsify
   anchor: Literal['base', 'previous', 'all_previous']  # the original, the round's start, or the mean of all rounds' starts
+  rule: Literal[
+    'fixed', 'layer_adaptive', 'layer_adaptive_shuffled', 'search'
+  ]  # alpha itself, one a layer, or the best found
+  search_eps: float  # accuracy in tasks.probe that the alpha of 'search' may lose
 
   def __post_init__(self):
     known = [name for name, row in METHODS.items() if row.alpha]
     if self.method not in known:
       raise ValueError(f'merge.method: {self.method!r} is not one of {", ".join(known)}{nearest(self.method, known)}')
     coefficients.check('merge.alpha', self.alpha, 0, 1, whole=True)
+    if self.rule.startswith('layer_adaptive') and coefficients.varies(coefficients.schedule(self.alpha, 1)):
+      raise ValueError(f'merge.alpha: {self.alpha} is not a number or a schedule of it, as merge.rule {self.rule!r} needs')
+    if not 0 <= self.search_eps <= 1:
+      raise ValueError(f'merge.search_eps: {self.search_eps} is not in [0, 1]')
     for name, good in (('drop_rate', 0 <= self.drop_rate < 1), ('density', 0 < self.density <= 1)):
       if not good:
         raise ValueError(f'merge.{name}: {getattr(self, name)} is not in {"[0, 1)" if name == "drop_rate" else "(0, 1]"}')
@@ -113,12 +121,17 @@ def merge(
 def make_merge(config: MergeConfig, shardings: Any, *, donates: bool) -> Any:
   """Returns the jitted merge(anchor, tuned, alpha, key) -> params of the run loop: in place where tuned is donated.
 
-  alpha [] f32 is traced, so that a schedule compiles once; None where config.alpha is a rule.
+  alpha is traced, so that a schedule compiles once: [] f32; or [L + 1] f32, one a layer, the last for what is in no layer;
+  None where config.alpha is a rule by name.
   """
   row = METHODS[config.method]
 
   def merge_trees(anchor, tuned, alpha, key):
-    alpha, key = config.alpha if alpha is None else alpha, key if row.random else None
+    key = key if row.random else None
+    if alpha is None:
+      alpha = config.alpha
+    elif alpha.ndim:
+      alpha = [{'filter': STACKED, 'value': alpha[:-1]}, {'value': alpha[-1]}]
     return merge(config.method, anchor, [tuned], alpha=alpha, key=key, **config.parameters())
 
   return jax.jit(merge_trees, donate_argnames=('tuned',) if donates else (), out_shardings=shardings)
@@ -264,6 +277,14 @@ def count_unmoved(base: jax.Array, models: Sequence[jax.Array], merged: jax.Arra
   """Returns (elements in which a model is not base, those of them where merged is base), [] uint32: what rounding ate."""
   changed = functools.reduce(jnp.logical_or, [model != base for model in models], jnp.zeros((), bool))
   return jnp.sum(changed, dtype=jnp.uint32), jnp.sum(changed & (merged == base), dtype=jnp.uint32)
+
+
+@jax.jit
+def drift_norm(base: Params, params: Params) -> jax.Array:
+  """Returns ‖params - base‖ / ‖base‖ over all parameters, [] f32."""
+  squares = jax.tree.map(lambda b, p: (jnp.sum((p - b) ** 2), jnp.sum(b**2)), base, params)
+  moved, size = zip(*jax.tree.leaves(squares, is_leaf=lambda leaf: isinstance(leaf, tuple)), strict=True)
+  return jnp.sqrt(sum(moved) / sum(size))
 
 
 def by_name(tree: Params) -> dict[str, Any]:

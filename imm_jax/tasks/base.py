@@ -37,6 +37,7 @@ class Task:
   name: str
   scoring: Scoring = 'generate'
   format: Format = 'plain'
+  separator: str = '\n\n'  # what follows a solved example in plain text
   stop: tuple[str, ...] = ()
   max_new_tokens: int = 0
   normalize: Normalize = 'sum'  # of an option's log-probability
@@ -72,7 +73,7 @@ class Task:
   def prompt(self, example: Example, shots: Sequence[Example] = ()) -> Prompt:
     """Returns 'Question: ...\\nAnswer:' after the solved shots, or a user's turn after theirs, as `format` says."""
     if self.format == 'plain':
-      solved = ''.join(f'Question: {shot.question}\nAnswer:{self.target(shot)}\n\n' for shot in shots)
+      solved = ''.join(f'Question: {shot.question}\nAnswer:{self.target(shot)}{self.separator}' for shot in shots)
       return f'{solved}Question: {example.question}\nAnswer:'
     messages = []
     for shot in shots:

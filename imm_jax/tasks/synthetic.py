@@ -28,6 +28,7 @@ class Synthetic(base.Task):
   seed: int = 0  # chooses test and shots
   max_new_tokens: int = 2  # the answer and what ends it
   format = 'plain'
+  separator = '\n'
   stop = ('\n',)
 
   @functools.cached_property
@@ -40,7 +41,7 @@ class Synthetic(base.Task):
 
   def prompt(self, example: base.Example, shots: Sequence[base.Example] = ()) -> str:
     """Returns the question after one solved line a shot."""
-    return ''.join(f'{shot.question}{shot.answer}\n' for shot in shots) + example.question
+    return ''.join(f'{shot.question}{shot.answer}{self.separator}' for shot in shots) + example.question
 
   def continuation(self, answer: str) -> str:
     """Returns `answer` itself."""
