@@ -16,7 +16,7 @@ COLORS = ('#0072b2', '#d55e00', '#009e73', '#b4568c', '#c98500', '#3a9fd6', '#4d
 _MARKERS = 'osD^vPX'
 _INK, _FAINT = '#333333', '#8a8a8a'
 _WIDTH = 3.75  # inches
-_STYLE = {
+_STYLE: Any = {
   'svg.fonttype': 'none',
   'svg.hashsalt': 'imm_jax',
   'font.family': 'DejaVu Sans',  # comes with matplotlib: text is measured the same everywhere, and wider than in most fonts
