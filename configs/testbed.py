@@ -38,6 +38,15 @@ FAMILIES = {
 NUM_BASE_QUESTIONS = 2000
 
 ARMS = {
+  'base': {
+    'num_rounds': 1,
+    'synthesize.real_fraction': 1.0,
+    'synthesize.num_questions': NUM_BASE_QUESTIONS,
+    'finetune.batch_size': 32,
+    'finetune.num_epochs': 12,
+    'merge.alpha': 1.0,
+    'evaluate.tuned': False,
+  },
   'vanilla': {'merge.alpha': 1.0},  # plain self-improvement
   'imm': {},
   'dare': {'merge.method': 'dare'},
@@ -77,6 +86,8 @@ def task(operation: str, first_pair: int = 0, train_size: int = 0, test_size: in
 
 def get_config(arg: str = 'imm'):
   """Returns the config of an arm."""
+  if arg not in ARMS:
+    raise ValueError(f'{arg!r} is no arm; the arms are {", ".join(ARMS)}')
   in_domain = {'sum': task('sum', test_size=1000)}
   others = [operation for operation in FAMILIES if operation != 'sum']
   c = common.config(
@@ -96,17 +107,8 @@ def get_config(arg: str = 'imm'):
     evaluate={'tuned': True},
     checkpoint={'every_steps': 0},
   )
-  c.model.random.seed = c.get_ref('seed')
-  if arg == 'base':
-    c.num_rounds = 1
-    c.tasks = {'id': in_domain | {operation: task(operation) for operation in others}, 'ood': {}, 'dev': {}, 'probe': {}}
-    c.synthesize.update(real_fraction=1.0, num_questions=NUM_BASE_QUESTIONS)
-    c.finetune.update(batch_size=32, num_epochs=12)
-    c.merge.alpha = 1.0
-    c.evaluate.tuned = False
-    return c
-  if arg not in ARMS:
-    raise ValueError(f'{arg!r} is no arm; the arms are base, {", ".join(ARMS)}')
   with c.ignore_type():
-    c.update_from_flattened_dict(ARMS[arg])
+    c.update_from_flattened_dict(ARMS[arg] | {'model.random.seed': c.get_ref('seed')})
+  if arg == 'base':
+    c.tasks = {'id': in_domain | {operation: task(operation) for operation in others}, 'ood': {}, 'dev': {}, 'probe': {}}
   return c
