@@ -2,12 +2,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
+ARMS ?= vanilla,imm,layer_adaptive
+SEEDS ?= 0
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-slow soak lint
+.PHONY: quickstart testbed test test-slow soak lint
 
 quickstart: $(VENV)/quickstart
 	$(BIN)/imm run --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+# The command goes on where it stopped; ARMS and SEEDS as in `make testbed SEEDS=0,1,2,3,4`.
+testbed: $(VENV)/quickstart
+	$(BIN)/python -m launch.study --config=configs/testbed.py --base=base --arms=$(ARMS) --seeds=$(SEEDS) --workdir=runs/testbed
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

@@ -135,11 +135,14 @@ def multiple_choice(**overrides) -> dict:
 
 
 def synthetic(operation: str, **overrides) -> dict:
-  """Returns a task of sums ('sum', 'diff') or comparisons ('max', 'min') of two digits."""
+  """Returns a task on the digits of two numbers; imm_jax/tasks/synthetic.py lists the operations."""
   return {
     'family': 'synthetic',
     'operation': operation,
-    'test_size': 20,  # of 100 questions
+    'num_digits': 1,  # of each number
+    'num_pairs': 0,  # questions, test_size of them held out; 0 takes all there are
+    'first_pair': 0,  # of these, in an order that seed makes
+    'test_size': 20,
     'num_shots': 0,
     'seed': 0,
     'max_new_tokens': 2,

@@ -30,6 +30,15 @@ AT_ROUND = re.compile(r'(?P<workdir>.+)@(?P<round>\d+)')  # WORKDIR@ROUND names 
 _PARTS = ('parts', 'steps')  # of a round that is not done
 _ANALYSIS = 'analysis.json'
 _MAY_CHANGE = ('config.mesh.', 'config.compilation_cache')  # and num_rounds, down to the rounds that are done
+# What round 0 depends on, the original model's evaluation: as long as nothing else is done, the rest may change.
+_OF_ROUND_0 = (
+  'config.seed',
+  'config.model.',
+  'config.tasks.',
+  'config.sampler.top_',
+  'config.evaluate.num_samples_per_prompt',
+  'config.evaluate.temperature',
+)
 
 
 class Workdir:
@@ -45,7 +54,7 @@ class Workdir:
     return str(self._path)
 
   def open(self, config: Mapping[str, Any]) -> list[str]:
-    """Writes the config, or compares it with the one that rounds were done with.
+    """Writes the config, or compares it with the one that rounds were done with: what these depend on may not change.
 
     Rounds at the end that are damaged are set aside, to be done again; returns a line about each.
 
@@ -63,10 +72,12 @@ class Workdir:
     rounds.mkdir(parents=True, exist_ok=True)
     lines = []
     done = self._num_done()
+    differences = _differences(_read(saved), config, done - 1) if saved.exists() else []
+    if lost := [line for line in differences if done > 1 or (done == 1 and line.startswith(_OF_ROUND_0))]:
+      raise ValueError(f'{self._path}: holds a run of another config: {"; ".join(lost)}; choose another workdir')
+    if differences:
+      self._remove_parts(done)
     if done:
-      differences = _differences(_read(saved), config, done=done - 1)
-      if differences:
-        raise ValueError(f'{self._path}: holds a run of another config: {"; ".join(differences)}; choose another workdir')
       for round_ in range(done):
         self._remove_parts(round_)  # of a round that was done just before the run was cut off
       damages = [self._damage(round_) for round_ in range(done)]

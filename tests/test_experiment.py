@@ -21,6 +21,21 @@ def test_every_config_resolves_and_is_plain_data(name):
   experiment.resolve(config)
 
 
+def test_the_arms_of_the_testbed_share_model_and_tasks():
+  arms = 'vanilla imm dare lines layer_adaptive_shuffled search single_merge early_stop low_lr real official'
+  shared = {}
+  for arm in arms.split():
+    config = load_config('testbed', arm).to_dict()
+    experiment.resolve(config)
+    shared[arm] = config['model'], config['tasks'], config['evaluate']
+  assert all(sections == shared['imm'] for sections in shared.values())
+  base = load_config('testbed', 'base').to_dict()
+  assert base['tasks']['id'] == shared['imm'][1]['id'] | shared['imm'][1]['ood']
+  experiment.resolve(base)
+  with pytest.raises(ValueError, match="'im' is no arm; the arms are base, vanilla, imm, "):
+    load_config('testbed', 'im')
+
+
 @pytest.mark.parametrize(
   'path, value, message',
   [

@@ -1,16 +1,17 @@
-"""What the launchers print: a JobSet, an xpk line and a TPU VM script; the same for the same arguments."""
+"""What the launchers print, the same for the same arguments: a JobSet, an xpk line, a TPU VM script. What studies run."""
 
 import json
 import os
 import pathlib
 import shlex
+import signal
 import subprocess
 import sys
 
 import pytest
 import yaml
 
-from launch import tpu
+from launch import study, tpu
 from tests.conftest import ROOT
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'launch'
@@ -116,3 +117,74 @@ def test_xmanager_runs_a_sweep(tmp_path):
     assert rounds(tmp_path / 'sweep' / f'merge.alpha={value}') == 1
   wrong = xm_launch(tmp_path, '--workdir=w', '--config=configs/tiny.py', '--sweep=merge.alpha')
   assert wrong.returncode != 0 and "xm_launch: --sweep: 'merge.alpha' is not KEY=VALUE,VALUE,..." in wrong.stderr
+
+
+ARMS = f"""
+import sys
+
+sys.path.insert(0, {str(ROOT / 'configs')!r})
+import tiny
+
+
+def get_config(arm):
+  c = tiny.get_config()
+  c.num_rounds, c.model.random.num_layers, c.model.random.embed_dim = 1, 1, 32
+  c.merge.alpha = {{'base': 1.0, 'vanilla': 1.0, 'imm': 0.5, 'wrong': 2.0}}[arm]
+  return c
+"""
+
+
+@pytest.fixture
+def arms(tmp_path):
+  (tmp_path / 'arms.py').write_text(ARMS)
+  return [f'--config={tmp_path}/arms.py', f'--workdir={tmp_path}/study']
+
+
+def rows(tmp_path, arm, seed=0):
+  return json.loads((tmp_path / 'study' / arm / f'seed{seed}' / 'summary.json').read_text())['rounds']
+
+
+def accuracies(row):
+  return [result['accuracy'] for domain in ('id', 'ood') for result in row[domain].values()]
+
+
+def test_a_study_compares_arms_that_share_their_base(tmp_path, arms):
+  done = launch('study', *arms, '--base=base', '--arms=vanilla,imm', '--', '--config.synthesize.num_questions=40')
+  assert done.returncode == 0, done.stderr
+  base, vanilla, imm = (rows(tmp_path, arm) for arm in ('base', 'vanilla', 'imm'))
+  assert accuracies(vanilla[0]) == accuracies(base[1])
+  assert imm[0] == vanilla[0]  # its seconds too: it was not measured again
+  assert imm[1]['sample'] == vanilla[1]['sample'] and imm[1]['sample']['num_samples'] == 40 * 16
+  assert imm[1]['merge']['drift_norm'] == pytest.approx(vanilla[1]['merge']['drift_norm'] / 2, rel=1e-4)
+  result = json.loads((tmp_path / 'study' / 'study.json').read_text())
+  assert result['imm']['0'][1]['drift_norm'] == imm[1]['merge']['drift_norm']
+  assert result['vanilla']['0'][1]['tuned_ood']['max'] == vanilla[1]['tuned_ood']['max']['accuracy']
+  assert '\n| imm, points | ' in done.stdout and done.stdout.endswith('/study.json\n')
+
+  again = launch('study', *arms, '--base=base', '--arms=vanilla,imm', '--', '--config.synthesize.num_questions=40')
+  assert again.returncode == 0 and again.stdout == done.stdout and 'evaluate' not in again.stderr
+
+
+def test_a_study_ends_with_the_arm_that_fails(tmp_path, arms):
+  done = launch('study', *arms, '--arms=wrong,imm')
+  assert done.returncode == 1
+  assert done.stderr.splitlines()[-1].startswith('imm: merge.alpha: 2.0 is not in [0, 1]')
+  assert not (tmp_path / 'study' / 'imm').exists()
+
+
+@pytest.mark.parametrize('signal_', [signal.SIGTERM, signal.SIGKILL])
+def test_the_run_of_a_study_ends_with_it(tmp_path, arms, signal_):
+  command = [sys.executable, '-m', 'launch.study', *arms, '--arms=vanilla', '--', '--config.num_rounds=1000']
+  process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+  assert process.stderr is not None
+  while 'round 1 of 1000' not in process.stderr.readline():
+    assert process.poll() is None
+  process.send_signal(signal_)
+  rest = process.stderr.read()  # until the run too has closed it
+  assert 'imm: stopped as asked to, and saved' in rest
+  assert process.wait() == (42 if signal_ == signal.SIGTERM else -signal.SIGKILL)
+
+
+def test_intervals_are_students():
+  assert study.interval([1.0, 2.0, 3.0]) == '+2.0 [-0.5, +4.5]'  # 2 -+ 4.303 / sqrt(3)
+  assert study.interval([-1.25]) == '-1.2'

@@ -224,18 +224,62 @@ def test_choice_prompts():
   assert task.target(shot) == ' blue'
 
 
-@pytest.mark.parametrize('operation', ['sum', 'diff', 'max', 'min'])
+OPERATIONS = {  # of '375' and '408', and of '7' and '8'
+  'sum': ('783', '5'),
+  'diff': ('033', '1'),
+  'digit_sum': ('773', '5'),
+  'max': ('408', '8'),
+  'min': ('375', '7'),
+  'reverse': ('804573', '87'),
+  'sort': ('034578', '78'),
+}
+
+
+@pytest.mark.parametrize('operation', OPERATIONS)
 def test_synthetic(operation):
   task = make_task('t', {'family': 'synthetic', 'operation': operation, 'num_shots': 3})
   everything = (*task.train, *task.test, *task.shots)
   assert len({example.id for example in everything}) == 100
   assert (len(task.test), len(task.shots), task.num_dropped) == (20, 3, 0)
   for example in everything:
-    assert len(task.target(example)) == 1 and task.verify(example, task.target(example))
+    assert len(task.target(example)) == len(OPERATIONS[operation][1]) and task.verify(example, task.target(example))
     assert set(task.prompt(example, task.shots) + task.target(example)) <= set(synthetic.CHARACTERS)
   shot, asked = task.shots[0], task.test[0]
   assert task.prompt(asked, [shot]) == f'{shot.question}{shot.answer}\n{asked.question}'
   assert task.prompt(asked) == asked.question
+  answers = {example.question.replace(asked.question[1], '?'): example.answer for example in everything}
+  assert answers['7?8='] == OPERATIONS[operation][1]
+
+
+@pytest.mark.parametrize('operation', OPERATIONS)
+def test_synthetic_numbers_of_three_digits(operation):
+  sign, compute = synthetic._OPERATIONS[operation]
+  assert compute('375', '408') == OPERATIONS[operation][0]
+  task = make_task('t', {'family': 'synthetic', 'operation': operation, 'num_digits': 3, 'num_pairs': 50})
+  assert (len(task.train), len(task.test)) == (30, 20)
+  for example in (*task.train, *task.test):
+    a, b = example.question.removesuffix('=').split(sign)
+    assert len(a) == len(b) == 3 and example.answer == compute(a, b)
+
+
+def test_synthetic_tasks_of_other_ranges_share_no_question():
+  first, second = (Synthetic('t', num_digits=2, num_pairs=5000, first_pair=n) for n in (0, 5000))
+  assert len(ids(first.train + first.test) | ids(second.train + second.test)) == 10_000
+  other = Synthetic('t', num_digits=2, num_pairs=5000, seed=1)
+  assert 2000 < len(ids(first.train + first.test) & ids(other.train + other.test)) < 3000
+
+
+@pytest.mark.parametrize(
+  'values, message',
+  [
+    ({'num_pairs': 101}, 'tasks.t.num_pairs: 101, and there are 100; raise num_digits'),
+    ({'num_pairs': 50, 'first_pair': 90}, 'tasks.t.num_pairs: 50, and there are 10; raise num_digits'),
+    ({'num_digits': 4}, 'tasks.t.num_digits: 4 is not 1, 2 or 3'),
+  ],
+)
+def test_synthetic_has_no_more_pairs_than_there_are(values, message):
+  with pytest.raises(ValueError, match=message):
+    _ = Synthetic('t', **values).train
 
 
 # Splits.

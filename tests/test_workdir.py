@@ -41,10 +41,36 @@ def test_the_number_of_rounds_may_change_down_to_those_that_are_done(tmp_path):
 def test_another_mesh_may_go_on(tmp_path):
   workdir = Workdir(str(tmp_path))
   workdir.open(CONFIG | {'mesh': {'fsdp': 8, 'tensor': 1}})
-  finish(workdir, 0)
+  for round_ in (0, 1):
+    finish(workdir, round_)
   workdir.open(CONFIG | {'mesh': {'fsdp': 2, 'tensor': 4}})
   with pytest.raises(ValueError, match='config.merge.alpha was 0.5 and is 1'):
     workdir.open(CONFIG | {'mesh': {'fsdp': 2, 'tensor': 4}, 'merge': {'alpha': 1}})
+
+
+def test_what_round_0_does_not_depend_on_may_change_until_round_1_is_done(tmp_path):
+  workdir = Workdir(str(tmp_path))
+  workdir.open(CONFIG)
+  finish(workdir, 0)
+  workdir.part(1, 'sample', lambda: 'under alpha = 0.5', print)
+  workdir.open(CONFIG | {'merge': {'alpha': 1.0}})
+  assert len(workdir.finished()) == 1
+  assert workdir.part(1, 'sample', lambda: 'under alpha = 1', print) == 'under alpha = 1'
+  with pytest.raises(ValueError, match='config.seed was 0 and is 1; choose another workdir'):
+    workdir.open(CONFIG | {'seed': 1, 'merge': {'alpha': 1.0}})
+  finish(workdir, 1)
+  with pytest.raises(ValueError, match='config.merge.alpha was 1.0 and is 0.5'):
+    workdir.open(CONFIG)
+
+
+def test_parts_of_a_round_under_another_config_are_not_taken(tmp_path):
+  workdir = Workdir(str(tmp_path))
+  workdir.open(CONFIG)
+  workdir.part(0, 'evaluate', lambda: 'of seed 0', print)
+  workdir.open(CONFIG | {'num_rounds': 9})
+  assert workdir.part(0, 'evaluate', lambda: 'again', print) == 'of seed 0'
+  workdir.open(CONFIG | {'seed': 1})
+  assert workdir.part(0, 'evaluate', lambda: 'of seed 1', print) == 'of seed 1'
 
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path):
@@ -58,7 +84,8 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
 def test_every_difference_is_named(tmp_path):
   workdir = Workdir(str(tmp_path))
   workdir.open(CONFIG)
-  finish(workdir, 0)
+  for round_ in (0, 1):
+    finish(workdir, round_)
   with pytest.raises(ValueError) as error:
     workdir.open({'seed': 1, 'num_rounds': 2, 'merge': {'alpha': 0.5, 'method': 'dare'}})
   assert 'config.seed was 0 and is 1' in str(error.value)

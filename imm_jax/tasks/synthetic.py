@@ -1,42 +1,73 @@
-"""Sums and comparisons of single digits, made in code: for a tiny model with one token a character."""
+"""Arithmetic and rearranging of the digits of two numbers, made in code: for small models with one token a character."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
+import operator
 from typing import Literal
+
+import numpy as np
 
 from imm_jax.tasks import base, splits
 
-CHARACTERS = '0123456789+-<>=\n'  # all that a prompt or a target can have
+CHARACTERS = '0123456789+-<>=\n*~^'  # all that a prompt or a target can have
 
-_OPERATIONS = {
-  'sum': ('+', lambda a, b: (a + b) % 10),
-  'diff': ('-', lambda a, b: abs(a - b)),
+
+def _numeric(compute: Callable[[int, int], int]) -> Callable[[str, str], str]:
+  """Returns the operation on numerals of one width, and modulo that width."""
+  return lambda a, b: f'{compute(int(a), int(b)) % 10 ** len(a):0{len(a)}}'
+
+
+def _each_digit(a: str, b: str) -> str:
+  return ''.join(str((int(x) + int(y)) % 10) for x, y in zip(a, b, strict=True))
+
+
+_OPERATIONS: dict[str, tuple[str, Callable[[str, str], str]]] = {
+  'sum': ('+', _numeric(operator.add)),
+  'diff': ('-', _numeric(lambda a, b: abs(a - b))),
+  'digit_sum': ('*', _each_digit),
   'max': ('>', max),
   'min': ('<', min),
+  'reverse': ('~', lambda a, b: (a + b)[::-1]),
+  'sort': ('^', lambda a, b: ''.join(sorted(a + b))),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Synthetic(base.Task):
-  """'3+4=' -> '7' for all 100 pairs of digits. The prompt is the question itself, one line a shot."""
+  """'37+85=' -> '22' for pairs of numbers of so many digits. The prompt is the question itself, one line a shot."""
 
   name: str
-  operation: Literal['sum', 'diff', 'max', 'min'] = 'sum'  # sum modulo 10, absolute difference
-  test_size: int = 20  # pairs held out, of 100
+  # sum modulo the width, absolute difference, sum digit by digit without carries; all digits reversed, and sorted
+  operation: Literal['sum', 'diff', 'digit_sum', 'max', 'min', 'reverse', 'sort'] = 'sum'
+  num_digits: int = 1  # of each number, with leading zeros; at most 3
+  num_pairs: int = 0  # of the 100, 10,000, ... there are, shuffled by seed; 0 takes all
+  first_pair: int = 0  # of these: tasks of other ranges share no question
+  test_size: int = 20  # pairs held out
   num_shots: int = 0
-  seed: int = 0  # chooses test and shots
+  seed: int = 0  # chooses pairs, test and shots
   max_new_tokens: int = 2  # the answer and what ends it
   format = 'plain'
   separator = '\n'
   stop = ('\n',)
 
+  def __post_init__(self) -> None:
+    """Raises ValueError naming the field that is out of range."""
+    super().__post_init__()
+    if self.num_digits not in (1, 2, 3):
+      raise ValueError(f'tasks.{self.name}.num_digits: {self.num_digits} is not 1, 2 or 3')
+
   @functools.cached_property
   def split(self) -> splits.Split:
-    """The pairs. Raises ValueError when test and shots take all of them."""
+    """The pairs. Raises ValueError when there are not so many, or test and shots take all."""
     sign, compute = _OPERATIONS[self.operation]
-    pairs = [(a, b) for a in range(10) for b in range(10)]
-    examples = [base.make_example(self.name, f'{a}{sign}{b}=', str(compute(a, b))) for a, b in pairs]
+    order = np.random.default_rng(self.seed).permutation(100**self.num_digits)
+    chosen = order[self.first_pair :][: self.num_pairs or None]
+    if len(chosen) < self.num_pairs:
+      raise ValueError(f'tasks.{self.name}.num_pairs: {self.num_pairs}, and there are {len(chosen)}; raise num_digits')
+    digits = [f'{n:0{2 * self.num_digits}}' for n in chosen]
+    pairs = [(text[: self.num_digits], text[self.num_digits :]) for text in digits]
+    examples = [base.make_example(self.name, f'{a}{sign}{b}=', compute(a, b)) for a, b in pairs]
     return splits.make_split(self.name, examples, None, num_shots=self.num_shots, seed=self.seed, test_size=self.test_size)
 
   def prompt(self, example: base.Example, shots: Sequence[base.Example] = ()) -> str:

@@ -1,0 +1,114 @@
+"""A controlled comparison in minutes: what self-improvement gains in domain, what it costs out of domain, what repairs that.
+
+A model of 0.7M parameters, one token a character, first learns seven families of questions on the digits of two numbers from
+their solutions, and is half-competent at each (the arm `base`). The other arms go on from there: in each round the model
+answers questions of one family, `sum`, and learns from what is right. The six other families are out of domain.
+
+Expected: README.md, "Testbed". Hardware: 2 CPU cores. Minutes: one for the base, one for an arm.
+Command: make testbed, or
+python -m launch.study --config=configs/testbed.py --base=base --arms=vanilla,imm --seeds=0,1,2,3,4 --workdir=runs/testbed
+"""
+
+import common
+
+from imm_jax.tasks.synthetic import CHARACTERS
+
+RANDOM = {
+  'seed': 0,
+  'characters': CHARACTERS,
+  'num_layers': 4,
+  'embed_dim': 128,
+  'mlp_dim': 256,
+  'num_heads': 4,
+  'num_kv_heads': 4,
+  'head_dim': 32,
+  'max_length': 64,
+}
+
+# operation: digits of a number, train questions. The base learns from the first NUM_BASE_QUESTIONS of a family at most.
+FAMILIES = {
+  'sum': (2, 6000),
+  'diff': (2, 2000),
+  'digit_sum': (2, 500),
+  'max': (3, 500),
+  'min': (3, 500),
+  'reverse': (3, 450),
+  'sort': (3, 300),
+}
+NUM_BASE_QUESTIONS = 2000
+
+ARMS = {
+  'base': {
+    'num_rounds': 1,
+    'synthesize.real_fraction': 1.0,
+    'synthesize.num_questions': NUM_BASE_QUESTIONS,
+    'finetune.batch_size': 32,
+    'finetune.num_epochs': 12,
+    'merge.alpha': 1.0,
+    'evaluate.tuned': False,
+  },
+  'vanilla': {'merge.alpha': 1.0},  # plain self-improvement
+  'imm': {},
+  'dare': {'merge.method': 'dare'},
+  'lines': {'merge.method': 'lines', 'merge.alpha': 0.25},
+  'layer_adaptive': {'merge.rule': 'layer_adaptive'},
+  'layer_adaptive_shuffled': {'merge.rule': 'layer_adaptive_shuffled'},
+  'search': {'merge.rule': 'search', 'merge.search_eps': 0.02},
+  'single_merge': {'merge.alpha': {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': 4}},  # after the last round
+  'early_stop': {'merge.alpha': 1.0, 'finetune.max_drift': 0.032},  # as far as imm drifts,
+  'low_lr': {'merge.alpha': 1.0, 'optimizer.learning_rate': 2.7e-4},  # and likewise
+  'real': {'merge.alpha': 1.0, 'synthesize.real_fraction': 1.0},  # fine-tuning on solutions
+  'real_10': {'synthesize.real_fraction': 0.1},
+  'real_25': {'synthesize.real_fraction': 0.25},
+  'real_50': {'synthesize.real_fraction': 0.5},
+  'accumulate': {'synthesize.data': 'accumulate'},
+  'official': {  # greedy samples, three equal ones a question, as the authors' scripts have it
+    'sampler.temperature': 0.0,
+    'sampler.num_samples_per_prompt': 3,
+    'synthesize.max_accepted_per_question': 3,
+    'synthesize.deduplicate': False,
+  },
+}
+
+
+def task(operation: str, first_pair: int = 0, train_size: int = 0, test_size: int = 500) -> dict:
+  """Returns a task of a family, with the family's number of train questions by default."""
+  num_digits, num_train = FAMILIES[operation]
+  return common.synthetic(
+    operation,
+    num_digits=num_digits,
+    num_pairs=(train_size or num_train) + test_size,
+    first_pair=first_pair,
+    test_size=test_size,
+    max_new_tokens=2 * num_digits + 1,  # all digits, reversed or sorted, and what ends them
+  )
+
+
+def get_config(arg: str = 'imm'):
+  """Returns the config of an arm."""
+  if arg not in ARMS:
+    raise ValueError(f'{arg!r} is no arm; the arms are {", ".join(ARMS)}')
+  in_domain = {'sum': task('sum', test_size=1000)}
+  others = [operation for operation in FAMILIES if operation != 'sum']
+  c = common.config(
+    num_rounds=4,
+    model={'random': RANDOM, 'remat': 'none'},
+    tasks={
+      'id': in_domain,
+      'ood': {operation: task(operation) for operation in others},
+      # For 'search': questions behind those above.
+      'dev': {'sum_dev': task('sum', first_pair=9000, train_size=1, test_size=300)},
+      'probe': {f'{operation}_probe': task(operation, first_pair=9000, train_size=1, test_size=100) for operation in others},
+    },
+    synthesize={'num_questions': 2000, 'questions_per_chunk': 2000},
+    sampler={'num_samples_per_prompt': 4, 'temperature': 1.0, 'num_slots': 256},
+    finetune={'max_length': 64, 'batch_size': 16, 'num_epochs': 4},
+    optimizer={'learning_rate': 1e-3},
+    evaluate={'tuned': True},
+    checkpoint={'every_steps': 0},
+  )
+  with c.ignore_type():
+    c.update_from_flattened_dict(ARMS[arg] | {'model.random.seed': c.get_ref('seed')})
+  if arg == 'base':
+    c.tasks = {'id': in_domain | {operation: task(operation) for operation in others}, 'ood': {}, 'dev': {}, 'probe': {}}
+  return c
