@@ -51,8 +51,8 @@ def run(arm: str, seed: str, overrides: Sequence[str], round_0_of: str = '') -> 
     sys.executable, '-m', 'imm_jax', 'run', f'--config={_CONFIG.value}:{arm}', f'--workdir={workdir}',
     f'--config.seed={seed}', f'--config.compilation_cache={_WORKDIR.value}/.xla_cache', *overrides,
   ]  # fmt: skip
-  # setpriv: a process that has lost its launcher gets SIGTERM. A SIGTERM that comes here is passed on.
-  command = ['/usr/bin/setpriv', '--pdeathsig=TERM', '--', *command]
+  if shutil.which('setpriv'):  # Linux: a process that has lost its launcher gets SIGTERM. One that comes here is passed on.
+    command = ['setpriv', '--pdeathsig=TERM', '--', *command]
   child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {'PYTHONPATH': _ROOT})
   signal.signal(signal.SIGTERM, lambda *_: child.terminate())
   if code := child.wait():
@@ -104,7 +104,7 @@ def table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-  """Runs what the flags say, with the overrides behind `--`, prints the table and writes WORKDIR/study.json."""
+  """Runs what the flags say, with the overrides behind `--`, prints the table, writes study.json and report.html."""
   for seed in _SEEDS.value:
     overrides = list(arguments[1:])
     if _BASE.value:
@@ -117,7 +117,10 @@ def main(arguments: Sequence[str]) -> None:
   path = pathlib.Path(_WORKDIR.value, 'study.json')
   path.write_text(json.dumps(results, indent=1) + '\n')
   print(table(results))
-  print(f'study: {path}')
+  print(f'study: {path}', flush=True)
+  workdirs = [str(_workdir(arm, seed)) for arm in _ARMS.value for seed in _SEEDS.value]
+  command = [sys.executable, '-m', 'imm_jax', 'report', *workdirs, f'--out={_WORKDIR.value}/report.html']
+  raise SystemExit(subprocess.call(command, env=os.environ | {'PYTHONPATH': _ROOT}))
 
 
 if __name__ == '__main__':
