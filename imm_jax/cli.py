@@ -215,6 +215,7 @@ def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
 
 def _report(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_string('out', '', 'File to write; default: report.html in the one WORKDIR.', flag_values=values)
+  flags.DEFINE_string('figures', '', 'Directory to write the figures to as well, an SVG file each.', flag_values=values)
   epilog = 'WORKDIR [WORKDIR ...]: of one run, or of several; those with configs equal but for the seed are one arm'
   paths = _parse(values, arguments, num_positional=None, epilog=epilog)
   if not paths:
@@ -229,6 +230,11 @@ def _report(values: flags.FlagValues, arguments: list[str]) -> None:
       file.write(page)
   else:
     report.write(paths[0])
+  if values.figures:
+    os.makedirs(values.figures, exist_ok=True)
+    for name, svg in report.figures(paths).items():
+      with open(os.path.join(values.figures, f'{name}.svg'), 'w', encoding='utf-8') as file:
+        file.write(svg)
   print(f'report: {values.out or os.path.join(paths[0], "report.html")}')
 
 

@@ -37,6 +37,14 @@ def write(path: str) -> None:
   Workdir(path).write_report(page([path]))
 
 
+def figures(paths: Sequence[str]) -> dict[str, str]:
+  """Returns the page's figures by a name, as SVG text that stands by itself, on white. Raises as `page` does."""
+  runs = [compare.read(path) for path in paths]
+  found = _figures(compare.group(runs), compare.shared_tasks(runs))
+  named = {f'{name}-{i}' if len(svgs) > 1 else name: svg for name, svgs in found.items() for i, svg in enumerate(svgs, 1)}
+  return {name: svg.replace('<svg', '<svg style="background: white"', 1) for name, svg in named.items()}
+
+
 def page(paths: Sequence[str]) -> str:
   """Returns the HTML of one run, or of several as arms side by side.
 
