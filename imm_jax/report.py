@@ -42,7 +42,8 @@ def figures(paths: Sequence[str]) -> dict[str, str]:
   runs = [compare.read(path) for path in paths]
   found = _figures(compare.group(runs), compare.shared_tasks(runs))
   named = {f'{name}-{i}' if len(svgs) > 1 else name: svg for name, svgs in found.items() for i, svg in enumerate(svgs, 1)}
-  return {name: svg.replace('<svg', '<svg style="background: white"', 1) for name, svg in named.items()}
+  start, font = '<svg style="background: white"', "'DejaVu Sans', sans-serif"
+  return {name: svg.replace('<svg', start, 1).replace("'DejaVu Sans'", font) for name, svg in named.items()}
 
 
 def page(paths: Sequence[str]) -> str:
