@@ -178,6 +178,16 @@ def test_the_tpu_kernel_attends_as_attend_does(window, shape):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-4, rtol=1e-4), found, expected)
 
 
+@pytest.mark.parametrize('num_heads', [2, 4])
+def test_queries_filled_up_to_a_matrix_attend_alike(num_heads):
+  rng = np.random.default_rng(0)
+  q, k, v = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 1, num_heads, 8), (3, 2, 5, 8), (3, 2, 5, 8)))
+  positions, segments = jnp.tile(jnp.arange(5)[None], (3, 1)), jnp.zeros((3, 5), jnp.int32)
+  sources = [layers.KeyValues(k, v, positions, segments)]
+  plain, filled = (layers.attend(q, positions[:, 3:4], segments[:, :1], sources, None, rows) for rows in (1, 2))
+  np.testing.assert_allclose(filled, plain, atol=1e-6)
+
+
 def test_bfloat16_computes_in_bfloat16_over_float32_params(config, params, tokens):
   config = dataclasses.replace(config, dtype='bfloat16')
   x, cache = apply(config, params, tokens, positions_of(tokens), method='features')

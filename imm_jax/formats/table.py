@@ -5,14 +5,13 @@ tensor's name in each format. The same rows are read for loading, for saving and
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+import concurrent.futures
 import dataclasses
-import functools
 import math
 import re
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from imm_jax import model, sharding
@@ -149,32 +148,41 @@ def check(source: object, wanted: Mapping[str, tuple[int, ...]], found: Mapping[
 def load(
   table: Sequence[Row], config: model.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules, read: Read
 ) -> model.Params:
-  """Returns float32 params on the devices of `mesh`, read tensor by tensor; each process reads what its devices hold."""
+  """Returns float32 params on the devices of `mesh`; each process reads what its devices hold.
+
+  The host holds one device's part of one stacked tensor at a time.
+  """
   abstract, axes = model.abstract_params(config)
   row_of = {row.path: row for row in table}
 
-  def leaf(keys, struct, where):
-    row = row_of[_path(keys)]
-    if not row.path.startswith(LAYERS):
-      return _read_array(row, row.name, struct.shape, where, read)
-    layer_where = jax.NamedSharding(where.mesh, jax.P(*where.spec[1:]))
-    layers = []
-    for layer in range(config.num_layers):
-      x = _read_array(row, row.name.format(layer=layer), struct.shape[1:], layer_where, read)
-      layers.append(jax.block_until_ready(x))  # keeps the host at one layer's tensor
-    return _stacker(where)(layers)
+  with concurrent.futures.ThreadPoolExecutor() as pool:
 
-  return jax.tree.map_with_path(leaf, abstract, sharding.shardings(mesh, rules, abstract, axes))
+    def read_leaf(keys, struct, where):
+      row = row_of[_path(keys)]
+
+      def read_part(index):
+        if not row.path.startswith(LAYERS):
+          return row.read(read, row.name, struct.shape, index)
+        layers = range(config.num_layers)[index[0]]
+        part = _empty([len(range(n)[i]) for i, n in zip(index, struct.shape, strict=True)])
+
+        def read_layer(i):
+          part[i] = row.read(read, row.name.format(layer=layers[i]), struct.shape[1:], index[1:])
+
+        list(pool.map(read_layer, range(len(layers))))
+        return part
+
+      return jax.make_array_from_callback(struct.shape, where, read_part)
+
+    return jax.tree.map_with_path(read_leaf, abstract, sharding.shardings(mesh, rules, abstract, axes))
 
 
-def _read_array(row: Row, name: str, shape: tuple[int, ...], where: jax.NamedSharding, read: Read) -> jax.Array:
-  return jax.make_array_from_callback(shape, where, lambda index: row.read(read, name, shape, index or ()))
-
-
-@functools.cache
-def _stacker(where: jax.NamedSharding):
-  """Returns the function that makes an array [L, ...] of layers on the devices."""
-  return jax.jit(lambda layers: jnp.stack(layers), out_shardings=where)
+def _empty(shape: Sequence[int]) -> np.ndarray:
+  """Returns an array, float32, that starts where XLA's CPU backend wants it to: there it is used without a copy."""
+  alignment, num_bytes = 64, 4 * math.prod(shape)
+  memory = np.empty(num_bytes + alignment, np.uint8)
+  start = -memory.ctypes.data % alignment
+  return memory[start : start + num_bytes].view(np.float32).reshape(shape)
 
 
 def _path(keys) -> str:
