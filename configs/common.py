@@ -73,6 +73,8 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'tuned': False,  # measure the tuned params too, before the merge
         'num_samples_per_prompt': 0,  # > 0: mean@k, maj@k and pass@k too
         'temperature': 0.7,  # of those samples
+        'text_source': '',  # a text file whose negative log-likelihood is measured too
+        'text_length': 256,  # tokens it is cut into
       },
       'checkpoint': {
         'every_steps': 100,  # of fine-tuning, and at its end; 0 saves at a notice to stop and at a round's end only

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
+from etils import epath
 import jax
 import numpy as np
 
@@ -23,10 +24,16 @@ class EvaluateConfig:
   tuned: bool  # the tuned params too, before the merge
   num_samples_per_prompt: int  # > 0: mean@k, maj@k and pass@k of generated answers as well
   temperature: float  # of those samples
+  text_source: str = ''  # a text file: its negative log-likelihood is measured too
+  text_length: int = 256  # tokens it is cut into
 
   def __post_init__(self):
     if self.num_samples_per_prompt < 0 or self.temperature < 0:
       raise ValueError(f'evaluate: num_samples_per_prompt and temperature are not negative, and this is {self}')
+    if self.text_length < 2:
+      raise ValueError(f'evaluate.text_length: {self.text_length} is less than 2')
+    if self.text_source and not epath.Path(self.text_source).exists():
+      raise ValueError(f'evaluate.text_source: {self.text_source}: no such file')
 
 
 def wilson(num_right: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -76,6 +83,26 @@ def evaluate(
         }
       )
   return results, records
+
+
+def text_nll(
+  model: Transformer, params: Params, tokenizer: Tokenizer, config: EvaluateConfig, batch_size: int
+) -> dict[str, float]:
+  """Returns the mean negative log-likelihood of config.text_source, 'nll_nats' a token, and 'num_tokens' it is taken over.
+
+  The text is cut into pieces of text_length tokens, of which each token but the first is predicted from those before it.
+  """
+  tokens, T = tokenizer.encode(epath.Path(config.text_source).read_text()), config.text_length
+  pieces = [tokens[start : start + T] for start in range(0, len(tokens), T) if start + 1 < len(tokens)]
+  if not pieces:
+    raise ValueError(f'evaluate.text_source: {config.text_source}: has less than two tokens')
+  with metrics.progress('evaluate the text', len(pieces), 'pieces') as advance:
+    scores = sampler.score(
+        model, params, [piece[:1] for piece in pieces], [[piece[1:]] for piece in pieces], batch_size=batch_size,
+        advance=advance,
+    )  # fmt: skip
+  logprobs = np.concatenate([score for [score] in scores])
+  return {'nll_nats': -float(logprobs.mean(dtype=np.float64)), 'num_tokens': logprobs.size}
 
 
 def _generate(model, params, tokenizer, task, config, key, label):

@@ -61,7 +61,7 @@ class Entry:
     for phase, name in (('id', 'eval'), ('ood', 'eval'), ('tuned_id', 'eval_tuned'), ('tuned_ood', 'eval_tuned')):
       for task, result in self.values.get(phase, {}).items():
         flat |= {f'{name}/{task}/{key}': value for key, value in result.items() if key == 'accuracy' or '@' in key}
-    for phase in ('sample', 'finetune', 'merge'):
+    for phase in ('text', 'tuned_text', 'sample', 'finetune', 'merge'):
       numbers = {key: value for key, value in self.values.get(phase, {}).items() if isinstance(value, int | float)}
       flat |= {f'{phase}/{key}': value for key, value in numbers.items()}
     return flat | {f'{phase}/secs': value for phase, value in self.values['secs'].items()}
@@ -200,6 +200,11 @@ def evaluate_domains(
       result, items = part(f'evaluate-{which}-{name}', measure)
       results |= result
       answers += [{'params': which, **item} for item in items]
+  if exp.evaluate.text_source:
+    measure = functools.partial(
+      evaluate.text_nll, model, on_sampler.params, lm.tokenizer, exp.evaluate, exp.sampler.num_slots
+    )
+    entry.values[f'{prefix}text'] = part(f'evaluate-{which}-text', measure)
   return answers
 
 

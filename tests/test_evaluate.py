@@ -90,3 +90,20 @@ def test_the_likeliest_option_is_taken(model, tmp_path):
         totals[option] = total / (len(option) if normalize == 'per_character' else 1)
       assert answer == max(totals, key=lambda option: totals[option])
   assert set(chosen['sum']) == {'1'}  # the shortest option has the fewest tokens to pay for
+
+
+def test_the_likelihood_of_a_text_is_that_of_its_pieces(model, tmp_path):
+  transformer, params, tokenizer = model
+  (tmp_path / 'text.txt').write_text('3+4=7\n' * 5)  # 30 tokens
+  settings = EvaluateConfig(False, 0, 1.0, text_source=str(tmp_path / 'text.txt'), text_length=8)
+  found = evaluate.text_nll(*model, settings, batch_size=3)
+  tokens = tokenizer.encode('3+4=7\n' * 5)
+  pieces = [tokens[start : start + 8] for start in range(0, 30, 8)]
+  losses = []
+  for piece in pieces:
+    logits, _ = transformer.apply({'params': params}, jnp.asarray([piece]), jnp.arange(len(piece))[None])
+    losses += [-jax.nn.log_softmax(logits[0])[i, token] for i, token in enumerate(piece[1:])]
+  assert found['num_tokens'] == len(losses) == 26
+  np.testing.assert_allclose(found['nll_nats'], np.mean(losses), rtol=1e-5)
+  with pytest.raises(ValueError, match=r'evaluate.text_source: nowhere: no such file'):
+    EvaluateConfig(False, 0, 1.0, text_source='nowhere')

@@ -181,7 +181,9 @@ def test_the_tpu_kernel_attends_as_attend_does(window, shape):
 @pytest.mark.parametrize('num_heads', [2, 4])
 def test_queries_filled_up_to_a_matrix_attend_alike(num_heads):
   rng = np.random.default_rng(0)
-  q, k, v = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 1, num_heads, 8), (3, 2, 5, 8), (3, 2, 5, 8)))
+  q, k, v = (
+    jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 1, num_heads, 8), (3, 2, 5, 8), (3, 2, 5, 8))
+  )
   positions, segments = jnp.tile(jnp.arange(5)[None], (3, 1)), jnp.zeros((3, 5), jnp.int32)
   sources = [layers.KeyValues(k, v, positions, segments)]
   plain, filled = (layers.attend(q, positions[:, 3:4], segments[:, :1], sources, None, rows) for rows in (1, 2))
