@@ -398,11 +398,13 @@ def test_layer_adaptive_keeps_the_drift_norm_and_its_order(layers, alpha):
   assert all(alphas[i] <= alphas[j] for i in range(len(layers)) for j in range(len(layers)) if score[i] <= score[j])
 
 
-def test_the_control_has_the_same_importances():
-  importance = np.arange(10.0)
-  assert sorted(coefficients.shuffled(importance, 1)) == list(importance)
-  assert list(coefficients.shuffled(importance, 1)) != list(importance)
-  assert list(coefficients.shuffled(importance, 1)) == list(coefficients.shuffled(importance, 1))
+@pytest.mark.parametrize('num_layers', [2, 3, 10])
+def test_the_control_has_the_same_importances_each_in_another_layer(num_layers):
+  importance = np.arange(float(num_layers))
+  for seed in range(5):
+    control = coefficients.shuffled(importance, seed)
+    assert sorted(control) == list(importance) and not np.any(control == importance)
+    np.testing.assert_array_equal(control, coefficients.shuffled(importance, seed))
 
 
 def test_search_finds_the_best_alpha_within_the_bound():

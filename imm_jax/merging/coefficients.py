@@ -176,8 +176,11 @@ def _at_norm(raw: np.ndarray, squares: np.ndarray, wanted: float) -> np.ndarray:
 
 
 def shuffled(importance: Sequence[float], seed: int) -> np.ndarray:
-  """Returns the importance of layer_adaptive's control: the same numbers in a random order."""
-  return np.random.default_rng(seed).permutation(np.asarray(importance))
+  """Returns the importance of layer_adaptive's control: the same numbers along a random cycle, none in its own layer."""
+  cycle, values = np.random.default_rng(seed).permutation(len(importance)), np.asarray(importance)
+  control = np.empty_like(values)
+  control[cycle] = values[np.roll(cycle, 1)]
+  return control
 
 
 def search(
