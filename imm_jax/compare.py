@@ -3,7 +3,7 @@
 Workdirs whose configs are equal but for the seed are one arm; its accuracies are means over its runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import dataclasses
 import functools
 import json
@@ -134,8 +134,7 @@ def group(runs: Sequence[Run]) -> list[Arm]:
   """
   found: dict[str, list[Run]] = {}
   for run in runs:
-    config = {key: value for key, value in run.config.items() if key not in _OF_ONE_ARM}
-    found.setdefault(json.dumps(config, sort_keys=True), []).append(run)
+    found.setdefault(_without_seeds(run.config), []).append(run)
   paths = [[os.path.abspath(run.path) for run in members] for members in found.values()]
   names = [{_SEED.sub('', path) for path in of_arm} for of_arm in paths]
   stems = [name.pop() if len(name) == 1 else of_arm[0] for name, of_arm in zip(names, paths, strict=True)]
@@ -145,6 +144,15 @@ def group(runs: Sequence[Run]) -> list[Arm]:
     Arm(os.path.relpath(stem, above), sorted(members, key=lambda run: run.config['seed']))
     for stem, members in zip(stems, found.values(), strict=True)
   ]
+
+
+def _without_seeds(config: Mapping[str, Any]) -> str:
+  """Returns the config as text, without the keys in which the runs of an arm may differ, and the seed of their model."""
+  model = config['model'] | {'path': re.sub(r'seed\d+', 'seed', config['model']['path'])}
+  if model.get('random'):
+    model['random'] = {key: value for key, value in model['random'].items() if key != 'seed'}
+  alike = {key: value for key, value in config.items() if key not in _OF_ONE_ARM}
+  return json.dumps(alike | {'model': model}, sort_keys=True)
 
 
 def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:
