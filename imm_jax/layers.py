@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -55,21 +56,32 @@ def rope_frequencies(head_dim: int, theta: float, scaling: Llama3Rope | None) ->
   return ((1 - smooth) * freqs / scaling.factor + smooth * freqs).astype(np.float32)
 
 
-def rotate(x: jax.Array, positions: jax.Array, freqs: np.ndarray) -> jax.Array:
-  """Applies the rotary embedding to x [B, T, N, H] at positions [B, T] int32."""
+def rotate(x: jax.Array, positions: jax.Array, freqs: np.ndarray | jax.Array) -> jax.Array:
+  """Applies the rotary embedding to x [B, T, N, H] at positions [B, T] int32; freqs [R / 2] turn the first R of H."""
   angles = positions[:, :, None, None].astype(jnp.float32) * freqs[None, None, None, :]
   sin, cos = jnp.sin(angles), jnp.cos(angles)
-  x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
+  half = freqs.shape[0]
+  x1, x2, rest = jnp.split(x.astype(jnp.float32), [half, 2 * half], axis=-1)
+  return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], axis=-1).astype(x.dtype)
+
+
+def softcap(x: jax.Array, cap: float | None) -> jax.Array:
+  """Returns cap * tanh(x / cap), which keeps x in (-cap, cap) (arXiv 2408.00118); x itself where there is no cap."""
+  return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def attend(
-  q: jax.Array, positions: jax.Array, segment_ids: jax.Array, sources: Sequence[KeyValues], window: int | None
+  q: jax.Array,
+  positions: jax.Array,
+  segment_ids: jax.Array,
+  sources: Sequence[KeyValues],
+  window: int | jax.Array | None,
+  cap: float | None = None,
 ) -> jax.Array:
   """Softmax attention of q [B, T, N, H] over all sources at once -> [B, T, N, H].
 
   A query sees a key of its own segment, or of SHARED, at its own or an earlier position, at most window - 1 back. N is a
-  multiple of K: grouped-query attention (arXiv 2305.13245). Scores and softmax are float32.
+  multiple of K: grouped-query attention (arXiv 2305.13245). Scores, softcapped at `cap`, and softmax are float32.
   """
   B, T, N, H = q.shape
   K = sources[0].k.shape[1]
@@ -88,7 +100,7 @@ def attend(
       seen &= distance < window
     # A query with nothing to see (padding) gets a uniform mix, not NaN: what is added is the lowest float, not -inf.
     bias = jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min)
-    scores.append(score.reshape(B, K, G, T, -1) * H**-0.5 + bias[:, None, None])
+    scores.append(softcap(score.reshape(B, K, G, T, -1) * H**-0.5, cap) + bias[:, None, None])
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(q.dtype).reshape(B, K, G * T, -1)
   out, start = jnp.zeros_like(q), 0
   for source in sources:
@@ -100,7 +112,14 @@ def attend(
 
 
 def splash(
-  q: jax.Array, kv: KeyValues, segment_ids: jax.Array, window: int | None, spec: jax.P, *, interpret: bool = False
+  q: jax.Array,
+  kv: KeyValues,
+  segment_ids: jax.Array,
+  window: int | None,
+  cap: float | None,
+  spec: jax.P,
+  *,
+  interpret: bool = False,
 ) -> jax.Array:
   """Returns `attend` of rows to themselves, q [B, T, N, H] -> [B, T, N, H], by a TPU kernel that holds no scores.
 
@@ -118,7 +137,9 @@ def splash(
 
   def local(q, k, v, segment_ids):
     mask = splash_attention_mask.MultiHeadMask([causal] * q.shape[1])
-    kernel = splash_attention_kernel.make_splash_mha_single_device(mask, block_sizes=blocks, interpret=interpret)
+    kernel = splash_attention_kernel.make_splash_mha_single_device(
+        mask, block_sizes=blocks, attn_logits_soft_cap=cap, interpret=interpret
+    )  # fmt: skip
     segments = splash_attention_kernel.SegmentIds(segment_ids, segment_ids)
     return jax.vmap(kernel)(q * H**-0.5, k, v, segments)
 
@@ -145,16 +166,20 @@ def param(
 
 
 class RMSNorm(nn.Module):
-  """x / rms(x) * scale over the last axis, in float32 (arXiv 1910.07467)."""
+  """x / rms(x) * scale over the last axis, in float32 (arXiv 1910.07467); Gemma's is * (1 + scale)."""
 
   eps: float
   axis: str
+  plus_one: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    scale = param(self, 'scale', nn.initializers.ones, (x.shape[-1],), (self.axis,))
+    init = nn.initializers.zeros if self.plus_one else nn.initializers.ones
+    scale = param(self, 'scale', init, (x.shape[-1],), (self.axis,))
     normed = x.astype(jnp.float32)
     normed *= jax.lax.rsqrt(jnp.mean(normed**2, axis=-1, keepdims=True) + self.eps)
+    if self.plus_one:  # in float32: bfloat16 would lose most of a small scale
+      return (normed * (1 + jnp.expand_dims(scale, range(x.ndim - 1)))).astype(x.dtype)
     return normed.astype(x.dtype) * jnp.expand_dims(scale.astype(x.dtype), range(x.ndim - 1))
 
 
@@ -201,17 +226,24 @@ class Attention(nn.Module):
   rules: sharding.Rules
 
   @nn.compact
-  def __call__(self, x, positions, segment_ids, past: Sequence[KeyValues]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  def __call__(
+    self, x, positions, segment_ids, past: Sequence[KeyValues], is_global: jax.Array | None
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     c = self.config
     q_shape, kv_shape = (c.embed_dim, c.num_heads, c.head_dim), (c.embed_dim, c.num_kv_heads, c.head_dim)
     q_axes, kv_axes = ('embed', 'heads', 'head_dim'), ('embed', 'kv_heads', 'head_dim')
     q = Projection(q_shape, q_axes, use_bias=c.qkv_bias, name='q')(x)
     k = Projection(kv_shape, kv_axes, use_bias=c.qkv_bias, name='k')(x)
     v = Projection(kv_shape, kv_axes, use_bias=c.qkv_bias, name='v')(x)
-    if c.qk_norm:
-      q = RMSNorm(c.rms_norm_eps, 'head_dim', name='q_norm')(q)
-      k = RMSNorm(c.rms_norm_eps, 'head_dim', name='k_norm')(k)
-    freqs = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+    if c.qk_norm == 'head':
+      q = RMSNorm(c.rms_norm_eps, 'head_dim', c.norm_plus_one, name='q_norm')(q)
+      k = RMSNorm(c.rms_norm_eps, 'head_dim', c.norm_plus_one, name='k_norm')(k)
+    elif c.qk_norm == 'all':
+      q = RMSNorm(c.rms_norm_eps, 'heads', name='q_norm')(q.reshape(*q.shape[:2], -1)).reshape(q.shape)
+      k = RMSNorm(c.rms_norm_eps, 'kv_heads', name='k_norm')(k.reshape(*k.shape[:2], -1)).reshape(k.shape)
+    if c.query_scalar is not None:
+      q *= (c.head_dim / c.query_scalar) ** 0.5
+    freqs, window = c.frequencies(is_global), c.sliding_window
     axes = ('attention_batch', 'attention_heads', 'length', 'head_dim')
     q, k = rotate(q, positions, freqs), rotate(k, positions, freqs)
     # Made where the weights are, then brought to where the rows are: only activations travel.
@@ -221,19 +253,28 @@ class Attention(nn.Module):
     q, k, v = (sharding.constrain(y.swapaxes(1, 2), axes, self.rules) for y in (q, k, v))
     q, own = q.swapaxes(1, 2), KeyValues(k, v, positions, segment_ids)
     spec = self.rules.spec(axes, k.shape, jax.sharding.get_abstract_mesh().shape)
+    kernel = None
     if c.attention == 'splash' and not past and q.shape[1] % 128 == 0:
-      mixed = splash(q, own, segment_ids, c.sliding_window, spec)
+      kernel = functools.partial(splash, q, own, segment_ids, cap=c.attention_softcap, spec=spec)
     elif c.attention == 'cudnn' and not past:
-      mixed = cudnn(q, own, segment_ids, c.sliding_window)
-    else:
-      mixed = attend(q, positions, segment_ids, (*past, own), c.sliding_window)
+      kernel = functools.partial(cudnn, q, own, segment_ids)
+    if kernel is None:
+      window = window if is_global is None else jnp.where(is_global, EMPTY, window)
+      mixed = attend(q, positions, segment_ids, (*past, own), window, c.attention_softcap)
+    elif is_global is None:
+      mixed = kernel(window=window)
+    else:  # a kernel's window is fixed
+      mixed = jax.lax.cond(is_global, lambda: kernel(window=None), lambda: kernel(window=window))
     mixed = sharding.constrain(mixed, ('batch', 'length', 'heads', 'head_dim'), self.rules)
     out = Projection(q_shape[1:] + q_shape[:1], q_axes[1:] + q_axes[:1], num_inputs=2, name='o')(mixed)
     return out, (k, v)
 
 
+ACTIVATIONS = {'silu': jax.nn.silu, 'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True)}
+
+
 class MLP(nn.Module):
-  """down(silu(gate(x)) * up(x)), SwiGLU (arXiv 2002.05202)."""
+  """down(activation(gate(x)) * up(x)): SwiGLU, or GeGLU (arXiv 2002.05202)."""
 
   config: Any  # model.ModelConfig
 
@@ -242,4 +283,4 @@ class MLP(nn.Module):
     shape, axes = (self.config.embed_dim, self.config.mlp_dim), ('embed', 'mlp')
     gate = Projection(shape, axes, name='gate')(x)
     up = Projection(shape, axes, name='up')(x)
-    return Projection(shape[::-1], axes[::-1], name='down')(jax.nn.silu(gate) * up)
+    return Projection(shape[::-1], axes[::-1], name='down')(ACTIVATIONS[self.config.activation](gate) * up)

@@ -18,7 +18,7 @@ from imm_jax import model as model_lib
 from imm_jax.formats import hf, hf_config, table
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
-FAMILIES = ('llama', 'llama3', 'mistral', 'qwen2', 'qwen3', 'smollm2')
+FAMILIES = ('llama', 'llama3', 'mistral', 'qwen2', 'qwen3', 'smollm2', 'gemma2', 'gemma3', 'olmo2', 'phi3')
 TOLERANCE = 2e-4  # max |logit| is 3 to 5; float32 sums in another order differ by 5e-6
 
 
@@ -81,7 +81,7 @@ def test_logits_are_those_of_transformers(family):
 
 
 @pytest.mark.parametrize('rules', [sharding.TRAIN, sharding.SAMPLE], ids=['train', 'sample'])
-@pytest.mark.parametrize('family', ['llama', 'qwen2'])
+@pytest.mark.parametrize('family', ['llama', 'qwen2', 'phi3'])
 def test_sharded_load_is_the_single_device_load(family, rules, mesh):
   config, params = load(GOLDEN / family, mesh, rules)
   assert_same_bits(params, load_golden(family)[1])
@@ -114,7 +114,7 @@ def test_each_of_8_devices_reads_an_eighth():
     return tensors[name][index]
 
   config = formats.read_config(GOLDEN / 'llama')
-  params = table.load(hf.TABLE, config, sharding.make_mesh(1, 8, 1), sharding.TRAIN, read)
+  params = table.load(table.hf_rows('llama'), config, sharding.make_mesh(1, 8, 1), sharding.TRAIN, read)
   assert_same_bits(params, load_golden('llama')[1])
   assert len(asked) == 8 * len(tensors)
   assert all(part == whole // 8 for whole, part in asked)
@@ -190,6 +190,10 @@ BASE = model_lib.ModelConfig(
     max_length=256, rope_theta=10000.0, rms_norm_eps=1e-5, tie_embeddings=False,
 )  # fmt: skip
 SCALED = layers.Llama3Rope(8.0, 1.0, 4.0, 128)
+GEMMA = {
+  'activation': 'gelu_tanh', 'norms': 'both', 'norm_plus_one': True, 'scale_embeddings': True, 'query_scalar': 144,
+  'logit_softcap': 30.0, 'sliding_window': 64, 'global_layers': (1,),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -201,8 +205,14 @@ SCALED = layers.Llama3Rope(8.0, 1.0, 4.0, 128)
     {'family': 'mistral', 'sliding_window': 4096},
     {'family': 'qwen2', 'qkv_bias': True},
     {'family': 'qwen2', 'qkv_bias': True, 'sliding_window': 64},
-    {'family': 'qwen3', 'qk_norm': True, 'head_dim': 128},
-    {'dtype': 'bfloat16', 'remat': 'full'},
+    {'family': 'qwen3', 'qk_norm': 'head', 'head_dim': 128},
+    {'family': 'qwen2', 'qkv_bias': True, 'sliding_window': 64, 'global_layers': (0,)},
+    GEMMA | {'family': 'gemma2', 'attention_softcap': 50.0},
+    GEMMA | {'family': 'gemma2', 'sliding_window': None, 'global_layers': (), 'logit_softcap': None},
+    GEMMA | {'family': 'gemma3_text', 'qk_norm': 'head', 'local_rope_theta': 10000.0, 'rope_scaling': SCALED},
+    {'family': 'olmo2', 'norms': 'after', 'qk_norm': 'all'},
+    {'family': 'phi3', 'rotary_fraction': 0.75, 'sliding_window': 2047},
+    {'dtype': 'bfloat16', 'remat': 'full', 'attention': 'splash'},
   ],
   ids=str,
 )
@@ -210,7 +220,7 @@ def test_config_goes_there_and_back(changes):
   config = dataclasses.replace(BASE, **changes)
   d = json.loads(json.dumps(hf_config.config_to_hf(config)))
   read = hf_config.config_from_hf(d, 'config.json')
-  assert dataclasses.replace(read, dtype=config.dtype, remat=config.remat) == config
+  assert dataclasses.replace(read, dtype=config.dtype, remat=config.remat, attention=config.attention) == config
 
 
 def test_config_that_the_family_cannot_have():
@@ -230,25 +240,67 @@ def test_the_same_model_in_the_styles_of_transformers_4_and_5(tmp_path):
   assert formats.read_config(GOLDEN / 'smollm2').rope_theta == 100000.0
 
 
+USED = {'sliding_window': 8, 'use_sliding_window': True}
+BY_RULE = {'layer_types': ..., 'num_hidden_layers': 7}  # a family's own, as old files have it
+
+
 @pytest.mark.parametrize(
-  ('family', 'changes', 'window'),
+  ('family', 'changes', 'window', 'global_layers'),
   [
-    ('mistral', {}, 4),
-    ('mistral', {'sliding_window': None}, None),
-    ('qwen2', {'sliding_window': 8, 'use_sliding_window': False}, None),
-    ('qwen2', {'sliding_window': 8, 'use_sliding_window': True, 'max_window_layers': 0, 'layer_types': ...}, 8),
-    ('qwen2', {'sliding_window': 8, 'use_sliding_window': True, 'layer_types': ['sliding_attention'] * 2}, 8),
-    ('qwen3', {'sliding_window': 8, 'use_sliding_window': True, 'max_window_layers': 2, 'layer_types': ...}, None),
+    ('mistral', {}, 4, ()),
+    ('mistral', {'sliding_window': None}, None, ()),
+    ('qwen2', {'sliding_window': 8, 'use_sliding_window': False}, None, ()),
+    ('qwen2', USED | {'max_window_layers': 0, 'layer_types': ...}, 8, ()),
+    ('qwen2', USED | {'layer_types': ['sliding_attention'] * 2}, 8, ()),
+    ('qwen2', USED | {'layer_types': ['full_attention', 'sliding_attention']}, 8, (0,)),
+    ('qwen3', USED | {'max_window_layers': 1, 'layer_types': ...}, 8, (0,)),
+    ('qwen3', USED | {'max_window_layers': 2, 'layer_types': ...}, None, ()),
+    ('gemma2', BY_RULE, 4, (1, 3, 5)),
+    ('gemma3', BY_RULE, 4, (5,)),
+    ('gemma3', BY_RULE | {'sliding_window_pattern': 3}, 4, (2, 5)),
+    ('gemma2', {'layer_types': ['full_attention'] * 2}, None, ()),
+    ('phi3', {'sliding_window': None}, None, ()),
   ],
 )
-def test_sliding_window(tmp_path, family, changes, window):
-  assert formats.read_config(edited(tmp_path, family, **changes)).sliding_window == window
+def test_sliding_window(tmp_path, family, changes, window, global_layers):
+  config = formats.read_config(edited(tmp_path, family, **changes))
+  assert (config.sliding_window, config.global_layers) == (window, global_layers)
+
+
+def test_gemma_and_phi3_in_the_style_of_transformers_4(tmp_path):
+  old_style = edited(
+      tmp_path, 'gemma3', rope_parameters=..., rope_theta=1000000, rope_local_base_freq=10000, rope_scaling=None,
+      layer_types=..., _sliding_window_pattern=..., sliding_window_pattern=2, cache_implementation='hybrid',
+      tie_word_embeddings=...,
+  )  # fmt: skip
+  assert formats.read_config(old_style) == formats.read_config(GOLDEN / 'gemma3')
+  old_style = edited(tmp_path, 'phi3', rope_parameters=..., rope_theta=10000.0, partial_rotary_factor=0.5, auto_map={})
+  assert formats.read_config(old_style) == formats.read_config(GOLDEN / 'phi3')
 
 
 @pytest.mark.parametrize(
   ('family', 'changes', 'message'),
   [
-    ('llama', {'model_type': 'gemma2'}, "model_type = 'gemma2' is not supported (only llama, mistral, qwen2, qwen3)"),
+    (
+      'llama',
+      {'model_type': 'gemma3'},
+      "model_type = 'gemma3' is not supported (only llama, mistral, qwen2,",
+    ),
+    ('gemma2', {'hidden_activation': 'gelu'}, "hidden_activation = 'gelu' is not supported (only 'gelu_pytorch_tanh')"),
+    ('gemma2', {'query_pre_attn_scalar': None}, 'query_pre_attn_scalar is missing'),
+    ('gemma2', {'attn_logit_softcapping': ...}, 'attn_logit_softcapping is missing (null means that there is none)'),
+    ('gemma3', {'attn_logit_softcapping': 50.0}, 'attn_logit_softcapping = 50.0 is not supported (only None)'),
+    (
+      'gemma3',
+      {'layer_types': ['full_attention'] * 2},
+      'with num_hidden_layers = 3, sliding_window = 4 and model_type gemma3',
+    ),
+    (
+      'phi3',
+      {'rope_parameters': {'rope_type': 'longrope', 'short_factor': [1.0]}},
+      "rope_type = 'longrope' is not",
+    ),
+    ('mistral', {'layer_types': ['full_attention', 'sliding_attention']}, 'layers of the kinds'),
     ('llama', {'hidden_act': 'gelu'}, "hidden_act = 'gelu' is not supported (only 'silu')"),
     ('llama', {'attention_bias': True, 'mlp_bias': True}, 'attention_bias = True is not supported (only False); mlp_bias'),
     ('llama', {'num_experts': 8}, 'num_experts = 8 is not known, and may change what the model computes'),
@@ -260,16 +312,15 @@ def test_sliding_window(tmp_path, family, changes, window):
     ('llama', {'rope_parameters': ..., 'rope_scaling': {'type': 'linear', 'factor': 2.0}}, "rope_type = 'linear' is not"),
     ('llama', {'rope_parameters': {'rope_type': 'llama3', 'factor': 8.0}}, 'low_freq_factor = None is not a number'),
     ('llama', {'rope_parameters': {'rope_theta': 1e4, 'mscale': 2}}, 'type default: mscale = 2 is not known'),
-    ('llama', {'rope_parameters': {'partial_rotary_factor': 0.5}}, 'partial_rotary_factor is not supported (only 1.0)'),
+    (
+      'llama',
+      {'rope_parameters': {'partial_rotary_factor': 0.5}},
+      'partial_rotary_factor is not supported in a model_type',
+    ),
     ('mistral', {'sliding_window': ...}, 'sliding_window is missing (null means that there is none)'),
     ('mistral', {'num_key_value_heads': ...}, 'num_key_value_heads is missing'),
     ('qwen3', {'head_dim': ...}, 'head_dim is missing'),
     ('qwen2', {'layer_types': ['full_attention', 'sliding_attention']}, 'layers of the kinds'),
-    (
-      'qwen2',
-      {'use_sliding_window': True, 'sliding_window': 8, 'max_window_layers': 1, 'layer_types': ...},
-      "layers of the kinds ['full_attention', 'sliding_attention'] are not supported (only sliding_attention",
-    ),
   ],
 )
 def test_config_errors_name_the_file_the_field_and_its_value(tmp_path, family, changes, message):

@@ -53,6 +53,37 @@ FAMILIES = {
       'rope_parameters': {'rope_type': 'default', 'rope_theta': 100000.0},
     },
   ),
+  'gemma2': (
+    'Gemma2Config',
+    {
+      'head_dim': 16,
+      'sliding_window': 4,
+      'query_pre_attn_scalar': 10,
+      'attn_logit_softcapping': 2.0,
+      'final_logit_softcapping': 3.0,
+      'tie_word_embeddings': True,
+    },
+  ),
+  'gemma3': (
+    'Gemma3TextConfig',
+    {
+      'head_dim': 16,
+      'num_hidden_layers': 3,
+      'sliding_window': 4,
+      'layer_types': ['sliding_attention', 'full_attention', 'sliding_attention'],
+      'query_pre_attn_scalar': 10,
+      'tie_word_embeddings': True,
+    },
+  ),
+  'olmo2': ('Olmo2Config', {'rope_parameters': {'rope_type': 'default', 'rope_theta': 500000.0}}),
+  'phi3': (
+    'Phi3Config',
+    {
+      'sliding_window': 4,
+      'pad_token_id': None,
+      'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0, 'partial_rotary_factor': 0.5},
+    },
+  ),
 }
 # SmolLM2's own config.json is in the style of transformers 4; what it holds beside the sizes:
 SMOLLM2 = {
