@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from imm_jax import formats, layers, sharding
 from imm_jax import model as model_lib
-from imm_jax.formats import hf, hf_config, table
+from imm_jax.formats import hf, hf_config, lora, table
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 FAMILIES = ('llama', 'llama3', 'mistral', 'qwen2', 'qwen3', 'smollm2', 'gemma2', 'gemma3', 'olmo2', 'phi3')
@@ -392,3 +392,83 @@ def test_missing_files_are_named(tmp_path):
   (path / 'model.safetensors.index.json').write_text(json.dumps(index))
   with pytest.raises(FileNotFoundError, match='names files that are not there: model-00001-of-00002.safetensors'):
     load(path)
+
+
+def adapter_with(tmp_path, tensors=(), **changes):
+  """A copy of the golden adapter with fields of its config and tensors replaced, added, or, where None, removed."""
+  path = tmp_path / 'adapter'
+  shutil.copytree(GOLDEN / 'lora', path)
+  config = json.loads((path / lora.CONFIG).read_text()) | changes
+  (path / lora.CONFIG).write_text(json.dumps(config))
+  content = safetensors.numpy.load_file(path / lora.WEIGHTS) | dict(tensors)
+  safetensors.numpy.save_file({k: v for k, v in content.items() if v is not None}, path / lora.WEIGHTS)
+  return path
+
+
+def load_adapted(path, base='llama', mesh=None):
+  config, mesh = formats.read_config(GOLDEN / base), mesh or one_device()
+  adapter = lora.open_adapter(path, str(GOLDEN / base))
+  return config, hf.load_params(GOLDEN / base, config, mesh, sharding.TRAIN, adapter)
+
+
+def test_an_adapter_on_its_base_is_what_peft_makes_of_it():
+  golden = np.load(GOLDEN / 'lora' / 'logits.npz')
+  config, params = load_adapted(GOLDEN / 'lora')
+  np.testing.assert_allclose(logits_of(config, params, golden['tokens']), golden['logits'], rtol=0, atol=TOLERANCE)
+  _, sharded = load_adapted(GOLDEN / 'lora', mesh=sharding.make_mesh(1, 4, 2))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), sharded, params)
+
+
+def test_an_adapter_of_a_fused_tensor_moves_its_parts(tmp_path):
+  rng = np.random.default_rng(0)
+  name = 'base_model.model.model.layers.1.self_attn.qkv_proj'
+  A, B = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 32), (64, 2)))
+  names = safetensors.numpy.load_file(GOLDEN / 'lora' / lora.WEIGHTS)
+  tensors = dict.fromkeys(names) | {f'{name}.lora_A.weight': A, f'{name}.lora_B.weight': B}
+  _, moved = load_adapted(adapter_with(tmp_path, tensors, use_rslora=False, lora_alpha=3), base='phi3')
+  moved, base = moved['layers']['attn'], load_golden('phi3')[1]['layers']['attn']
+  for part, rows in (('q', B[:32]), ('k', B[32:48]), ('v', B[48:])):
+    delta = np.asarray(moved[part]['kernel'] - base[part]['kernel']).reshape(2, 32, -1)
+    np.testing.assert_allclose(delta[1], 1.5 * (rows @ A).T, atol=1e-5)
+    assert not delta[0].any()
+
+
+LAYER = 'base_model.model.model.layers.0'
+
+
+@pytest.mark.parametrize(
+  ('tensors', 'changes', 'message'),
+  [
+    ({}, {'use_dora': True}, 'adapter_config.json: use_dora = True is not supported'),
+    ({}, {'bias': 'all'}, "bias = 'all' is not supported (only none)"),
+    ({}, {'peft_type': 'IA3'}, "peft_type = 'IA3' is not supported (only LORA)"),
+    ({}, {'init_lora_weights': 'pissa'}, "init_lora_weights = 'pissa' is not supported"),
+    ({}, {'lora_alpha': None}, 'lora_alpha = None is not a number'),
+    ({f'{LAYER}.mlp.down_proj.lora_magnitude_vector': np.ones(32)}, {}, 'lora_magnitude_vector is not supported'),
+    ({f'{LAYER}.mlp.down_proj.lora_B.weight': None}, {}, 'layers.0.mlp.down_proj.weight has only one of lora_A and lora_B'),
+    (
+      {f'{LAYER}.mlp.down_proj.lora_A.weight': np.ones((1, 9))},
+      {},
+      'weight is (32, 9) in the adapter, and (32, 48)',
+    ),
+    ({f'{LAYER}.input_layernorm.weight': np.ones(32)}, {}, 'only embed_tokens and lm_head'),
+    ({'base_model.model.lm_head.weight': np.ones((65, 32))}, {}, 'lm_head.weight is (65, 32) in the adapter, and (64, 32)'),
+    (
+      {f'{LAYER}.mlp.fc.lora_A.weight': np.ones((1, 9)), f'{LAYER}.mlp.fc.lora_B.weight': np.ones((9, 1))},
+      {},
+      'model.layers.0.mlp.fc.weight is (9, 9) in the adapter, and not in',
+    ),
+  ],
+)
+def test_what_an_adapter_may_not_have_is_named_in_one_line(tmp_path, tensors, changes, message):
+  with pytest.raises(ValueError) as error:
+    load_adapted(adapter_with(tmp_path, tensors, **changes))
+  assert message in str(error.value) and str(tmp_path / 'adapter') in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_an_adapter_without_its_base_or_of_a_tied_one():
+  with pytest.raises(FileNotFoundError, match="its base 'OWNER/llama' is no directory here; give --base=DIR"):
+    lora.open_adapter(GOLDEN / 'lora')
+  with pytest.raises(ValueError, match='changes lm_head.weight, which .*smollm2 ties'):
+    load_adapted(GOLDEN / 'lora', base='smollm2')

@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from imm_jax import model, sharding, shards
-from imm_jax.formats import hf_config, table
+from imm_jax.formats import hf_config, lora, table
 from imm_jax.tokenizer import Tokenizer
 
 
@@ -26,9 +26,16 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def load_params(
-  path: str | os.PathLike[str], config: model.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
+  path: str | os.PathLike[str],
+  config: model.ModelConfig,
+  mesh: jax.sharding.Mesh,
+  rules: sharding.Rules,
+  adapter: lora.Adapter | None = None,
 ) -> model.Params:
-  """Returns the directory's weights, float32 (bfloat16 and float16 are widened), on the devices of `mesh`."""
+  """Returns the directory's weights, float32 (bfloat16 and float16 are widened), on the devices of `mesh`.
+
+  With an adapter, they are those of its base with the adapter in them.
+  """
   tensors, rows = shards.open_tensors(path), table.hf_rows(config.family)
 
   def read(name: str, index: table.Index) -> np.ndarray:
@@ -47,6 +54,9 @@ def load_params(
   narrow = [f'{name} is {dtype}' for name, dtype in dtypes.items() if dtype not in ('F32', 'BF16', 'F16')]
   if narrow:
     raise ValueError(f'{path}: only F32, BF16 and F16 tensors are supported: {", ".join(narrow)}')
+  if adapter:
+    adapter.check(wanted, config.tie_embeddings)
+    read = adapter.apply(read)
   return table.load(rows, config, mesh, rules, read)
 
 
