@@ -220,7 +220,10 @@ class Matrix(nn.Module):
 
 
 class Attention(nn.Module):
-  """Causal self-attention with rotary positions; see `attend` for who sees whom."""
+  """Causal self-attention with rotary positions; see `attend` for who sees whom.
+
+  is_global [] bool: whether this layer has no sliding window, where the config's layers differ in that; else None.
+  """
 
   config: Any  # model.ModelConfig
   rules: sharding.Rules
@@ -239,11 +242,12 @@ class Attention(nn.Module):
       q = RMSNorm(c.rms_norm_eps, 'head_dim', c.norm_plus_one, name='q_norm')(q)
       k = RMSNorm(c.rms_norm_eps, 'head_dim', c.norm_plus_one, name='k_norm')(k)
     elif c.qk_norm == 'all':
-      q = RMSNorm(c.rms_norm_eps, 'heads', name='q_norm')(q.reshape(*q.shape[:2], -1)).reshape(q.shape)
-      k = RMSNorm(c.rms_norm_eps, 'kv_heads', name='k_norm')(k.reshape(*k.shape[:2], -1)).reshape(k.shape)
+      q_norm = RMSNorm(c.rms_norm_eps, 'heads', c.norm_plus_one, name='q_norm')
+      k_norm = RMSNorm(c.rms_norm_eps, 'kv_heads', c.norm_plus_one, name='k_norm')
+      q, k = (norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape) for norm, y in ((q_norm, q), (k_norm, k)))
     if c.query_scalar is not None:
       q *= (c.head_dim / c.query_scalar) ** 0.5
-    freqs, window = c.frequencies(is_global), c.sliding_window
+    freqs = c.frequencies(is_global)
     axes = ('attention_batch', 'attention_heads', 'length', 'head_dim')
     q, k = rotate(q, positions, freqs), rotate(k, positions, freqs)
     # Made where the weights are, then brought to where the rows are: only activations travel.
@@ -259,12 +263,12 @@ class Attention(nn.Module):
     elif c.attention == 'cudnn' and not past:
       kernel = functools.partial(cudnn, q, own, segment_ids)
     if kernel is None:
-      window = window if is_global is None else jnp.where(is_global, EMPTY, window)
+      window = c.sliding_window if is_global is None else jnp.where(is_global, EMPTY, c.sliding_window)
       mixed = attend(q, positions, segment_ids, (*past, own), window, c.attention_softcap)
     elif is_global is None:
-      mixed = kernel(window=window)
-    else:  # a kernel's window is fixed
-      mixed = jax.lax.cond(is_global, lambda: kernel(window=None), lambda: kernel(window=window))
+      mixed = kernel(window=c.sliding_window)
+    else:  # a kernel's window is part of its program
+      mixed = jax.lax.cond(is_global, lambda: kernel(window=None), lambda: kernel(window=c.sliding_window))
     mixed = sharding.constrain(mixed, ('batch', 'length', 'heads', 'head_dim'), self.rules)
     out = Projection(q_shape[1:] + q_shape[:1], q_axes[1:] + q_axes[:1], num_inputs=2, name='o')(mixed)
     return out, (k, v)

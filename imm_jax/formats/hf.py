@@ -45,8 +45,8 @@ def load_params(
   embedding, head = 'model.embed_tokens.weight', 'lm_head.weight'
   if config.tie_embeddings and embedding in found and found.get(head) == found[embedding]:
     for start in range(0, config.vocab_size, 4096):
-      rows = (slice(start, min(start + 4096, config.vocab_size)), slice(None))
-      if not np.array_equal(read(head, rows), read(embedding, rows), equal_nan=True):
+      part = (slice(start, min(start + 4096, config.vocab_size)), slice(None))
+      if not np.array_equal(read(head, part), read(embedding, part), equal_nan=True):
         raise ValueError(f'{path}: tie_word_embeddings is true, and {head} differs from {embedding}; set it to false')
     del found[head]
   table.check(path, wanted, found)

@@ -89,7 +89,7 @@ def open_adapter(path: str | os.PathLike[str], base: str | None = None) -> Adapt
     # What PEFT can do and this adapter does not is written as null, false or empty.
     if value and key not in _FIXED.keys() | _KNOWN:
       raise ValueError(f'{path / CONFIG}: {key} = {value!r} is not supported, and may change what the model computes')
-  base = base or config.get('base_model_name_or_path') or ''
+  base = base or str(config.get('base_model_name_or_path') or '')
   if not os.path.isdir(base):
     raise FileNotFoundError(f'{path}: its base {base!r} is no directory here; give --base=DIR')
   products, whole = _tensors(path, config)
