@@ -30,6 +30,25 @@ class Llama3Rope:
   original_max_length: int
 
 
+@dataclasses.dataclass(frozen=True)
+class LongRope:
+  """LongRoPE (arXiv 2402.13753) of a context that was stretched from original_max_length to max_length tokens.
+
+  Each frequency is divided by a factor of its own, by the short ones in texts of original_max_length. Longer texts, which
+  would need the long ones from their first token on, are beyond us: a model's max_length is the original one.
+  """
+
+  short_factor: tuple[float, ...]  # [R / 2]
+  long_factor: tuple[float, ...]
+  original_max_length: int
+  max_length: int
+
+  def magnitude(self) -> float:
+    """Returns what rotated queries and keys are multiplied by."""
+    stretch = max(1.0, self.max_length / self.original_max_length)
+    return math.sqrt(1 + math.log(stretch) / math.log(self.original_max_length))
+
+
 @flax.struct.dataclass
 class KeyValues:
   """Keys and values that queries attend to, and where they stand.
@@ -44,11 +63,13 @@ class KeyValues:
   segment_ids: jax.Array
 
 
-def rope_frequencies(head_dim: int, theta: float, scaling: Llama3Rope | None) -> np.ndarray:
+def rope_frequencies(head_dim: int, theta: float, scaling: Llama3Rope | LongRope | None) -> np.ndarray:
   """Returns the rotary frequencies [H / 2] f32 in radians a position (RoFormer, arXiv 2104.09864)."""
   freqs = (1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
   if scaling is None:
     return freqs
+  if isinstance(scaling, LongRope):
+    return freqs / np.asarray(scaling.short_factor, np.float32)
   wavelengths = 2 * np.pi / freqs
   turns = scaling.original_max_length / wavelengths
   smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
@@ -56,10 +77,10 @@ def rope_frequencies(head_dim: int, theta: float, scaling: Llama3Rope | None) ->
   return ((1 - smooth) * freqs / scaling.factor + smooth * freqs).astype(np.float32)
 
 
-def rotate(x: jax.Array, positions: jax.Array, freqs: np.ndarray | jax.Array) -> jax.Array:
+def rotate(x: jax.Array, positions: jax.Array, freqs: np.ndarray | jax.Array, magnitude: float = 1.0) -> jax.Array:
   """Applies the rotary embedding to x [B, T, N, H] at positions [B, T] int32; freqs [R / 2] turn the first R of H."""
   angles = positions[:, :, None, None].astype(jnp.float32) * freqs[None, None, None, :]
-  sin, cos = jnp.sin(angles), jnp.cos(angles)
+  sin, cos = magnitude * jnp.sin(angles), magnitude * jnp.cos(angles)
   half = freqs.shape[0]
   x1, x2, rest = jnp.split(x.astype(jnp.float32), [half, 2 * half], axis=-1)
   return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], axis=-1).astype(x.dtype)
@@ -247,9 +268,9 @@ class Attention(nn.Module):
       q, k = (norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape) for norm, y in ((q_norm, q), (k_norm, k)))
     if c.query_scalar is not None:
       q *= (c.head_dim / c.query_scalar) ** 0.5
-    freqs = c.frequencies(is_global)
+    freqs, magnitude = c.frequencies(is_global), c.rope_scaling.magnitude() if isinstance(c.rope_scaling, LongRope) else 1.0
     axes = ('attention_batch', 'attention_heads', 'length', 'head_dim')
-    q, k = rotate(q, positions, freqs), rotate(k, positions, freqs)
+    q, k = rotate(q, positions, freqs, magnitude), rotate(k, positions, freqs, magnitude)
     # Made where the weights are, then brought to where the rows are: only activations travel.
     q, k, v = (sharding.constrain(y, ('batch', 'length', kind, 'head_dim'), self.rules) for y, kind in (
         (q, 'heads'), (k, 'kv_heads'), (v, 'kv_heads')

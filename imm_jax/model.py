@@ -44,7 +44,7 @@ class ModelConfig:
   rope_theta: float
   rms_norm_eps: float
   tie_embeddings: bool
-  rope_scaling: layers.Llama3Rope | None = None
+  rope_scaling: layers.Llama3Rope | layers.LongRope | None = None
   local_rope_theta: float | None = None  # of layers with a sliding window; None: rope_theta and rope_scaling
   rotary_fraction: float = 1.0  # of head_dim, from its start, that rotates
   qkv_bias: bool = False

@@ -212,6 +212,7 @@ GEMMA = {
     GEMMA | {'family': 'gemma3_text', 'qk_norm': 'head', 'local_rope_theta': 10000.0, 'rope_scaling': SCALED},
     {'family': 'olmo2', 'norms': 'after', 'qk_norm': 'all'},
     {'family': 'phi3', 'rotary_fraction': 0.75, 'sliding_window': 2047},
+    {'family': 'phi3', 'rope_scaling': layers.LongRope((1.0,) * 4, (2.0,) * 4, 256, 1024)},
     {'dtype': 'bfloat16', 'remat': 'full', 'attention': 'splash'},
   ],
   ids=str,
@@ -240,6 +241,7 @@ def test_the_same_model_in_the_styles_of_transformers_4_and_5(tmp_path):
   assert formats.read_config(GOLDEN / 'smollm2').rope_theta == 100000.0
 
 
+LONG = {'rope_type': 'longrope', 'rope_theta': 1e4, 'short_factor': [1.0] * 4, 'long_factor': [2.0] * 4}
 USED = {'sliding_window': 8, 'use_sliding_window': True}
 BY_RULE = {'layer_types': ..., 'num_hidden_layers': 7}  # a family's own, as old files have it
 
@@ -274,7 +276,10 @@ def test_gemma_and_phi3_in_the_style_of_transformers_4(tmp_path):
       tie_word_embeddings=...,
   )  # fmt: skip
   assert formats.read_config(old_style) == formats.read_config(GOLDEN / 'gemma3')
-  old_style = edited(tmp_path, 'phi3', rope_parameters=..., rope_theta=10000.0, partial_rotary_factor=0.5, auto_map={})
+  long = {'type': 'longrope', 'short_factor': [1.25, 2.0], 'long_factor': [2.0, 4.0]}
+  old_style = edited(
+      tmp_path, 'phi3', rope_parameters=..., rope_theta=10000.0, partial_rotary_factor=0.5, auto_map={}, rope_scaling=long
+  )  # fmt: skip
   assert formats.read_config(old_style) == formats.read_config(GOLDEN / 'phi3')
 
 
@@ -295,10 +300,12 @@ def test_gemma_and_phi3_in_the_style_of_transformers_4(tmp_path):
       {'layer_types': ['full_attention'] * 2},
       'with num_hidden_layers = 3, sliding_window = 4 and model_type gemma3',
     ),
+    ('phi3', {'rope_parameters': LONG | {'partial_rotary_factor': 0.5}}, 'type longrope: short_factor is not a list of 2'),
+    ('phi3', {'rope_parameters': LONG | {'attention_factor': 1.2}}, 'attention_factor = 1.2 is not known'),
     (
-      'phi3',
-      {'rope_parameters': {'rope_type': 'longrope', 'short_factor': [1.0]}},
-      "rope_type = 'longrope' is not",
+      'llama',
+      {'rope_parameters': LONG, 'original_max_position_embeddings': 64},
+      'longrope and partial_rotary_factor are not',
     ),
     ('mistral', {'layer_types': ['full_attention', 'sliding_attention']}, 'layers of the kinds'),
     ('llama', {'hidden_act': 'gelu'}, "hidden_act = 'gelu' is not supported (only 'silu')"),
@@ -315,7 +322,7 @@ def test_gemma_and_phi3_in_the_style_of_transformers_4(tmp_path):
     (
       'llama',
       {'rope_parameters': {'partial_rotary_factor': 0.5}},
-      'partial_rotary_factor is not supported in a model_type',
+      'longrope and partial_rotary_factor are not supported in a',
     ),
     ('mistral', {'sliding_window': ...}, 'sliding_window is missing (null means that there is none)'),
     ('mistral', {'num_key_value_heads': ...}, 'num_key_value_heads is missing'),
@@ -472,3 +479,9 @@ def test_an_adapter_without_its_base_or_of_a_tied_one():
     lora.open_adapter(GOLDEN / 'lora')
   with pytest.raises(ValueError, match='changes lm_head.weight, which .*smollm2 ties'):
     load_adapted(GOLDEN / 'lora', base='smollm2')
+
+
+def test_a_stretched_model_takes_texts_of_its_original_length():
+  config = formats.read_config(GOLDEN / 'phi3')
+  assert config.max_length == 64 and config.rope_scaling.max_length == 256
+  assert hf_config.config_to_hf(config)['max_position_embeddings'] == 256

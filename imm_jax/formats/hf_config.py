@@ -62,7 +62,10 @@ _FIELDS = {
 # those that, where they stand, must have this value:
 _FIXED = {
   'attention_bias': False,
+  'full_attn_mod': 1,
   'hidden_act': 'silu',
+  'interpolate_factor': 1,
+  'lm_head_bias': False,
   'mlp_bias': False,
   'qk_layernorm': False,
   'rope_interleaved': False,
@@ -143,13 +146,12 @@ def config_from_hf(d: Mapping[str, Any], source: object) -> model.ModelConfig:
       wrong.append(f'{key} = {value!r} is not known, and may change what the model computes; delete it if it does not')
   if wrong:
     raise ValueError(f'{source}: ' + '; '.join(wrong))
-  flags = {**family.flags, **_rope(given, family, source), **_sliding_window(d, family, source)}
+  sizes = {ours: kind(given[key]) for key, (ours, kind) in fields.items() if key in given}
+  rope, window = _rope(given, family, source), _sliding_window(d, family, source)
+  if isinstance(rope['rope_scaling'], layers.LongRope):
+    sizes['max_length'] = rope['rope_scaling'].original_max_length
   try:
-    return model.ModelConfig(
-      family=d['model_type'],
-      **{ours: kind(given[key]) for key, (ours, kind) in fields.items() if key in given},
-      **flags,
-    )
+    return model.ModelConfig(family=d['model_type'], **sizes, **family.flags, **rope, **window)
   except ValueError as error:
     raise ValueError(f'{source}: {error}') from None
 
@@ -160,36 +162,56 @@ def _is_a(value: Any, kind: type) -> bool:
 
 def _rope(given: Mapping[str, Any], family: _Family, source: object) -> dict[str, Any]:
   """Returns what it says of rotation: transformers 4 writes rope_theta and rope_scaling, 5 rope_parameters."""
-  rope = {'rope_theta': given.get('rope_theta', family.global_theta)} | given.get('rope_scaling', {})
   parameters, flags = given.get('rope_parameters', {}), {}
   if family.has_local_theta:  # parameters of full and of sliding attention
     local = {'rope_theta': given.get('rope_local_base_freq', 10000.0)} | parameters.get('sliding_attention', {})
     parameters = {key: value for key, value in parameters.items() if key != 'sliding_attention'}
     parameters |= parameters.pop('full_attention', {})
-    flags['local_rope_theta'], scaling, _ = _rope_parameters(local, source)
-    if scaling is not None:
-      raise ValueError(f'{source}: scaling of the rotary embedding in sliding attention is not supported')
-  rope = {'partial_rotary_factor': given.get('partial_rotary_factor', 1.0)} | rope | parameters
-  flags['rope_theta'], flags['rope_scaling'], flags['rotary_fraction'] = _rope_parameters(rope, source)
-  if given['model_type'] != 'phi3' and flags['rotary_fraction'] != 1.0:
-    raise ValueError(f'{source}: a partial_rotary_factor is not supported in a model_type {given["model_type"]} (only 1.0)')
+    flags = {f'local_{name}': value for name, value in _rope_parameters(local, given, source).items()}
+    if flags.pop('local_rope_scaling') or flags.pop('local_rotary_fraction') != 1.0:
+      raise ValueError(f'{source}: the rotary embedding of sliding attention has more than a theta: that is not supported')
+  rope = {key: given[key] for key in ('rope_theta', 'partial_rotary_factor') if key in given}
+  rope = {'rope_theta': family.global_theta} | rope | given.get('rope_scaling', {}) | parameters
+  flags |= _rope_parameters(rope, given, source)
+  is_long = isinstance(flags['rope_scaling'], layers.LongRope)
+  if given['model_type'] != 'phi3' and (is_long or flags['rotary_fraction'] != 1.0):
+    raise ValueError(f'{source}: longrope and partial_rotary_factor are not supported in a model_type {given["model_type"]}')
   return flags
 
 
-def _rope_parameters(rope: dict[str, Any], source: object) -> tuple[float, layers.Llama3Rope | None, float]:
-  """Returns theta, scaling and the fraction of each head that rotates."""
+def _rope_parameters(rope: dict[str, Any], given: Mapping[str, Any], source: object) -> dict[str, Any]:
+  """Returns what the parameters of a rotary embedding stand for in ModelConfig."""
   old_name = rope.pop('type', 'default')
   kind = rope.pop('rope_type', old_name)
-  if kind not in ('default', 'llama3'):
-    raise ValueError(f'{source}: rope_type = {kind!r} is not supported (only default and llama3)')
-  rope = {'partial_rotary_factor': 1.0} | rope
-  names = {'rope_theta', 'partial_rotary_factor'} | (_LLAMA3.keys() if kind == 'llama3' else set())
-  wrong = [f'{key} = {rope.get(key)!r} is not a number' for key in names if not _is_a(rope.get(key), float)]
-  wrong += [f'{key} = {value!r} is not known' for key, value in rope.items() if key not in names]
+  original = 'original_max_position_embeddings'
+  own = {'default': (), 'llama3': tuple(_LLAMA3), 'longrope': (original,)}
+  if kind not in own:
+    raise ValueError(f'{source}: rope_type = {kind!r} is not supported (only {", ".join(own)})')
+  rope = {'partial_rotary_factor': 1.0} | ({original: given.get(original)} if kind == 'longrope' else {}) | rope
+  numbers, lists = (
+    ('rope_theta', 'partial_rotary_factor', *own[kind]),
+    ('short_factor', 'long_factor')[: 2 * (kind == 'longrope')],
+  )
+  wrong = [f'{key} = {rope.get(key)!r} is not a number' for key in numbers if not _is_a(rope.get(key), float)]
+  size = 0 if wrong else int(given['head_dim'] * rope['partial_rotary_factor']) // 2
+  for key in lists:
+    x = rope.get(key)
+    if not isinstance(x, list) or len(x) != size or not all(_is_a(value, float) for value in x):
+      wrong.append(f'{key} is not a list of {size} numbers')
+  wrong += [f'{key} = {value!r} is not known' for key, value in rope.items() if key not in (*numbers, *lists)]
   if wrong:
     raise ValueError(f'{source}: in the rotary embedding of type {kind}: ' + '; '.join(wrong))
-  scaling = layers.Llama3Rope(**{ours: rope[key] for key, ours in _LLAMA3.items()}) if kind == 'llama3' else None
-  return float(rope['rope_theta']), scaling, float(rope['partial_rotary_factor'])
+  scaling = None
+  if kind == 'llama3':
+    scaling = layers.Llama3Rope(**{ours: rope[key] for key, ours in _LLAMA3.items()})
+  elif kind == 'longrope':
+    factors = [tuple(map(float, rope[key])) for key in lists]
+    scaling = layers.LongRope(*factors, original_max_length=rope[original], max_length=given['max_position_embeddings'])
+  return {
+    'rope_theta': float(rope['rope_theta']),
+    'rope_scaling': scaling,
+    'rotary_fraction': float(rope['partial_rotary_factor']),
+  }
 
 
 def _sliding_window(d: Mapping[str, Any], family: _Family, source: object) -> dict[str, Any]:
@@ -237,9 +259,13 @@ def config_to_hf(config: model.ModelConfig) -> dict[str, Any]:
   }
   family = _FAMILIES[config.family]
   d |= {**family.fixed, **{key: getattr(config, ours) for key, (ours, _) in (_FIELDS | family.fields).items()}}
-  if config.rope_scaling is not None:
-    scaling = {key: getattr(config.rope_scaling, ours) for key, ours in _LLAMA3.items()}
-    d['rope_scaling'] = {'rope_type': 'llama3'} | scaling
+  scaling = config.rope_scaling
+  if isinstance(scaling, layers.Llama3Rope):
+    d['rope_scaling'] = {'rope_type': 'llama3'} | {key: getattr(scaling, ours) for key, ours in _LLAMA3.items()}
+  elif scaling is not None:
+    factors = {'short_factor': list(scaling.short_factor), 'long_factor': list(scaling.long_factor)}
+    d |= {'rope_scaling': {'rope_type': 'longrope', 'type': 'longrope'} | factors}
+    d |= {'max_position_embeddings': scaling.max_length, 'original_max_position_embeddings': scaling.original_max_length}
   if config.rotary_fraction != 1.0:
     d['partial_rotary_factor'] = config.rotary_fraction
   if family.has_local_theta:

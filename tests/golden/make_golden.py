@@ -83,7 +83,14 @@ FAMILIES = {
     {
       'sliding_window': 4,
       'pad_token_id': None,
-      'rope_parameters': {'rope_type': 'default', 'rope_theta': 10000.0, 'partial_rotary_factor': 0.5},
+      'original_max_position_embeddings': 64,
+      'rope_parameters': {
+        'rope_type': 'longrope',
+        'rope_theta': 10000.0,
+        'partial_rotary_factor': 0.5,
+        'short_factor': [1.25, 2.0],
+        'long_factor': [2.0, 4.0],
+      },
     },
   ),
 }
