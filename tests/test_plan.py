@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from imm_jax import cli, experiment, plan, sharding
-from tests.conftest import load_config, ROOT
+from tests.conftest import FAMILIES, load_config, ROOT
 
 HAS_TPU_COMPILER = importlib.util.find_spec('libtpu') is not None
 CHIP = plan.CHIPS['v5e']
@@ -32,10 +32,10 @@ def test_every_program_compiles_and_is_reported(exp, program):
     assert report.collective_bytes == {}
 
 
-@pytest.mark.parametrize('remat, forwards', [('none', 3), ('full', 4)])
-def test_the_flops_of_a_train_step_are_the_formulas(exp, remat, forwards):
+@pytest.mark.parametrize('remat, forwards, family', [('none', 3, 'qwen'), ('full', 4, 'qwen'), ('none', 3, 'gemma')])
+def test_the_flops_of_a_train_step_are_the_formulas(exp, remat, forwards, family):
   mesh = sharding.make_mesh(1, 8, 1)
-  config = dataclasses.replace(experiment.read_config(exp.model, mesh), remat=remat)
+  config = dataclasses.replace(experiment.read_config(exp.model, mesh), remat=remat, **FAMILIES[family])
   report = plan.compile_program(exp, config, mesh, CHIP, 'train', (0, 0))
   tokens, keys = 16 * 64, 64  # XLA computes all scores, seen or not
   head = 2.0 * config.vocab_size * config.embed_dim * tokens
