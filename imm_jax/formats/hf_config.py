@@ -122,6 +122,12 @@ _LLAMA3 = {
   'high_freq_factor': 'high_freq_factor',
   'original_max_position_embeddings': 'original_max_length',
 }
+# rope_type -> the numbers and the lists it has beside rope_theta and partial_rotary_factor.
+_ROPES = {
+  'default': ((), ()),
+  'llama3': (tuple(_LLAMA3), ()),
+  'longrope': (('original_max_position_embeddings',), ('short_factor', 'long_factor')),
+}
 
 
 def config_from_hf(d: Mapping[str, Any], source: object) -> model.ModelConfig:
@@ -183,15 +189,11 @@ def _rope_parameters(rope: dict[str, Any], given: Mapping[str, Any], source: obj
   """Returns what the parameters of a rotary embedding stand for in ModelConfig."""
   old_name = rope.pop('type', 'default')
   kind = rope.pop('rope_type', old_name)
-  original = 'original_max_position_embeddings'
-  own = {'default': (), 'llama3': tuple(_LLAMA3), 'longrope': (original,)}
-  if kind not in own:
-    raise ValueError(f'{source}: rope_type = {kind!r} is not supported (only {", ".join(own)})')
-  rope = {'partial_rotary_factor': 1.0} | ({original: given.get(original)} if kind == 'longrope' else {}) | rope
-  numbers, lists = (
-    ('rope_theta', 'partial_rotary_factor', *own[kind]),
-    ('short_factor', 'long_factor')[: 2 * (kind == 'longrope')],
-  )
+  if kind not in _ROPES:
+    raise ValueError(f'{source}: rope_type = {kind!r} is not supported (only {", ".join(_ROPES)})')
+  numbers, lists = _ROPES[kind]
+  rope = {key: given.get(key) for key in numbers} | {'partial_rotary_factor': 1.0} | rope
+  numbers = ('rope_theta', 'partial_rotary_factor', *numbers)
   wrong = [f'{key} = {rope.get(key)!r} is not a number' for key in numbers if not _is_a(rope.get(key), float)]
   size = 0 if wrong else int(given['head_dim'] * rope['partial_rotary_factor']) // 2
   for key in lists:
@@ -206,7 +208,7 @@ def _rope_parameters(rope: dict[str, Any], given: Mapping[str, Any], source: obj
     scaling = layers.Llama3Rope(**{ours: rope[key] for key, ours in _LLAMA3.items()})
   elif kind == 'longrope':
     factors = [tuple(map(float, rope[key])) for key in lists]
-    scaling = layers.LongRope(*factors, original_max_length=rope[original], max_length=given['max_position_embeddings'])
+    scaling = layers.LongRope(*factors, rope['original_max_position_embeddings'], given['max_position_embeddings'])
   return {
     'rope_theta': float(rope['rope_theta']),
     'rope_scaling': scaling,
