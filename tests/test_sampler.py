@@ -14,7 +14,7 @@ from imm_jax import sampler, sharding
 from imm_jax.model import Transformer
 from imm_jax.sampler import SamplerConfig
 from imm_jax.tokenizer import Tokenizer
-from tests.conftest import every_family, MESHES
+from tests.conftest import every_family, FAMILIES, MESHES
 
 CHARACTERS = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789\n'  # 63, and the end token
 TOKENIZER = Tokenizer.from_characters(CHARACTERS)
@@ -80,8 +80,9 @@ def test_a_completion_does_not_depend_on_slots_order_company_or_chunks(run, temp
   assert tokens_of(run(config, PROMPTS[2:4], IDS[2:4])) == expected[2:4]
 
 
-@every_family
-@pytest.mark.parametrize('temperature', [0.0, 1.3])
+@pytest.mark.parametrize(
+  'config, temperature', [('qwen', 0.0), *((family, 1.3) for family in FAMILIES)], indirect=['config']
+)
 def test_a_completion_does_not_depend_on_the_mesh(run, mesh, temperature):
   config = dataclasses.replace(CONFIG, temperature=temperature)
   assert tokens_of(run(config, mesh=mesh)) == tokens_of(run(config))
