@@ -56,8 +56,7 @@ def load_params(
     raise ValueError(f'{path}: only F32, BF16 and F16 tensors are supported: {", ".join(narrow)}')
   if adapter:
     adapter.check(wanted, config.tie_embeddings)
-    read = adapter.apply(read)
-  return table.load(rows, config, mesh, rules, read)
+  return table.load(rows, config, mesh, rules, adapter.apply(read) if adapter else read)
 
 
 def save(

@@ -14,9 +14,9 @@ class _Family:
   architecture: str
   optional: tuple[str, ...] = ()  # sizes that its config.json may leave out
   windows: str = 'none'  # how many layers may have a sliding window: 'none', 'all', or 'some'
-  flags: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # fields of ModelConfig
-  fields: Mapping[str, tuple[str, type]] = dataclasses.field(default_factory=dict)  # beside _FIELDS
-  fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # over _FIXED
+  flags: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields of ModelConfig
+  fields: dict[str, tuple[str, type]] = dataclasses.field(default_factory=dict)  # beside _FIELDS
+  fixed: dict[str, Any] = dataclasses.field(default_factory=dict)  # over _FIXED
   ties: bool = False  # embeddings, where its config.json does not say
   global_theta: float = 10000.0  # likewise
   has_local_theta: bool = False
@@ -207,8 +207,8 @@ def _rope_parameters(rope: dict[str, Any], given: Mapping[str, Any], source: obj
   if kind == 'llama3':
     scaling = layers.Llama3Rope(**{ours: rope[key] for key, ours in _LLAMA3.items()})
   elif kind == 'longrope':
-    factors = [tuple(map(float, rope[key])) for key in lists]
-    scaling = layers.LongRope(*factors, rope['original_max_position_embeddings'], given['max_position_embeddings'])
+    short, long = (tuple(map(float, rope[key])) for key in lists)
+    scaling = layers.LongRope(short, long, rope['original_max_position_embeddings'], given['max_position_embeddings'])
   return {
     'rope_theta': float(rope['rope_theta']),
     'rope_scaling': scaling,
