@@ -211,12 +211,12 @@ def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
   )
   source, target = _parse(values, arguments, num_positional=2, epilog=epilog)
   from imm_jax import lm
-  from imm_jax.formats import lora
+  from imm_jax.formats import peft
 
   lm.check_target(target)
-  if not lora.is_adapter(source):
+  if not peft.is_adapter(source):
     if values.base:
-      raise ValueError(f'--base: {source} is no LoRA adapter: it has no {lora.CONFIG}')
+      raise ValueError(f'--base: {source} is no LoRA adapter: it has no {peft.CONFIG}')
     model = lm.load(source)
   else:
     model = lm.load_adapter(source, values.base)

@@ -14,7 +14,7 @@ import numpy as np
 
 from imm_jax import checkpoint, formats, sampler, sharding
 from imm_jax import model as model_lib
-from imm_jax.formats import lora
+from imm_jax.formats import peft
 from imm_jax.model import ModelConfig, Params, Transformer
 from imm_jax.sampler import Completion, SamplerConfig
 from imm_jax.tokenizer import Tokenizer
@@ -163,7 +163,7 @@ def load_adapter(path: str | os.PathLike[str], base: str | None = None) -> LM:
     FileNotFoundError: there is no such base.
     ValueError: the adapter has something that is not supported, or does not fit its base; it is named.
   """
-  adapter = lora.open_adapter(path, base)
+  adapter = peft.open_adapter(path, base)
   config, mesh = formats.read_config(adapter.base), sharding.make_mesh()
   source = path if os.path.isfile(os.path.join(path, 'tokenizer.json')) else adapter.base
   tokenizer = formats.load_tokenizer(source)

@@ -15,7 +15,7 @@ import safetensors.numpy
 
 from imm_jax import formats, layers, sharding
 from imm_jax import model as model_lib
-from imm_jax.formats import hf, hf_config, lora, table
+from imm_jax.formats import hf, hf_config, peft, table
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 FAMILIES = ('llama', 'llama3', 'mistral', 'qwen2', 'qwen3', 'smollm2', 'gemma2', 'gemma3', 'olmo2', 'phi3')
@@ -405,16 +405,16 @@ def adapter_with(tmp_path, tensors=(), **changes):
   """A copy of the golden adapter with fields of its config and tensors replaced, added, or, where None, removed."""
   path = tmp_path / 'adapter'
   shutil.copytree(GOLDEN / 'lora', path)
-  config = json.loads((path / lora.CONFIG).read_text()) | changes
-  (path / lora.CONFIG).write_text(json.dumps(config))
-  content = safetensors.numpy.load_file(path / lora.WEIGHTS) | dict(tensors)
-  safetensors.numpy.save_file({k: v for k, v in content.items() if v is not None}, path / lora.WEIGHTS)
+  config = json.loads((path / peft.CONFIG).read_text()) | changes
+  (path / peft.CONFIG).write_text(json.dumps(config))
+  content = safetensors.numpy.load_file(path / peft.WEIGHTS) | dict(tensors)
+  safetensors.numpy.save_file({k: v for k, v in content.items() if v is not None}, path / peft.WEIGHTS)
   return path
 
 
 def load_adapted(path, base='llama', mesh=None):
   config, mesh = formats.read_config(GOLDEN / base), mesh or one_device()
-  adapter = lora.open_adapter(path, str(GOLDEN / base))
+  adapter = peft.open_adapter(path, str(GOLDEN / base))
   return config, hf.load_params(GOLDEN / base, config, mesh, sharding.TRAIN, adapter)
 
 
@@ -430,7 +430,7 @@ def test_an_adapter_of_a_fused_tensor_moves_its_parts(tmp_path):
   rng = np.random.default_rng(0)
   name = 'base_model.model.model.layers.1.self_attn.qkv_proj'
   A, B = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 32), (64, 2)))
-  names = safetensors.numpy.load_file(GOLDEN / 'lora' / lora.WEIGHTS)
+  names = safetensors.numpy.load_file(GOLDEN / 'lora' / peft.WEIGHTS)
   tensors = dict.fromkeys(names) | {f'{name}.lora_A.weight': A, f'{name}.lora_B.weight': B}
   _, moved = load_adapted(adapter_with(tmp_path, tensors, use_rslora=False, lora_alpha=3), base='phi3')
   moved, base = moved['layers']['attn'], load_golden('phi3')[1]['layers']['attn']
@@ -476,7 +476,7 @@ def test_what_an_adapter_may_not_have_is_named_in_one_line(tmp_path, tensors, ch
 
 def test_an_adapter_without_its_base_or_of_a_tied_one():
   with pytest.raises(FileNotFoundError, match="its base 'OWNER/llama' is no directory here; give --base=DIR"):
-    lora.open_adapter(GOLDEN / 'lora')
+    peft.open_adapter(GOLDEN / 'lora')
   with pytest.raises(ValueError, match='changes lm_head.weight, which .*smollm2 ties'):
     load_adapted(GOLDEN / 'lora', base='smollm2')
 

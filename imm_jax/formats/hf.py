@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from imm_jax import model, sharding, shards
-from imm_jax.formats import hf_config, lora, table
+from imm_jax.formats import hf_config, peft, table
 from imm_jax.tokenizer import Tokenizer
 
 
@@ -30,7 +30,7 @@ def load_params(
   config: model.ModelConfig,
   mesh: jax.sharding.Mesh,
   rules: sharding.Rules,
-  adapter: lora.Adapter | None = None,
+  adapter: peft.Adapter | None = None,
 ) -> model.Params:
   """Returns the directory's weights, float32 (bfloat16 and float16 are widened), on the devices of `mesh`.
 
