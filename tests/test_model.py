@@ -113,8 +113,8 @@ def test_each_layer_has_its_own_window_and_rotary_frequencies(config, params, to
   own = jax.tree.map(lambda p: p[0], params['layers'])
 
   def block(config, *is_global):
-    layer = model_lib.Block(config, sharding.TRAIN)
-    return jax.jit(layer.apply)({'params': own}, x, (), positions_of(tokens), jnp.zeros_like(tokens), (), None, *is_global)[0]
+    arguments = x, (), positions_of(tokens), jnp.zeros_like(tokens), (), None, *is_global
+    return jax.jit(model_lib.Block(config, sharding.TRAIN).apply)({'params': own}, *arguments)[0]
 
   full = block(dataclasses.replace(config, sliding_window=None, local_rope_theta=None))
   local = block(dataclasses.replace(config, rope_theta=100.0, local_rope_theta=None))
