@@ -220,6 +220,9 @@ class Projection(nn.Module):
     inputs, outputs = tuple(range(self.num_inputs)), tuple(range(self.num_inputs, len(self.shape)))
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal', in_axis=inputs, out_axis=outputs)
     kernel = param(self, 'kernel', init, self.shape, self.axes)
+    if self.has_variable('params', 'lora_a'):  # an adapter is trained: lora.attach
+      a, b = (self.get_variable('params', name) for name in ('lora_a', 'lora_b'))
+      kernel += (a @ b).reshape(kernel.shape)
     batch, num_features = x.shape[: x.ndim - self.num_inputs], math.prod(self.shape[: self.num_inputs])
     y = x.reshape(-1, num_features) @ kernel.astype(x.dtype).reshape(num_features, -1)
     y = y.reshape(*batch, *self.shape[self.num_inputs :])
