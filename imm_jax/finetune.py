@@ -87,7 +87,7 @@ def make_train_step(
   )
 
   def loss(trained, part, num_targets, *frozen):
-    params = lora.attach(*frozen, trained, lora_scale) if lora_rank else trained
+    params = lora.attach(frozen[0], trained, lora_scale) if lora_rank else trained
     return loss_fn(params, model, part, num_targets)
 
   def step(params, opt_state, batch, rate, *frozen):
@@ -170,7 +170,8 @@ def fine_tune(
 
   Args:
     model: its rules are sharding.TRAIN.
-    params: float32, sharded by them.
+    params: float32, sharded by them. With config.lora_rank adapters are trained beside them, and merged in at the end; the
+      optimizer's state is then of the adapters.
     rows: packed sequences.
     config: how long, and on how much at a time.
     optimizer_config: of the optimizer.
@@ -241,7 +242,9 @@ def fine_tune(
     if stop:
       raise processes.Stopped
   look(keep=0)
-  return lora.make_merge(model, mesh, scale)(*frozen, params) if frozen else params, opt_state
+  if frozen:
+    params = lora.make_merge(model, mesh, scale)(*frozen, params)  # pyright: ignore[reportArgumentType]
+  return params, opt_state
 
 
 def restore_moments(path: str, model: Transformer, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh) -> Any:

@@ -46,6 +46,24 @@ def test_the_flops_of_a_train_step_are_the_formulas(exp, remat, forwards, family
   assert report.flops * 8 == pytest.approx(forwards * layers + 3 * head - unneeded, rel=0.05)
 
 
+def test_adapters_need_no_gradient_and_no_moments_of_the_params(exp):
+  mesh = sharding.make_mesh(8, 1, 1)
+  config = experiment.read_config(exp.model, mesh)
+  full, adapters = (
+    plan.compile_program(
+      dataclasses.replace(exp, finetune=dataclasses.replace(exp.finetune, lora_rank=rank)),
+      config,
+      mesh,
+      CHIP,
+      'train',
+      (0, 0),
+    )
+    for rank in (0, 2)
+  )
+  assert adapters.arguments_gib < 0.5 * full.arguments_gib  # params and two moments, and here little more than params
+  assert adapters.peak_gib < full.peak_gib
+
+
 def test_an_unknown_chip_and_a_mesh_that_does_not_fit(exp):
   with pytest.raises(ValueError, match="'v7:2x2' is not CHIP:SHAPE with one of the chips v5e, v5p, v6e"):
     plan.chip_of('v7:2x2')
