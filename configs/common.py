@@ -49,6 +49,8 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'accumulation_steps': 1,  # parts a batch is computed in
         'max_length': 512,  # tokens a packed row
         'max_drift': 0.0,  # a round stops after the first step with ‖params - base‖ / ‖base‖ at it or above; 0 is off
+        'lora_rank': 0,  # of adapters that are trained in place of the params, and merged into them at the end; 0 is off
+        'lora_alpha': 16.0,  # an adapter is scaled by lora_alpha / lora_rank
       },
       'optimizer': {
         'learning_rate': 2e-5,  # at the peak

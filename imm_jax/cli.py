@@ -204,12 +204,23 @@ def _analyze(values: flags.FlagValues, arguments: list[str]) -> None:
 
 def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the weights in TARGET.', flag_values=values)
-  epilog = 'SOURCE TARGET: a model (HF directory, .gguf, WORKDIR@ROUND), and the Hugging Face directory to write'
+  flags.DEFINE_string('base', None, 'Of a LoRA adapter, in place of the one it names.', flag_values=values)
+  epilog = (
+    'SOURCE TARGET: a model (HF directory, .gguf, WORKDIR@ROUND) or a LoRA adapter of PEFT or TRL, which is merged into its'
+    ' base, and the Hugging Face directory to write'
+  )
   source, target = _parse(values, arguments, num_positional=2, epilog=epilog)
   from imm_jax import lm
+  from imm_jax.formats import peft
 
   lm.check_target(target)
-  lm.load(source).save(target, values.dtype)
+  if not peft.is_adapter(source):
+    if values.base:
+      raise ValueError(f'--base: {source} is no LoRA adapter: it has no {peft.CONFIG}')
+    model = lm.load(source)
+  else:
+    model = lm.load_adapter(source, values.base)
+  model.save(target, values.dtype)
   print(f'wrote {target}')
 
 

@@ -96,6 +96,8 @@ class Experiment:
     names = [name for domain in _DOMAINS for name in getattr(self, f'{domain}_tasks')]
     if twice := {name for name in names if names.count(name) > 1}:
       raise ValueError(f'tasks: {", ".join(sorted(twice))} is in two of {", ".join(_DOMAINS)}; rename one')
+    if self.optimizer.keep_moments and self.finetune.lora_rank:
+      raise ValueError('optimizer.keep_moments: with finetune.lora_rank every round starts new adapters; set it to False')
     if self.merge.rule == 'search' and not (self.dev_tasks and self.probe_tasks):
       raise ValueError("tasks.dev, tasks.probe: merge.rule 'search' chooses alpha by them; give each a task")
 
@@ -156,11 +158,11 @@ def random_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
   """Returns the architecture of `model.random`, its vocabulary the characters and an end token."""
   assert spec.random is not None
   shape = {name: value for name, value in dataclasses.asdict(spec.random).items() if name not in ('seed', 'characters')}
-  return ModelConfig(
+  config = ModelConfig(
       family='llama', vocab_size=Tokenizer.from_characters(spec.random.characters).size, rope_theta=10_000.0,
-      rms_norm_eps=1e-5, tie_embeddings=False, dtype=spec.dtype, remat=spec.remat,
-      attention=choose_attention(spec.attention, spec.dtype, mesh), **shape,
+      rms_norm_eps=1e-5, tie_embeddings=False, dtype=spec.dtype, remat=spec.remat, **shape,
   )  # fmt: skip
+  return dataclasses.replace(config, attention=choose_attention(spec.attention, config, mesh))
 
 
 def read_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
@@ -169,8 +171,8 @@ def read_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
     return random_config(spec, mesh)
   at_round = AT_ROUND.fullmatch(spec.path)
   config = formats.read_config(Workdir(at_round['workdir']).model() if at_round else spec.path)
-  attention = choose_attention(spec.attention, spec.dtype, mesh)
-  return dataclasses.replace(config, dtype=spec.dtype, remat=spec.remat, attention=attention)
+  config = dataclasses.replace(config, dtype=spec.dtype, remat=spec.remat)
+  return dataclasses.replace(config, attention=choose_attention(spec.attention, config, mesh))
 
 
 def make_task(name: str, spec: Mapping[str, Any]) -> tasks.Task:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from imm_jax import checkpoint, merging, optimizer, processes
+from imm_jax import checkpoint, lora, merging, optimizer, processes
 from imm_jax.loss import cross_entropy
 from imm_jax.model import abstract_params, param_shardings, Params, Transformer
 from imm_jax.packing import Batch
@@ -26,13 +26,21 @@ class FinetuneConfig:
   accumulation_steps: int  # parts a batch is computed in, one after the other
   max_length: int  # tokens a packed row
   max_drift: float = 0.0  # ‖params - base‖ / ‖base‖ at which it stops; 0 is off
+  lora_rank: int = 0  # of adapters that are trained in place of the params; 0 trains the params
+  lora_alpha: float = 0.0  # an adapter is scaled by lora_alpha / lora_rank
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      if field.name != 'max_drift' and getattr(self, field.name) < 1:
+      if field.default is dataclasses.MISSING and getattr(self, field.name) < 1:
         raise ValueError(f'finetune.{field.name}: {getattr(self, field.name)} is less than 1')
     if not 0 <= self.max_drift < math.inf:
       raise ValueError(f'finetune.max_drift: {self.max_drift} is not a number from 0, which is off')
+    if self.lora_rank < 0 or self.lora_rank and self.lora_alpha <= 0:
+      raise ValueError(f'finetune.lora_rank, lora_alpha: {self.lora_rank}, {self.lora_alpha} are not above 0')
+    if self.lora_rank and self.max_drift:
+      raise ValueError(
+        'finetune.max_drift: is measured on params, and with finetune.lora_rank adapters are trained; set it to 0'
+      )
     if self.batch_size % self.accumulation_steps:
       raise ValueError(
         f'finetune.batch_size: {self.batch_size} is not a multiple of accumulation_steps={self.accumulation_steps}'
@@ -51,7 +59,12 @@ _TPU_OPTIONS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}
 
 @functools.lru_cache
 def make_train_step(
-  model: Any, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh, max_drift: float = 0.0
+  model: Any,
+  config: optimizer.OptimizerConfig,
+  mesh: jax.sharding.Mesh,
+  max_drift: float = 0.0,
+  lora_rank: int = 0,
+  lora_scale: float = 0.0,
 ) -> tuple[Any, Any, Any]:
   """Returns init(params) -> opt_state, step(params, opt_state, batch, rate) -> (both, metrics), and opt_state's shardings.
 
@@ -60,32 +73,40 @@ def make_train_step(
   With max_drift the step is step(params, opt_state, batch, rate, base, drift), and metrics have `drift_norm`, [] f32, of the
   params from base. Where drift, that of the step before, has reached max_drift, it changes nothing: so the devices stop at
   the right step although the host sees its metrics when the next one runs already.
+
+  With lora_rank the params that are trained are adapters, and the step is step(adapters, opt_state, batch, rate, params).
   """
   tx = optimizer.make(config)
-  shardings = param_shardings(model.config, mesh, model.rules)
   replicated = jax.NamedSharding(mesh, jax.P())
+  shardings = param_shardings(model.config, mesh, model.rules)
+  if lora_rank:
+    shardings = jax.tree.map(lambda _: replicated, lora.abstract(model.config, lora_rank))
   abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct((), jnp.float32), shardings)
   opt_shardings = optax.tree.map_params(
     tx, lambda _, s: s, jax.eval_shape(tx.init, abstract), shardings, transform_non_params=lambda _: replicated
   )
 
-  def step(params, opt_state, batch, rate):
+  def loss(trained, part, num_targets, *frozen):
+    params = lora.attach(frozen[0], trained, lora_scale) if lora_rank else trained
+    return loss_fn(params, model, part, num_targets)
+
+  def step(params, opt_state, batch, rate, *frozen):
     num_targets = jnp.sum(batch.loss_mask, dtype=jnp.float32)
 
     def add_part(carry, part):
-      loss, grads = jax.value_and_grad(loss_fn)(params, model, part, num_targets)
-      return jax.tree.map(jnp.add, carry, (loss, grads)), None
+      return jax.tree.map(jnp.add, carry, jax.value_and_grad(loss)(params, part, num_targets, *frozen)), None
 
     # One part needs no accumulator the size of the params.
     if batch.tokens.shape[0] == 1:
-      loss, grads = jax.value_and_grad(loss_fn)(params, model, jax.tree.map(lambda x: x[0], batch), num_targets)
+      part = jax.tree.map(lambda x: x[0], batch)
+      value, grads = jax.value_and_grad(loss)(params, part, num_targets, *frozen)
     else:
       zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-      (loss, grads), _ = jax.lax.scan(add_part, zeros, batch)
+      (value, grads), _ = jax.lax.scan(add_part, zeros, batch)
     with jax.numpy_dtype_promotion('standard'):  # optax's Adam raises a float to an int power
       updates, opt_state = tx.update(grads, opt_state, params)
     params = optax.apply_updates(params, jax.tree.map(lambda u: -rate * u, updates))
-    metrics = {'loss_nats': loss, 'grad_norm': optax.global_norm(grads), 'num_tokens': num_targets}
+    metrics = {'loss_nats': value, 'grad_norm': optax.global_norm(grads), 'num_tokens': num_targets}
     return params, opt_state, metrics
 
   def step_to_drift(params, opt_state, batch, rate, base, drift):
@@ -149,7 +170,8 @@ def fine_tune(
 
   Args:
     model: its rules are sharding.TRAIN.
-    params: float32, sharded by them.
+    params: float32, sharded by them. With config.lora_rank adapters are trained beside them, and merged in at the end; the
+      optimizer's state is then of the adapters.
     rows: packed sequences.
     config: how long, and on how much at a time.
     optimizer_config: of the optimizer.
@@ -166,13 +188,18 @@ def fine_tune(
   Raises:
     processes.Stopped: a notice to stop came, and where `saved` is given the state is there.
   """
-  init, step_fn, opt_shardings = make_train_step(model, optimizer_config, mesh, config.max_drift)  # pyright: ignore[reportArgumentType]
+  scale = config.lora_alpha / max(1, config.lora_rank)
+  init, step_fn, opt_shardings = make_train_step(model, optimizer_config, mesh, config.max_drift, config.lora_rank, scale)  # pyright: ignore[reportArgumentType]
   parts = batches(rows, config, seed, round_, multiple_of=model.rules.num_parts('batch', mesh.shape))
   shape = parts[0].tokens.shape[1:]
   replicated = jax.NamedSharding(mesh, jax.P())
   sharded = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), shape, mesh.shape)))
   schedule = optimizer.learning_rate(optimizer_config, len(parts))
   rates = np.asarray([schedule(step) for step in range(len(parts))], np.float32)  # now: a step must not wait for one
+  frozen = ()
+  if config.lora_rank:
+    key = jax.random.fold_in(jax.random.key(seed), round_)
+    frozen, params = (params,), jax.device_put(lora.init(key, model.config, config.lora_rank), replicated)
   first, history = 0, []
   waiting: list[dict[str, Any]] = []
   wanted = {
@@ -204,7 +231,7 @@ def fine_tune(
       break
     on_device = jax.device_put(parts[step], sharded), jax.device_put(rates[step], replicated)
     with jax.transfer_guard('disallow'):
-      params, opt_state, metrics = step_fn(params, opt_state, *on_device, *((base, drift) if config.max_drift else ()))
+      params, opt_state, metrics = step_fn(params, opt_state, *on_device, *((base, drift) if config.max_drift else frozen))
     drift = metrics.get('drift_norm')
     waiting.append(metrics | {'learning_rate': rates[step]})
     look(keep=1)
@@ -215,6 +242,8 @@ def fine_tune(
     if stop:
       raise processes.Stopped
   look(keep=0)
+  if frozen:
+    params = lora.make_merge(model, mesh, scale)(*frozen, params)  # pyright: ignore[reportArgumentType]
   return params, opt_state
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -29,6 +30,25 @@ class Llama3Rope:
   original_max_length: int
 
 
+@dataclasses.dataclass(frozen=True)
+class LongRope:
+  """LongRoPE (arXiv 2402.13753) of a context that was stretched from original_max_length to max_length tokens.
+
+  Each frequency is divided by a factor of its own, by the short ones in texts of original_max_length. Longer texts, which
+  would need the long ones from their first token on, are beyond us: a model's max_length is the original one.
+  """
+
+  short_factor: tuple[float, ...]  # [R / 2]
+  long_factor: tuple[float, ...]
+  original_max_length: int
+  max_length: int
+
+  def magnitude(self) -> float:
+    """Returns what rotated queries and keys are multiplied by."""
+    stretch = max(1.0, self.max_length / self.original_max_length)
+    return math.sqrt(1 + math.log(stretch) / math.log(self.original_max_length))
+
+
 @flax.struct.dataclass
 class KeyValues:
   """Keys and values that queries attend to, and where they stand.
@@ -43,11 +63,13 @@ class KeyValues:
   segment_ids: jax.Array
 
 
-def rope_frequencies(head_dim: int, theta: float, scaling: Llama3Rope | None) -> np.ndarray:
+def rope_frequencies(head_dim: int, theta: float, scaling: Llama3Rope | LongRope | None) -> np.ndarray:
   """Returns the rotary frequencies [H / 2] f32 in radians a position (RoFormer, arXiv 2104.09864)."""
   freqs = (1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
   if scaling is None:
     return freqs
+  if isinstance(scaling, LongRope):
+    return freqs / np.asarray(scaling.short_factor, np.float32)
   wavelengths = 2 * np.pi / freqs
   turns = scaling.original_max_length / wavelengths
   smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
@@ -55,12 +77,18 @@ def rope_frequencies(head_dim: int, theta: float, scaling: Llama3Rope | None) ->
   return ((1 - smooth) * freqs / scaling.factor + smooth * freqs).astype(np.float32)
 
 
-def rotate(x: jax.Array, positions: jax.Array, freqs: np.ndarray) -> jax.Array:
-  """Applies the rotary embedding to x [B, T, N, H] at positions [B, T] int32."""
+def rotate(x: jax.Array, positions: jax.Array, freqs: np.ndarray | jax.Array, magnitude: float = 1.0) -> jax.Array:
+  """Applies the rotary embedding to x [B, T, N, H] at positions [B, T] int32; freqs [R / 2] turn the first R of H."""
   angles = positions[:, :, None, None].astype(jnp.float32) * freqs[None, None, None, :]
-  sin, cos = jnp.sin(angles), jnp.cos(angles)
-  x1, x2 = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1).astype(x.dtype)
+  sin, cos = magnitude * jnp.sin(angles), magnitude * jnp.cos(angles)
+  half = freqs.shape[0]
+  x1, x2, rest = jnp.split(x.astype(jnp.float32), [half, 2 * half], axis=-1)
+  return jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], axis=-1).astype(x.dtype)
+
+
+def softcap(x: jax.Array, cap: float | None) -> jax.Array:
+  """Returns cap * tanh(x / cap), which keeps x in (-cap, cap) (arXiv 2408.00118); x itself where there is no cap."""
+  return x if cap is None else cap * jnp.tanh(x / cap)
 
 
 def attend(
@@ -68,14 +96,16 @@ def attend(
   positions: jax.Array,
   segment_ids: jax.Array,
   sources: Sequence[KeyValues],
-  window: int | None,
+  window: int | jax.Array | None,
+  cap: float | None = None,
   min_rows: int = 1,
 ) -> jax.Array:
   """Softmax attention of q [B, T, N, H] over all sources at once -> [B, T, N, H].
 
   A query sees a key of its own segment, or of SHARED, at its own or an earlier position, at most window - 1 back. N is a
-  multiple of K: grouped-query attention (arXiv 2305.13245). Scores and softmax are float32. Fewer queries of the same keys
-  than min_rows are filled up with zeros: a TPU multiplies a vector and a matrix without its matrix unit, at half the speed.
+  multiple of K: grouped-query attention (arXiv 2305.13245). Scores, softcapped at `cap`, and softmax are float32. Fewer
+  queries of the same keys than min_rows are filled up with zeros: a TPU multiplies a vector and a matrix without its matrix
+  unit, at half the speed.
   """
   B, T, N, H = q.shape
   K = sources[0].k.shape[1]
@@ -95,7 +125,7 @@ def attend(
       seen &= distance < window
     # A query with nothing to see (padding) gets a uniform mix, not NaN: what is added is the lowest float, not -inf.
     bias = jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min)
-    scores.append(score[:, :, : G * T].reshape(B, K, G, T, -1) * H**-0.5 + bias[:, None, None])
+    scores.append(softcap(score[:, :, : G * T].reshape(B, K, G, T, -1) * H**-0.5, cap) + bias[:, None, None])
   weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(q.dtype).reshape(B, K, G * T, -1)
   weights = jnp.pad(weights, filling)
   out, start = jnp.zeros_like(q), 0
@@ -108,7 +138,14 @@ def attend(
 
 
 def splash(
-  q: jax.Array, kv: KeyValues, segment_ids: jax.Array, window: int | None, spec: jax.P, *, interpret: bool = False
+  q: jax.Array,
+  kv: KeyValues,
+  segment_ids: jax.Array,
+  window: int | None,
+  cap: float | None,
+  spec: jax.P,
+  *,
+  interpret: bool = False,
 ) -> jax.Array:
   """Returns `attend` of rows to themselves, q [B, T, N, H] -> [B, T, N, H], by a TPU kernel that holds no scores.
 
@@ -126,7 +163,9 @@ def splash(
 
   def local(q, k, v, segment_ids):
     mask = splash_attention_mask.MultiHeadMask([causal] * q.shape[1])
-    kernel = splash_attention_kernel.make_splash_mha_single_device(mask, block_sizes=blocks, interpret=interpret)
+    kernel = splash_attention_kernel.make_splash_mha_single_device(
+        mask, block_sizes=blocks, attn_logits_soft_cap=cap, interpret=interpret
+    )  # fmt: skip
     segments = splash_attention_kernel.SegmentIds(segment_ids, segment_ids)
     return jax.vmap(kernel)(q * H**-0.5, k, v, segments)
 
@@ -153,16 +192,20 @@ def param(
 
 
 class RMSNorm(nn.Module):
-  """x / rms(x) * scale over the last axis, in float32 (arXiv 1910.07467)."""
+  """x / rms(x) * scale over the last axis, in float32 (arXiv 1910.07467); Gemma's is * (1 + scale)."""
 
   eps: float
   axis: str
+  plus_one: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    scale = param(self, 'scale', nn.initializers.ones, (x.shape[-1],), (self.axis,))
+    init = nn.initializers.zeros if self.plus_one else nn.initializers.ones
+    scale = param(self, 'scale', init, (x.shape[-1],), (self.axis,))
     normed = x.astype(jnp.float32)
     normed *= jax.lax.rsqrt(jnp.mean(normed**2, axis=-1, keepdims=True) + self.eps)
+    if self.plus_one:  # in float32: bfloat16 would lose most of a small scale
+      return (normed * (1 + jnp.expand_dims(scale, range(x.ndim - 1)))).astype(x.dtype)
     return normed.astype(x.dtype) * jnp.expand_dims(scale.astype(x.dtype), range(x.ndim - 1))
 
 
@@ -182,6 +225,9 @@ class Projection(nn.Module):
     inputs, outputs = tuple(range(self.num_inputs)), tuple(range(self.num_inputs, len(self.shape)))
     init = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal', in_axis=inputs, out_axis=outputs)
     kernel = param(self, 'kernel', init, self.shape, self.axes)
+    if self.has_variable('params', 'lora_a'):  # an adapter is trained: lora.attach
+      a, b = (self.get_variable('params', name) for name in ('lora_a', 'lora_b'))
+      kernel += (a @ b).reshape(kernel.shape)
     batch, num_features = x.shape[: x.ndim - self.num_inputs], math.prod(self.shape[: self.num_inputs])
     y = x.reshape(-1, num_features) @ kernel.astype(x.dtype).reshape(num_features, -1)
     y = y.reshape(*batch, *self.shape[self.num_inputs :])
@@ -203,25 +249,36 @@ class Matrix(nn.Module):
 
 
 class Attention(nn.Module):
-  """Causal self-attention with rotary positions; see `attend` for who sees whom."""
+  """Causal self-attention with rotary positions; see `attend` for who sees whom.
+
+  is_global [] bool: whether this layer has no sliding window, where the config's layers differ in that; else None.
+  """
 
   config: Any  # model.ModelConfig
   rules: sharding.Rules
 
   @nn.compact
-  def __call__(self, x, positions, segment_ids, past: Sequence[KeyValues]) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+  def __call__(
+    self, x, positions, segment_ids, past: Sequence[KeyValues], is_global: jax.Array | None
+  ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     c = self.config
     q_shape, kv_shape = (c.embed_dim, c.num_heads, c.head_dim), (c.embed_dim, c.num_kv_heads, c.head_dim)
     q_axes, kv_axes = ('embed', 'heads', 'head_dim'), ('embed', 'kv_heads', 'head_dim')
     q = Projection(q_shape, q_axes, use_bias=c.qkv_bias, name='q')(x)
     k = Projection(kv_shape, kv_axes, use_bias=c.qkv_bias, name='k')(x)
     v = Projection(kv_shape, kv_axes, use_bias=c.qkv_bias, name='v')(x)
-    if c.qk_norm:
-      q = RMSNorm(c.rms_norm_eps, 'head_dim', name='q_norm')(q)
-      k = RMSNorm(c.rms_norm_eps, 'head_dim', name='k_norm')(k)
-    freqs = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+    if c.qk_norm == 'head':
+      q = RMSNorm(c.rms_norm_eps, 'head_dim', c.norm_plus_one, name='q_norm')(q)
+      k = RMSNorm(c.rms_norm_eps, 'head_dim', c.norm_plus_one, name='k_norm')(k)
+    elif c.qk_norm == 'all':
+      q_norm = RMSNorm(c.rms_norm_eps, 'heads', c.norm_plus_one, name='q_norm')
+      k_norm = RMSNorm(c.rms_norm_eps, 'kv_heads', c.norm_plus_one, name='k_norm')
+      q, k = (norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape) for norm, y in ((q_norm, q), (k_norm, k)))
+    if c.query_scalar is not None:
+      q *= (c.head_dim / c.query_scalar) ** 0.5
+    freqs, magnitude = c.frequencies(is_global), c.rope_scaling.magnitude() if isinstance(c.rope_scaling, LongRope) else 1.0
     axes = ('attention_batch', 'attention_heads', 'length', 'head_dim')
-    q, k = rotate(q, positions, freqs), rotate(k, positions, freqs)
+    q, k = rotate(q, positions, freqs, magnitude), rotate(k, positions, freqs, magnitude)
     # Made where the weights are, then brought to where the rows are: only activations travel.
     q, k, v = (sharding.constrain(y, ('batch', 'length', kind, 'head_dim'), self.rules) for y, kind in (
         (q, 'heads'), (k, 'kv_heads'), (v, 'kv_heads')
@@ -229,20 +286,29 @@ class Attention(nn.Module):
     q, k, v = (sharding.constrain(y.swapaxes(1, 2), axes, self.rules) for y in (q, k, v))
     q, own = q.swapaxes(1, 2), KeyValues(k, v, positions, segment_ids)
     spec = self.rules.spec(axes, k.shape, jax.sharding.get_abstract_mesh().shape)
+    kernel = None
     if c.attention == 'splash' and not past and q.shape[1] % 128 == 0:
-      mixed = splash(q, own, segment_ids, c.sliding_window, spec)
+      kernel = functools.partial(splash, q, own, segment_ids, cap=c.attention_softcap, spec=spec)
     elif c.attention == 'cudnn' and not past:
-      mixed = cudnn(q, own, segment_ids, c.sliding_window)
-    else:
+      kernel = functools.partial(cudnn, q, own, segment_ids)
+    if kernel is None:
+      window = c.sliding_window if is_global is None else jnp.where(is_global, EMPTY, c.sliding_window)
       min_rows = 2 if c.attention == 'splash' else 1
-      mixed = attend(q, positions, segment_ids, (*past, own), c.sliding_window, min_rows)
+      mixed = attend(q, positions, segment_ids, (*past, own), window, c.attention_softcap, min_rows)
+    elif is_global is None:
+      mixed = kernel(window=c.sliding_window)
+    else:  # a kernel's window is part of its program
+      mixed = jax.lax.cond(is_global, lambda: kernel(window=None), lambda: kernel(window=c.sliding_window))
     mixed = sharding.constrain(mixed, ('batch', 'length', 'heads', 'head_dim'), self.rules)
     out = Projection(q_shape[1:] + q_shape[:1], q_axes[1:] + q_axes[:1], num_inputs=2, name='o')(mixed)
     return out, (k, v)
 
 
+ACTIVATIONS = {'silu': jax.nn.silu, 'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True)}
+
+
 class MLP(nn.Module):
-  """down(silu(gate(x)) * up(x)), SwiGLU (arXiv 2002.05202)."""
+  """down(activation(gate(x)) * up(x)): SwiGLU, or GeGLU (arXiv 2002.05202)."""
 
   config: Any  # model.ModelConfig
 
@@ -251,4 +317,4 @@ class MLP(nn.Module):
     shape, axes = (self.config.embed_dim, self.config.mlp_dim), ('embed', 'mlp')
     gate = Projection(shape, axes, name='gate')(x)
     up = Projection(shape, axes, name='up')(x)
-    return Projection(shape[::-1], axes[::-1], name='down')(jax.nn.silu(gate) * up)
+    return Projection(shape[::-1], axes[::-1], name='down')(ACTIVATIONS[self.config.activation](gate) * up)

@@ -14,6 +14,7 @@ import numpy as np
 
 from imm_jax import checkpoint, formats, sampler, sharding
 from imm_jax import model as model_lib
+from imm_jax.formats import peft
 from imm_jax.model import ModelConfig, Params, Transformer
 from imm_jax.sampler import Completion, SamplerConfig
 from imm_jax.tokenizer import Tokenizer
@@ -139,8 +140,8 @@ def load(
   mesh = mesh or sharding.make_mesh()
   path = os.path.expanduser(os.fspath(path))
   at_round, source = AT_ROUND.fullmatch(path), source_of(path)
-  attention = model_lib.choose_attention(attention, dtype, mesh)
-  config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat, attention=attention)
+  config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat)
+  config = dataclasses.replace(config, attention=model_lib.choose_attention(attention, config, mesh))
   tokenizer = formats.load_tokenizer(source)
   tokenizer.check_vocab_size(config.vocab_size, source)
   lm = LM(config, {}, tokenizer, mesh, rules)
@@ -149,6 +150,25 @@ def load(
   else:
     lm.params = formats.load_params(path, config, mesh, rules)
   return lm
+
+
+def load_adapter(path: str | os.PathLike[str], base: str | None = None) -> LM:
+  """Loads the base of a LoRA adapter with the adapter in it, W + scale * B A in float32.
+
+  Args:
+    path: the adapter's directory, as PEFT and TRL write it; where it has a tokenizer, that one is taken.
+    base: the Hugging Face directory of its base; None takes the one that the adapter names.
+
+  Raises:
+    FileNotFoundError: there is no such base.
+    ValueError: the adapter has something that is not supported, or does not fit its base; it is named.
+  """
+  adapter = peft.open_adapter(path, base)
+  config, mesh = formats.read_config(adapter.base), sharding.make_mesh()
+  source = path if os.path.isfile(os.path.join(path, 'tokenizer.json')) else adapter.base
+  tokenizer = formats.load_tokenizer(source)
+  tokenizer.check_vocab_size(config.vocab_size, source)
+  return LM(config, formats.hf.load_params(adapter.base, config, mesh, sharding.SAMPLE, adapter), tokenizer, mesh)
 
 
 def source_of(path: str | os.PathLike[str]) -> str:

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from imm_jax.layers import softcap
 from imm_jax.model import chunk_length, Params, target_logprobs, Transformer
 
 
@@ -38,7 +39,7 @@ def _forward(model, head, x, targets, weights):
   mesh = jax.sharding.get_abstract_mesh()
   over = dict(model.rules.table)['batch']  # the mesh axes that rows are split over
   manual = tuple(axis for axis in over if mesh.shape.get(axis, 1) > 1)
-  local = functools.partial(_local, model.config.tie_embeddings)
+  local = functools.partial(_local, model.config.tie_embeddings, model.config.logit_softcap)
   if not manual:
     (total, d_head, d_x) = local(head, x, targets, weights)
     return total, (d_head, d_x)
@@ -81,7 +82,7 @@ def _backward(model, gradients, cotangent):
 _cross_entropy.defvjp(_forward, _backward)
 
 
-def _local(tied: bool, head: jax.Array, x: jax.Array, targets: jax.Array, weights: jax.Array):
+def _local(tied: bool, cap: float | None, head: jax.Array, x: jax.Array, targets: jax.Array, weights: jax.Array):
   """Returns the value [] f32, and the gradients of head, f32, and of x [B, T, D]; no logit is computed twice."""
   W = 'VD' if tied else 'DV'
   num_tokens = math.prod(targets.shape)
@@ -91,9 +92,11 @@ def _local(tied: bool, head: jax.Array, x: jax.Array, targets: jax.Array, weight
   def add_chunk(carry, chunk):
     total, d_head = carry
     x, targets, weights = chunk
-    logits = jnp.einsum(f'ND,{W}->NV', x, compute, preferred_element_type=jnp.float32)
+    logits = softcap(jnp.einsum(f'ND,{W}->NV', x, compute, preferred_element_type=jnp.float32), cap)
     is_target = targets[:, None] == jnp.arange(logits.shape[-1])[None]
     d_logits = (jax.nn.softmax(logits) - jnp.where(is_target, 1.0, 0.0)) * weights[:, None]
+    if cap is not None:
+      d_logits *= 1 - (logits / cap) ** 2
     d_logits = d_logits.astype(x.dtype)  # as the gradients of all activations
     d_head += jnp.einsum(f'NV,ND->{W}', d_logits, x, preferred_element_type=jnp.float32)
     d_x = jnp.einsum(f'NV,{W}->ND', d_logits, compute)

@@ -1,4 +1,4 @@
-"""One decoder-only Transformer for the Llama line: Llama 2 and 3, Mistral, Qwen2, Qwen3, SmolLM2.
+"""One decoder-only Transformer: Llama 2 and 3, SmolLM2, Mistral, Qwen2 and 3, Gemma 2 and 3, OLMo 2, Phi-3.
 
 Params are a nested dict of float32 arrays; the layers are stacked [L, ...] and scanned. The KV cache is an argument and a
 return value. `Transformer(config).apply({'params': params}, tokens, positions, cache=cache) -> (logits, cache)`.
@@ -13,6 +13,7 @@ from flax import linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from imm_jax import layers, sharding
 
@@ -31,7 +32,7 @@ LOGIT_BYTES = 2**28  # of the float32 logits that are held at once on a device
 class ModelConfig:
   """The architecture, and how it is computed (dtype, remat)."""
 
-  family: str  # 'llama', 'mistral', 'qwen2' or 'qwen3': how the model is named in Hugging Face's config.json
+  family: str  # 'llama', 'qwen3', ...: how the model is named in Hugging Face's config.json
   vocab_size: int
   num_layers: int
   embed_dim: int
@@ -43,10 +44,20 @@ class ModelConfig:
   rope_theta: float
   rms_norm_eps: float
   tie_embeddings: bool
-  rope_scaling: layers.Llama3Rope | None = None
+  rope_scaling: layers.Llama3Rope | layers.LongRope | None = None
+  local_rope_theta: float | None = None  # of layers with a sliding window; None: rope_theta and rope_scaling
+  rotary_fraction: float = 1.0  # of head_dim, from its start, that rotates
   qkv_bias: bool = False
-  qk_norm: bool = False
+  qk_norm: str = ''  # RMSNorm of queries and keys: 'head', each by itself, or 'all' heads at once
+  query_scalar: int | None = None  # scores are divided by its root; None: head_dim
+  attention_softcap: float | None = None  # of the scores
+  logit_softcap: float | None = None
   sliding_window: int | None = None  # tokens, the query's own included
+  global_layers: tuple[int, ...] = ()  # that have no sliding window
+  activation: str = 'silu'  # a key of layers.ACTIVATIONS
+  norms: str = 'before'  # where attention and MLP have theirs: 'before', 'after' (and before the sum) or 'both'
+  norm_plus_one: bool = False  # RMSNorm multiplies by 1 + scale
+  scale_embeddings: bool = False  # by the root of embed_dim
   dtype: str = 'float32'  # of the computation; params are always float32
   remat: str = 'none'  # a key of REMAT_POLICIES: what the backward pass recomputes
   attention: str = 'xla'  # of rows to themselves: 'xla', 'splash' (TPU) or 'cudnn' (GPU, bfloat16)
@@ -60,11 +71,30 @@ class ModelConfig:
       raise ValueError(f"model.remat: '{self.remat}' is not one of {', '.join(REMAT_POLICIES)} (auto: imm plan)")
     if self.attention not in ('xla', 'splash', 'cudnn'):
       raise ValueError(f"model.attention: '{self.attention}' is not one of auto, xla, splash, cudnn")
+    if self.attention == 'cudnn' and self.attention_softcap is not None:
+      raise ValueError(f'model.attention: cudnn cannot softcap scores, which a {self.family} does; take auto or xla')
+
+  def is_global(self) -> np.ndarray | None:
+    """Returns which layers have no sliding window, [L] bool; None where all are alike."""
+    return np.isin(np.arange(self.num_layers), self.global_layers) if self.global_layers else None
+
+  def frequencies(self, is_global: jax.Array | None) -> np.ndarray | jax.Array:
+    """Returns the rotary frequencies [R / 2] f32 of a layer; is_global [] bool says which, where they are not alike."""
+    rotary_dim = int(self.head_dim * self.rotary_fraction)
+    freqs = layers.rope_frequencies(rotary_dim, self.rope_theta, self.rope_scaling)
+    if self.local_rope_theta is None or self.sliding_window is None:
+      return freqs
+    local = layers.rope_frequencies(rotary_dim, self.local_rope_theta, None)
+    return local if is_global is None else jnp.where(is_global, freqs, local)
 
 
-def choose_attention(attention: str, dtype: str, mesh: jax.sharding.Mesh) -> str:
-  """Returns what 'auto' stands for on the mesh's devices: the kernel that its platform has, else XLA's own fusion."""
-  kernels = {'tpu': 'splash', 'gpu': 'cudnn' if dtype == 'bfloat16' else 'xla'}
+def choose_attention(attention: str, config: ModelConfig, mesh: jax.sharding.Mesh) -> str:
+  """Returns what 'auto' stands for on the mesh's devices: the kernel that its platform has, else XLA's own fusion.
+
+  cuDNN's is for bfloat16, cannot softcap scores, and takes heads of more than 128 on some GPUs only.
+  """
+  has_cudnn = config.dtype == 'bfloat16' and config.attention_softcap is None and config.head_dim <= 128
+  kernels = {'tpu': 'splash', 'gpu': 'cudnn' if has_cudnn else 'xla'}
   return kernels.get(mesh.devices.flat[0].platform, 'xla') if attention == 'auto' else attention
 
 
@@ -89,23 +119,27 @@ def empty_cache(config: ModelConfig, batch_size: int, length: int) -> KVCache:
 
 
 class Block(nn.Module):
-  """x + attention(norm(x)), then x + mlp(norm(x))."""
+  """x + attention(norm(x)), then x + mlp(norm(x)); some families have the norms behind, x + norm(mlp(x)), or both."""
 
   config: ModelConfig
   rules: sharding.Rules
 
   @nn.compact
-  def __call__(self, x, past_kv, positions, segment_ids, past_positions, gate=None):
-    eps = self.config.rms_norm_eps
+  def __call__(self, x, past_kv, positions, segment_ids, past_positions, gate=None, is_global=None):
+    c = self.config
+
+    def norm(name, x, where):
+      return layers.RMSNorm(c.rms_norm_eps, 'embed', c.norm_plus_one, name=name)(x) if c.norms in (where, 'both') else x
+
     unchanged = x = sharding.constrain(x, ('batch', 'length', 'embed'), self.rules)
     past = [
       layers.KeyValues(k, v, where, jnp.full_like(where, layers.SHARED))
       for (k, v), where in zip(past_kv, past_positions, strict=True)
     ]
-    normed = layers.RMSNorm(eps, 'embed', name='attn_norm')(x)
-    mixed, kv = layers.Attention(self.config, self.rules, name='attn')(normed, positions, segment_ids, past)
-    x += mixed
-    x += layers.MLP(self.config, name='mlp')(layers.RMSNorm(eps, 'embed', name='mlp_norm')(x))
+    attention = layers.Attention(c, self.rules, name='attn')
+    mixed, kv = attention(norm('attn_norm', x, 'before'), positions, segment_ids, past, is_global)
+    x += norm('attn_post_norm', mixed, 'after')
+    x += norm('mlp_post_norm', layers.MLP(c, name='mlp')(norm('mlp_norm', x, 'before')), 'after')
     return x if gate is None else jnp.where(gate == 0, unchanged, x), kv
 
 
@@ -126,11 +160,11 @@ class Transformer(nn.Module):
       block,
       variable_axes={'params': 0},
       split_rngs={'params': True},
-      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, 0),  # pyright: ignore[reportArgumentType]
+      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, 0, 0),  # pyright: ignore[reportArgumentType]
       length=c.num_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )(c, self.rules)
-    self.final_norm = layers.RMSNorm(c.rms_norm_eps, 'embed')
+    self.final_norm = layers.RMSNorm(c.rms_norm_eps, 'embed', c.norm_plus_one)
     if not c.tie_embeddings:
       self.lm_head = layers.Matrix((c.embed_dim, c.vocab_size), ('embed', 'vocab'))
 
@@ -157,8 +191,10 @@ class Transformer(nn.Module):
     if segment_ids is None:
       segment_ids = jnp.zeros_like(tokens)
     x = jnp.take(self.embedding.astype(self.config.dtype), tokens, axis=0)
+    if self.config.scale_embeddings:
+      x *= jnp.asarray(self.config.embed_dim**0.5, x.dtype)
     past_kv, past_positions = tuple((p.k, p.v) for p in past), tuple(p.positions for p in past)
-    x, (k, v) = self.layers(x, past_kv, positions, segment_ids, past_positions, gates)
+    x, (k, v) = self.layers(x, past_kv, positions, segment_ids, past_positions, gates, self.config.is_global())
     if cache is None:
       return self.final_norm(x), KVCache(k, v, positions, jnp.int32(tokens.shape[1]))
     return self.final_norm(x), KVCache(
@@ -172,7 +208,8 @@ class Transformer(nn.Module):
     """Returns logits [B, T, V] f32 of features x [B, T, D]."""
     head = self.embedding if self.config.tie_embeddings else self.lm_head()
     equation = 'BTD,VD->BTV' if self.config.tie_embeddings else 'BTD,DV->BTV'
-    return jnp.einsum(equation, x, head.astype(x.dtype), preferred_element_type=jnp.float32)
+    logits = jnp.einsum(equation, x, head.astype(x.dtype), preferred_element_type=jnp.float32)
+    return layers.softcap(logits, self.config.logit_softcap)
 
   def __call__(self, tokens, positions, segment_ids=None, cache=None, prefix=None, gates=None) -> tuple[jax.Array, KVCache]:
     """Returns (logits [B, T, V] f32, cache); the arguments are those of `features`."""

@@ -17,7 +17,7 @@ import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
 
-from imm_jax import checkpoint, experiment, finetune, hlo, merging, sampler, sharding
+from imm_jax import checkpoint, experiment, finetune, hlo, lora, merging, sampler, sharding
 from imm_jax import model as model_lib
 from imm_jax.experiment import Experiment
 from imm_jax.merging import coefficients
@@ -205,8 +205,11 @@ def _place(tree: Any, mesh: jax.sharding.Mesh, spec: Callable[[Any], jax.P]) -> 
 
 def _train(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int) -> Any:
   model = Transformer(config, sharding.TRAIN)
-  init, step, opt_shardings = finetune.make_train_step(model, exp.optimizer, mesh)  # pyright: ignore[reportArgumentType]
-  params = _params(config, mesh, sharding.TRAIN)
+  rank, scale = exp.finetune.lora_rank, exp.finetune.lora_alpha / max(1, exp.finetune.lora_rank)
+  init, step, opt_shardings = finetune.make_train_step(model, exp.optimizer, mesh, 0.0, rank, scale)  # pyright: ignore[reportArgumentType]
+  params, frozen = _params(config, mesh, sharding.TRAIN), ()
+  if rank:
+    frozen, params = (params,), _place(lora.abstract(config, rank), mesh, lambda x: jax.P())
   opt_state = checkpoint.abstract(jax.eval_shape(init, params), opt_shardings)
   ways, parts, T = model.rules.num_parts('batch', mesh.shape), exp.finetune.accumulation_steps, exp.finetune.max_length
   rows = -(-exp.finetune.batch_size // parts // ways) * ways
@@ -214,7 +217,7 @@ def _train(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unuse
   batch = Batch(*(jax.ShapeDtypeStruct((parts, rows, T), dtype) for dtype in dtypes))
   batch = _place(batch, mesh, lambda x: jax.P(None, *model.rules.spec(('batch', 'length'), x.shape[1:], mesh.shape)))
   rate = _place(jax.ShapeDtypeStruct((), jnp.float32), mesh, lambda x: jax.P())
-  return step, (params, opt_state, batch, rate), parts * rows * T, T / 2
+  return step, (params, opt_state, batch, rate, *frozen), parts * rows * T, T / 2
 
 
 def _merge(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int) -> Any:

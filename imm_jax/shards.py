@@ -79,20 +79,26 @@ def open_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
   """
   tensors = {}
   for file in _weight_files(pathlib.Path(path)):
-    try:
-      safetensors.safe_open(file, framework='numpy')  # checks the header against the file
-    except safetensors.SafetensorError as error:
-      raise ValueError(f'{file}: not a whole safetensors file ({error}); download or copy it again') from None
-    with open(file, 'rb') as opened:
-      mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    start = 8 + int.from_bytes(mapped[:8], 'little')
-    header = json.loads(mapped[8:start])
-    header.pop('__metadata__', None)
-    for name, entry in sorted(header.items(), key=lambda item: item[1]['data_offsets']):
-      # Old files carry a table of the rotary embedding, which every program computes.
-      if not name.endswith('.rotary_emb.inv_freq'):
-        first, last = entry['data_offsets']
-        tensors[name] = Tensor(mapped, entry['dtype'], tuple(entry['shape']), start + first, start + last)
+    tensors |= open_file(file)
+  # Old files carry a table of the rotary embedding, which every program computes.
+  return {name: tensor for name, tensor in tensors.items() if not name.endswith('.rotary_emb.inv_freq')}
+
+
+def open_file(file: pathlib.Path) -> dict[str, Tensor]:
+  """Returns the tensors of a file by name, in its order. Raises FileNotFoundError, or ValueError when it is damaged."""
+  try:
+    safetensors.safe_open(file, framework='numpy')  # checks the header against the file
+  except safetensors.SafetensorError as error:
+    raise ValueError(f'{file}: not a whole safetensors file ({error}); download or copy it again') from None
+  with open(file, 'rb') as opened:
+    mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+  start = 8 + int.from_bytes(mapped[:8], 'little')
+  header = json.loads(mapped[8:start])
+  header.pop('__metadata__', None)
+  tensors = {}
+  for name, entry in sorted(header.items(), key=lambda item: item[1]['data_offsets']):
+    first, last = entry['data_offsets']
+    tensors[name] = Tensor(mapped, entry['dtype'], tuple(entry['shape']), start + first, start + last)
   return tensors
 
 

@@ -1,5 +1,6 @@
 """All tests run on 8 CPU devices, with strict dtypes and ranks."""
 
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -50,13 +51,28 @@ def params(config) -> model.Params:
   return random_params(config)
 
 
+# What families compute otherwise than the model of `config`.
+FAMILIES = {
+  'qwen': {},
+  'gemma': {
+    'query_scalar': 12, 'attention_softcap': 2.0, 'logit_softcap': 3.0, 'sliding_window': 3, 'global_layers': (1,),
+    'local_rope_theta': 100.0, 'activation': 'gelu_tanh', 'norms': 'both', 'norm_plus_one': True,
+    'scale_embeddings': True, 'tie_embeddings': True, 'qkv_bias': False,
+  },
+  'olmo2': {'norms': 'after', 'qk_norm': 'all', 'qkv_bias': False},
+  'phi3': {'rotary_fraction': 0.5, 'sliding_window': 3, 'qk_norm': '', 'qkv_bias': False},
+}  # fmt: skip
+every_family = pytest.mark.parametrize('config', FAMILIES, indirect=True)
+
+
 @pytest.fixture
-def config() -> model.ModelConfig:
-  """A two-layer model with every feature on."""
-  return model.ModelConfig(
+def config(request) -> model.ModelConfig:
+  """A two-layer model with every feature of Qwen on, or of what `every_family` asks for."""
+  base = model.ModelConfig(
       family='llama', vocab_size=64, num_layers=2, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2, head_dim=8,
-      max_length=128, rope_theta=10_000.0, rms_norm_eps=1e-5, tie_embeddings=False, qkv_bias=True, qk_norm=True,
+      max_length=128, rope_theta=10_000.0, rms_norm_eps=1e-5, tie_embeddings=False, qkv_bias=True, qk_norm='head',
   )  # fmt: skip
+  return dataclasses.replace(base, **FAMILIES[getattr(request, 'param', 'qwen')])
 
 
 MESHES = [pytest.param((1, 8, 1), marks=pytest.mark.slow), (2, 2, 2), pytest.param((1, 1, 8), marks=pytest.mark.slow)]

@@ -143,6 +143,26 @@ def test_convert_and_merge_write_models(imm, model_dir, tmp_path):
   assert (tmp_path / 'merged' / 'model.safetensors').read_bytes() == (model_dir / 'model.safetensors').read_bytes()
 
 
+def test_convert_merges_an_adapter_into_its_base(imm, fails, model_dir, tmp_path):
+  adapter = tmp_path / 'adapter'
+  adapter.mkdir()
+  config = {'peft_type': 'LORA', 'lora_alpha': 6, 'base_model_name_or_path': str(model_dir), 'use_dora': False}
+  (adapter / 'adapter_config.json').write_text(json.dumps(config))
+  rng, name = np.random.default_rng(0), 'model.layers.0.self_attn.q_proj'
+  A, B = (rng.normal(size=shape).astype(np.float32) for shape in ((3, 32), (32, 3)))
+  tensors = {f'base_model.model.{name}.lora_A.weight': A, f'base_model.model.{name}.lora_B.weight': B}
+  save_file(tensors, adapter / 'adapter_model.safetensors')
+  assert imm('convert', adapter, tmp_path / 'merged')[0] == 0
+  base, merged = (load_file(path / 'model.safetensors') for path in (model_dir, tmp_path / 'merged'))
+  np.testing.assert_allclose(merged[f'{name}.weight'] - base[f'{name}.weight'], 2 * B @ A, atol=1e-5)
+  assert all(np.array_equal(merged[key], x) for key, x in base.items() if name not in key)
+  assert imm('convert', adapter, tmp_path / 'again', f'--base={tmp_path}/merged')[0] == 0
+  assert 'is no LoRA adapter' in fails('convert', model_dir, tmp_path / 'x', f'--base={model_dir}')
+  assert "its base 'nowhere' is no directory here" in fails('convert', adapter, tmp_path / 'x', '--base=nowhere')
+  (adapter / 'adapter_config.json').write_text(json.dumps(config | {'use_dora': True}))
+  assert 'adapter_config.json: use_dora = True is not supported' in fails('convert', adapter, tmp_path / 'x')
+
+
 def test_evaluate_writes_what_it_prints(imm, tmp_path):
   code, out, _ = imm('evaluate', TINY, *SMALL, '--config.evaluate.num_samples_per_prompt=2', f'--out={tmp_path}/row.json')
   row = json.loads((tmp_path / 'row.json').read_text())

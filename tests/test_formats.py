@@ -15,10 +15,10 @@ import safetensors.numpy
 
 from imm_jax import formats, layers, sharding
 from imm_jax import model as model_lib
-from imm_jax.formats import hf, hf_config, table
+from imm_jax.formats import hf, hf_config, peft, table
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
-FAMILIES = ('llama', 'llama3', 'mistral', 'qwen2', 'qwen3', 'smollm2')
+FAMILIES = ('llama', 'llama3', 'mistral', 'qwen2', 'qwen3', 'smollm2', 'gemma2', 'gemma3', 'olmo2', 'phi3')
 TOLERANCE = 2e-4  # max |logit| is 3 to 5; float32 sums in another order differ by 5e-6
 
 
@@ -81,7 +81,7 @@ def test_logits_are_those_of_transformers(family):
 
 
 @pytest.mark.parametrize('rules', [sharding.TRAIN, sharding.SAMPLE], ids=['train', 'sample'])
-@pytest.mark.parametrize('family', ['llama', 'qwen2'])
+@pytest.mark.parametrize('family', ['llama', 'qwen2', 'phi3'])
 def test_sharded_load_is_the_single_device_load(family, rules, mesh):
   config, params = load(GOLDEN / family, mesh, rules)
   assert_same_bits(params, load_golden(family)[1])
@@ -114,7 +114,7 @@ def test_each_of_8_devices_reads_an_eighth():
     return tensors[name][index]
 
   config = formats.read_config(GOLDEN / 'llama')
-  params = table.load(hf.TABLE, config, sharding.make_mesh(1, 8, 1), sharding.TRAIN, read)
+  params = table.load(table.hf_rows('llama'), config, sharding.make_mesh(1, 8, 1), sharding.TRAIN, read)
   assert_same_bits(params, load_golden('llama')[1])
   assert len(asked) == 8 * len(tensors)
   assert all(part == whole // 8 for whole, part in asked)
@@ -190,6 +190,10 @@ BASE = model_lib.ModelConfig(
     max_length=256, rope_theta=10000.0, rms_norm_eps=1e-5, tie_embeddings=False,
 )  # fmt: skip
 SCALED = layers.Llama3Rope(8.0, 1.0, 4.0, 128)
+GEMMA = {
+  'activation': 'gelu_tanh', 'norms': 'both', 'norm_plus_one': True, 'scale_embeddings': True, 'query_scalar': 144,
+  'logit_softcap': 30.0, 'sliding_window': 64, 'global_layers': (1,),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -201,8 +205,15 @@ SCALED = layers.Llama3Rope(8.0, 1.0, 4.0, 128)
     {'family': 'mistral', 'sliding_window': 4096},
     {'family': 'qwen2', 'qkv_bias': True},
     {'family': 'qwen2', 'qkv_bias': True, 'sliding_window': 64},
-    {'family': 'qwen3', 'qk_norm': True, 'head_dim': 128},
-    {'dtype': 'bfloat16', 'remat': 'full'},
+    {'family': 'qwen3', 'qk_norm': 'head', 'head_dim': 128},
+    {'family': 'qwen2', 'qkv_bias': True, 'sliding_window': 64, 'global_layers': (0,)},
+    GEMMA | {'family': 'gemma2', 'attention_softcap': 50.0},
+    GEMMA | {'family': 'gemma2', 'sliding_window': None, 'global_layers': (), 'logit_softcap': None},
+    GEMMA | {'family': 'gemma3_text', 'qk_norm': 'head', 'local_rope_theta': 10000.0, 'rope_scaling': SCALED},
+    {'family': 'olmo2', 'norms': 'after', 'qk_norm': 'all'},
+    {'family': 'phi3', 'rotary_fraction': 0.75, 'sliding_window': 2047},
+    {'family': 'phi3', 'rope_scaling': layers.LongRope((1.0,) * 4, (2.0,) * 4, 256, 1024)},
+    {'dtype': 'bfloat16', 'remat': 'full', 'attention': 'splash'},
   ],
   ids=str,
 )
@@ -210,7 +221,7 @@ def test_config_goes_there_and_back(changes):
   config = dataclasses.replace(BASE, **changes)
   d = json.loads(json.dumps(hf_config.config_to_hf(config)))
   read = hf_config.config_from_hf(d, 'config.json')
-  assert dataclasses.replace(read, dtype=config.dtype, remat=config.remat) == config
+  assert dataclasses.replace(read, dtype=config.dtype, remat=config.remat, attention=config.attention) == config
 
 
 def test_config_that_the_family_cannot_have():
@@ -230,25 +241,73 @@ def test_the_same_model_in_the_styles_of_transformers_4_and_5(tmp_path):
   assert formats.read_config(GOLDEN / 'smollm2').rope_theta == 100000.0
 
 
+LONG = {'rope_type': 'longrope', 'rope_theta': 1e4, 'short_factor': [1.0] * 4, 'long_factor': [2.0] * 4}
+USED = {'sliding_window': 8, 'use_sliding_window': True}
+BY_RULE = {'layer_types': ..., 'num_hidden_layers': 7}  # a family's own, as old files have it
+
+
 @pytest.mark.parametrize(
-  ('family', 'changes', 'window'),
+  ('family', 'changes', 'window', 'global_layers'),
   [
-    ('mistral', {}, 4),
-    ('mistral', {'sliding_window': None}, None),
-    ('qwen2', {'sliding_window': 8, 'use_sliding_window': False}, None),
-    ('qwen2', {'sliding_window': 8, 'use_sliding_window': True, 'max_window_layers': 0, 'layer_types': ...}, 8),
-    ('qwen2', {'sliding_window': 8, 'use_sliding_window': True, 'layer_types': ['sliding_attention'] * 2}, 8),
-    ('qwen3', {'sliding_window': 8, 'use_sliding_window': True, 'max_window_layers': 2, 'layer_types': ...}, None),
+    ('mistral', {}, 4, ()),
+    ('mistral', {'sliding_window': None}, None, ()),
+    ('qwen2', {'sliding_window': 8, 'use_sliding_window': False}, None, ()),
+    ('qwen2', USED | {'max_window_layers': 0, 'layer_types': ...}, 8, ()),
+    ('qwen2', USED | {'layer_types': ['sliding_attention'] * 2}, 8, ()),
+    ('qwen2', USED | {'layer_types': ['full_attention', 'sliding_attention']}, 8, (0,)),
+    ('qwen3', USED | {'max_window_layers': 1, 'layer_types': ...}, 8, (0,)),
+    ('qwen3', USED | {'max_window_layers': 2, 'layer_types': ...}, None, ()),
+    ('gemma2', BY_RULE, 4, (1, 3, 5)),
+    ('gemma3', BY_RULE, 4, (5,)),
+    ('gemma3', BY_RULE | {'sliding_window_pattern': 3}, 4, (2, 5)),
+    ('gemma2', {'layer_types': ['full_attention'] * 2}, None, ()),
+    ('phi3', {'sliding_window': None}, None, ()),
   ],
 )
-def test_sliding_window(tmp_path, family, changes, window):
-  assert formats.read_config(edited(tmp_path, family, **changes)).sliding_window == window
+def test_sliding_window(tmp_path, family, changes, window, global_layers):
+  config = formats.read_config(edited(tmp_path, family, **changes))
+  assert (config.sliding_window, config.global_layers) == (window, global_layers)
+
+
+def test_gemma_and_phi3_in_the_style_of_transformers_4(tmp_path):
+  old_style = edited(
+      tmp_path, 'gemma3', rope_parameters=..., rope_theta=1000000, rope_local_base_freq=10000, rope_scaling=None,
+      layer_types=..., _sliding_window_pattern=..., sliding_window_pattern=2, cache_implementation='hybrid',
+      tie_word_embeddings=...,
+  )  # fmt: skip
+  assert formats.read_config(old_style) == formats.read_config(GOLDEN / 'gemma3')
+  long = {'type': 'longrope', 'short_factor': [1.25, 2.0], 'long_factor': [2.0, 4.0]}
+  old_style = edited(
+      tmp_path, 'phi3', rope_parameters=..., rope_theta=10000.0, partial_rotary_factor=0.5, auto_map={}, rope_scaling=long
+  )  # fmt: skip
+  assert formats.read_config(old_style) == formats.read_config(GOLDEN / 'phi3')
 
 
 @pytest.mark.parametrize(
   ('family', 'changes', 'message'),
   [
-    ('llama', {'model_type': 'gemma2'}, "model_type = 'gemma2' is not supported (only llama, mistral, qwen2, qwen3)"),
+    (
+      'llama',
+      {'model_type': 'gemma3'},
+      "model_type = 'gemma3' is not supported (only llama, mistral, qwen2,",
+    ),
+    ('gemma2', {'hidden_activation': 'gelu'}, "hidden_activation = 'gelu' is not supported (only 'gelu_pytorch_tanh')"),
+    ('gemma2', {'query_pre_attn_scalar': None}, 'query_pre_attn_scalar is missing'),
+    ('gemma2', {'attn_logit_softcapping': ...}, 'attn_logit_softcapping is missing (null means that there is none)'),
+    ('gemma3', {'attn_logit_softcapping': 50.0}, 'attn_logit_softcapping = 50.0 is not supported (only None)'),
+    (
+      'gemma3',
+      {'layer_types': ['full_attention'] * 2},
+      'with num_hidden_layers = 3, sliding_window = 4 and model_type gemma3',
+    ),
+    ('phi3', {'rope_parameters': LONG | {'partial_rotary_factor': 0.5}}, 'type longrope: short_factor is not a list of 2'),
+    ('phi3', {'rope_parameters': LONG | {'attention_factor': 1.2}}, 'attention_factor = 1.2 is not known'),
+    (
+      'llama',
+      {'rope_parameters': LONG, 'original_max_position_embeddings': 64},
+      'longrope and partial_rotary_factor are not',
+    ),
+    ('mistral', {'layer_types': ['full_attention', 'sliding_attention']}, 'layers of the kinds'),
     ('llama', {'hidden_act': 'gelu'}, "hidden_act = 'gelu' is not supported (only 'silu')"),
     ('llama', {'attention_bias': True, 'mlp_bias': True}, 'attention_bias = True is not supported (only False); mlp_bias'),
     ('llama', {'num_experts': 8}, 'num_experts = 8 is not known, and may change what the model computes'),
@@ -260,16 +319,15 @@ def test_sliding_window(tmp_path, family, changes, window):
     ('llama', {'rope_parameters': ..., 'rope_scaling': {'type': 'linear', 'factor': 2.0}}, "rope_type = 'linear' is not"),
     ('llama', {'rope_parameters': {'rope_type': 'llama3', 'factor': 8.0}}, 'low_freq_factor = None is not a number'),
     ('llama', {'rope_parameters': {'rope_theta': 1e4, 'mscale': 2}}, 'type default: mscale = 2 is not known'),
-    ('llama', {'rope_parameters': {'partial_rotary_factor': 0.5}}, 'partial_rotary_factor is not supported (only 1.0)'),
+    (
+      'llama',
+      {'rope_parameters': {'partial_rotary_factor': 0.5}},
+      'longrope and partial_rotary_factor are not supported in a',
+    ),
     ('mistral', {'sliding_window': ...}, 'sliding_window is missing (null means that there is none)'),
     ('mistral', {'num_key_value_heads': ...}, 'num_key_value_heads is missing'),
     ('qwen3', {'head_dim': ...}, 'head_dim is missing'),
     ('qwen2', {'layer_types': ['full_attention', 'sliding_attention']}, 'layers of the kinds'),
-    (
-      'qwen2',
-      {'use_sliding_window': True, 'sliding_window': 8, 'max_window_layers': 1, 'layer_types': ...},
-      "layers of the kinds ['full_attention', 'sliding_attention'] are not supported (only sliding_attention",
-    ),
   ],
 )
 def test_config_errors_name_the_file_the_field_and_its_value(tmp_path, family, changes, message):
@@ -341,3 +399,89 @@ def test_missing_files_are_named(tmp_path):
   (path / 'model.safetensors.index.json').write_text(json.dumps(index))
   with pytest.raises(FileNotFoundError, match='names files that are not there: model-00001-of-00002.safetensors'):
     load(path)
+
+
+def adapter_with(tmp_path, tensors=(), **changes):
+  """A copy of the golden adapter with fields of its config and tensors replaced, added, or, where None, removed."""
+  path = tmp_path / 'adapter'
+  shutil.copytree(GOLDEN / 'lora', path)
+  config = json.loads((path / peft.CONFIG).read_text()) | changes
+  (path / peft.CONFIG).write_text(json.dumps(config))
+  content = safetensors.numpy.load_file(path / peft.WEIGHTS) | dict(tensors)
+  safetensors.numpy.save_file({k: v for k, v in content.items() if v is not None}, path / peft.WEIGHTS)
+  return path
+
+
+def load_adapted(path, base='llama', mesh=None):
+  config, mesh = formats.read_config(GOLDEN / base), mesh or one_device()
+  adapter = peft.open_adapter(path, str(GOLDEN / base))
+  return config, hf.load_params(GOLDEN / base, config, mesh, sharding.TRAIN, adapter)
+
+
+def test_an_adapter_on_its_base_is_what_peft_makes_of_it():
+  golden = np.load(GOLDEN / 'lora' / 'logits.npz')
+  config, params = load_adapted(GOLDEN / 'lora')
+  np.testing.assert_allclose(logits_of(config, params, golden['tokens']), golden['logits'], rtol=0, atol=TOLERANCE)
+  _, sharded = load_adapted(GOLDEN / 'lora', mesh=sharding.make_mesh(1, 4, 2))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), sharded, params)
+
+
+def test_an_adapter_of_a_fused_tensor_moves_its_parts(tmp_path):
+  rng = np.random.default_rng(0)
+  name = 'base_model.model.model.layers.1.self_attn.qkv_proj'
+  A, B = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 32), (64, 2)))
+  names = safetensors.numpy.load_file(GOLDEN / 'lora' / peft.WEIGHTS)
+  tensors = dict.fromkeys(names) | {f'{name}.lora_A.weight': A, f'{name}.lora_B.weight': B}
+  _, moved = load_adapted(adapter_with(tmp_path, tensors, use_rslora=False, lora_alpha=3), base='phi3')
+  moved, base = moved['layers']['attn'], load_golden('phi3')[1]['layers']['attn']
+  for part, rows in (('q', B[:32]), ('k', B[32:48]), ('v', B[48:])):
+    delta = np.asarray(moved[part]['kernel'] - base[part]['kernel']).reshape(2, 32, -1)
+    np.testing.assert_allclose(delta[1], 1.5 * (rows @ A).T, atol=1e-5)
+    assert not delta[0].any()
+
+
+LAYER = 'base_model.model.model.layers.0'
+
+
+@pytest.mark.parametrize(
+  ('tensors', 'changes', 'message'),
+  [
+    ({}, {'use_dora': True}, 'adapter_config.json: use_dora = True is not supported'),
+    ({}, {'bias': 'all'}, "bias = 'all' is not supported (only none)"),
+    ({}, {'peft_type': 'IA3'}, "peft_type = 'IA3' is not supported (only LORA)"),
+    ({}, {'init_lora_weights': 'pissa'}, "init_lora_weights = 'pissa' is not supported"),
+    ({}, {'lora_alpha': None}, 'lora_alpha = None is not a number'),
+    ({f'{LAYER}.mlp.down_proj.lora_magnitude_vector': np.ones(32)}, {}, 'lora_magnitude_vector is not supported'),
+    ({f'{LAYER}.mlp.down_proj.lora_B.weight': None}, {}, 'layers.0.mlp.down_proj.weight has only one of lora_A and lora_B'),
+    (
+      {f'{LAYER}.mlp.down_proj.lora_A.weight': np.ones((1, 9))},
+      {},
+      'weight is (32, 9) in the adapter, and (32, 48)',
+    ),
+    ({f'{LAYER}.input_layernorm.weight': np.ones(32)}, {}, 'only embed_tokens and lm_head'),
+    ({'base_model.model.lm_head.weight': np.ones((65, 32))}, {}, 'lm_head.weight is (65, 32) in the adapter, and (64, 32)'),
+    (
+      {f'{LAYER}.mlp.fc.lora_A.weight': np.ones((1, 9)), f'{LAYER}.mlp.fc.lora_B.weight': np.ones((9, 1))},
+      {},
+      'model.layers.0.mlp.fc.weight is (9, 9) in the adapter, and not in',
+    ),
+  ],
+)
+def test_what_an_adapter_may_not_have_is_named_in_one_line(tmp_path, tensors, changes, message):
+  with pytest.raises(ValueError) as error:
+    load_adapted(adapter_with(tmp_path, tensors, **changes))
+  assert message in str(error.value) and str(tmp_path / 'adapter') in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_an_adapter_without_its_base_or_of_a_tied_one():
+  with pytest.raises(FileNotFoundError, match="its base 'OWNER/llama' is no directory here; give --base=DIR"):
+    peft.open_adapter(GOLDEN / 'lora')
+  with pytest.raises(ValueError, match='changes lm_head.weight, which .*smollm2 ties'):
+    load_adapted(GOLDEN / 'lora', base='smollm2')
+
+
+def test_a_stretched_model_takes_texts_of_its_original_length():
+  config = formats.read_config(GOLDEN / 'phi3')
+  assert config.max_length == 64 and config.rope_scaling.max_length == 256
+  assert hf_config.config_to_hf(config)['max_position_embeddings'] == 256

@@ -21,7 +21,7 @@ def saved(tmp_path_factory):
   tokenizer = Tokenizer.from_characters('abcdefghijklmnopqrstuvwxyz \n')
   config = model_lib.ModelConfig(
     family='qwen3', vocab_size=32, num_layers=2, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2, head_dim=8,
-    max_length=64, rope_theta=10_000.0, rms_norm_eps=1e-6, tie_embeddings=True, qk_norm=True,
+    max_length=64, rope_theta=10_000.0, rms_norm_eps=1e-6, tie_embeddings=True, qk_norm='head',
   )  # fmt: skip
   mesh = sharding.make_mesh()
   lm = imm_jax.LM(config, model_lib.init_params(config, 0, mesh), tokenizer, mesh)

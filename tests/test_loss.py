@@ -36,10 +36,11 @@ def gradients(function, config, params, *batch):
 
 
 @pytest.mark.parametrize('tied', [True, False])
+@pytest.mark.parametrize('cap', [None, 3.0])
 @pytest.mark.parametrize('logit_bytes', [2**28, 4 * 64 * B * 3])
-def test_value_and_gradient_are_those_of_all_logits(config, tied, logit_bytes, monkeypatch):
+def test_value_and_gradient_are_those_of_all_logits(config, tied, cap, logit_bytes, monkeypatch):
   monkeypatch.setattr(model_lib, 'LOGIT_BYTES', logit_bytes)
-  config = dataclasses.replace(config, tie_embeddings=tied)
+  config = dataclasses.replace(config, tie_embeddings=tied, logit_softcap=cap)
   params, batch = random_params(config), data(config)
   expected, found = (gradients(function, config, params, *batch) for function in (whole, chunked))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import pytest
 from imm_jax import layers, sharding
 from imm_jax import model as model_lib
 from imm_jax.model import Transformer
-from tests.conftest import random_params
+from tests.conftest import every_family, random_params
 
 TOLERANCE = 2e-5  # float32 sums in another order
 
@@ -51,10 +52,9 @@ def test_a_token_depends_on_the_past_within_the_window_only(config, params, toke
   assert list(reached) == list(range(8) if window is None else range(5, 8))
 
 
-@pytest.mark.parametrize('window', [None, 4])
+@every_family
 @pytest.mark.parametrize('prefill', [1, 5, 11])
-def test_cached_decode_equals_the_full_forward(config, params, tokens, window, prefill):
-  config = dataclasses.replace(config, sliding_window=window)
+def test_cached_decode_equals_the_full_forward(config, params, tokens, prefill):
   where = positions_of(tokens)
   cache = model_lib.empty_cache(config, 4, 16)
   outputs = []
@@ -64,6 +64,7 @@ def test_cached_decode_equals_the_full_forward(config, params, tokens, window, p
   np.testing.assert_allclose(jnp.concatenate(outputs, 1), forward(config, params, tokens), atol=TOLERANCE)
 
 
+@every_family
 def test_a_prefix_shared_by_all_rows_equals_the_full_forward(config, params, tokens):
   tokens = tokens.at[:, :5].set(tokens[:1, :5])
   where = positions_of(tokens)
@@ -94,6 +95,7 @@ def test_segments_do_not_see_each_other(config, params, tokens):
   np.testing.assert_allclose(packed, jnp.concatenate(apart, 1), atol=TOLERANCE)
 
 
+@every_family
 @pytest.mark.parametrize('remat', ['full', 'dots'])
 def test_remat_changes_no_gradient(config, params, tokens, remat):
   def loss(params, config):
@@ -105,17 +107,55 @@ def test_remat_changes_no_gradient(config, params, tokens, remat):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4), plain, again)
 
 
+def test_each_layer_has_its_own_window_and_rotary_frequencies(config, params, tokens):
+  config = dataclasses.replace(config, sliding_window=3, local_rope_theta=100.0)
+  x = jax.random.normal(jax.random.key(0), (4, 12, config.embed_dim))
+  own = jax.tree.map(lambda p: p[0], params['layers'])
+
+  def block(config, *is_global):
+    arguments = x, (), positions_of(tokens), jnp.zeros_like(tokens), (), None, *is_global
+    return jax.jit(model_lib.Block(config, sharding.TRAIN).apply)({'params': own}, *arguments)[0]
+
+  full = block(dataclasses.replace(config, sliding_window=None, local_rope_theta=None))
+  local = block(dataclasses.replace(config, rope_theta=100.0, local_rope_theta=None))
+  np.testing.assert_allclose(block(config, jnp.bool_(True)), full, atol=TOLERANCE)
+  np.testing.assert_allclose(block(config, jnp.bool_(False)), local, atol=TOLERANCE)
+  np.testing.assert_allclose(block(config), local, atol=TOLERANCE)
+  assert np.abs(full - local).max() > 0.1
+  assert list(dataclasses.replace(config, num_layers=4, global_layers=(1, 3)).is_global()) == [False, True] * 2
+
+
+@pytest.mark.parametrize('kernel', ['splash', 'cudnn'])
+def test_a_kernel_gets_the_window_of_its_layer(config, params, monkeypatch, kernel):
+  """What each platform's kernel is asked for is what `attend` computes; in place of the kernel stands `attend`."""
+  config = dataclasses.replace(config, sliding_window=3, global_layers=(1,), local_rope_theta=100.0)
+  tokens = jax.random.randint(jax.random.key(2), (1, 128), 0, 64)
+
+  def stand_in(q, kv, segment_ids, window, cap=None, spec=None):
+    return layers.attend(q, kv.positions, segment_ids, [kv], window, cap)
+
+  monkeypatch.setattr(layers, kernel, stand_in)
+  found, _ = Transformer(dataclasses.replace(config, attention=kernel)).apply(
+    {'params': params}, tokens, positions_of(tokens)
+  )
+  np.testing.assert_allclose(found, forward(config, params, tokens), atol=TOLERANCE)
+
+
+@every_family
 def test_scan_equals_a_loop_over_layers(config, params, tokens):
   x, where, block = (
     jnp.take(params['embedding'], tokens, axis=0),
     positions_of(tokens),
     model_lib.Block(config, sharding.TRAIN),
   )
+  if config.scale_embeddings:
+    x *= 32**0.5
   for layer in range(config.num_layers):
     own = jax.tree.map(lambda p, layer=layer: p[layer], params['layers'])
-    x, _ = jax.jit(block.apply)({'params': own}, x, (), where, jnp.zeros_like(tokens), ())
+    is_global = jnp.bool_(layer in config.global_layers) if config.global_layers else None
+    x, _ = jax.jit(block.apply)({'params': own}, x, (), where, jnp.zeros_like(tokens), (), None, is_global)
   features, _ = apply(config, params, tokens, where, method='features')
-  norm = layers.RMSNorm(config.rms_norm_eps, 'embed')
+  norm = layers.RMSNorm(config.rms_norm_eps, 'embed', config.norm_plus_one)
   np.testing.assert_allclose(features, norm.apply({'params': params['final_norm']}, x), atol=TOLERANCE)
 
 
@@ -131,6 +171,7 @@ def test_a_gate_of_0_takes_a_block_out_and_gates_of_1_change_no_bit(config, toke
     np.testing.assert_array_equal(logits, forward(shorter, without, tokens))
 
 
+@every_family
 @pytest.mark.parametrize('rules', [sharding.TRAIN, sharding.SAMPLE], ids=['train', 'sample'])
 def test_sharded_equals_one_device(config, params, tokens, mesh, rules):
   placed = jax.device_put(params, model_lib.param_shardings(config, mesh, rules))
@@ -153,8 +194,8 @@ def test_logprobs_in_chunks_are_those_of_all_logits(config, tokens, tied, monkey
   np.testing.assert_allclose(chunked, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize('window, shape', [(None, None), (100, (2, 2, 2))])
-def test_the_tpu_kernel_attends_as_attend_does(window, shape):
+@pytest.mark.parametrize('window, cap, shape', [(None, None, None), (100, None, (2, 2, 2)), (None, 2.0, None)])
+def test_the_tpu_kernel_attends_as_attend_does(window, cap, shape):
   """Packed rows with grouped queries, values and gradients; interpreted on the CPU."""
   B, T, N, K, H = 4, 256, 4, 2, 128
   keys = jax.random.split(jax.random.key(0), 4)
@@ -163,13 +204,14 @@ def test_the_tpu_kernel_attends_as_attend_does(window, shape):
   rows = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
 
   def plain(q, k, v):
-    out = layers.attend(q, rows, segments, [layers.KeyValues(k.swapaxes(1, 2), v.swapaxes(1, 2), rows, segments)], window)
+    kv = layers.KeyValues(k.swapaxes(1, 2), v.swapaxes(1, 2), rows, segments)
+    out = layers.attend(q, rows, segments, [kv], window, cap)
     return jnp.sum(out * weights), out
 
   def kernel(q, k, v):
     kv = layers.KeyValues(k.swapaxes(1, 2), v.swapaxes(1, 2), rows, segments)
     spec = jax.P(('data', 'fsdp'), 'tensor', None, None)
-    out = layers.splash(q, kv, segments, window, spec, interpret=True)
+    out = layers.splash(q, kv, segments, window, cap, spec, interpret=True)
     return jnp.sum(out * weights), out
 
   expected = jax.jit(jax.value_and_grad(plain, (0, 1, 2), has_aux=True))(q, k, v)
@@ -186,7 +228,7 @@ def test_queries_filled_up_to_a_matrix_attend_alike(num_heads):
   )
   positions, segments = jnp.tile(jnp.arange(5)[None], (3, 1)), jnp.zeros((3, 5), jnp.int32)
   sources = [layers.KeyValues(k, v, positions, segments)]
-  plain, filled = (layers.attend(q, positions[:, 3:4], segments[:, :1], sources, None, rows) for rows in (1, 2))
+  plain, filled = (layers.attend(q, positions[:, 3:4], segments[:, :1], sources, None, min_rows=rows) for rows in (1, 2))
   np.testing.assert_allclose(filled, plain, atol=1e-6)
 
 
@@ -213,8 +255,21 @@ def test_bfloat16_logits_are_float32_sums_tied_or_not(config, params, tokens):
     ({'dtype': 'float16'}, "model.dtype: 'float16' is not one of float32, bfloat16"),
     ({'remat': 'some'}, "model.remat: 'some' is not one of none, full, dots"),
     ({'attention': 'fast'}, "model.attention: 'fast' is not one of auto, xla, splash, cudnn"),
+    ({'attention': 'cudnn', 'attention_softcap': 50.0}, 'model.attention: cudnn cannot softcap scores'),
   ],
 )
 def test_a_wrong_config_names_the_key(config, changes, message):
   with pytest.raises(ValueError, match=message):
     dataclasses.replace(config, **changes)
+
+
+def test_auto_takes_the_kernel_that_can_compute_the_model(config):
+  def choose(platform, **changes):
+    devices = np.array([SimpleNamespace(platform=platform)])
+    changed = dataclasses.replace(config, **{'dtype': 'bfloat16', **changes})
+    return model_lib.choose_attention('auto', changed, SimpleNamespace(devices=devices))
+
+  assert choose('gpu') == 'cudnn'
+  assert choose('gpu', dtype='float32') == choose('gpu', attention_softcap=50.0) == choose('gpu', head_dim=256) == 'xla'
+  assert choose('tpu', attention_softcap=50.0) == 'splash'
+  assert choose('cpu') == 'xla'

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from imm_jax import cli, experiment, plan, sharding
-from tests.conftest import load_config, ROOT
+from tests.conftest import FAMILIES, load_config, ROOT
 
 HAS_TPU_COMPILER = importlib.util.find_spec('libtpu') is not None
 CHIP = plan.CHIPS['v5e']
@@ -32,10 +32,10 @@ def test_every_program_compiles_and_is_reported(exp, program):
     assert report.collective_bytes == {}
 
 
-@pytest.mark.parametrize('remat, forwards', [('none', 3), ('full', 4)])
-def test_the_flops_of_a_train_step_are_the_formulas(exp, remat, forwards):
+@pytest.mark.parametrize('remat, forwards, family', [('none', 3, 'qwen'), ('full', 4, 'qwen'), ('none', 3, 'gemma')])
+def test_the_flops_of_a_train_step_are_the_formulas(exp, remat, forwards, family):
   mesh = sharding.make_mesh(1, 8, 1)
-  config = dataclasses.replace(experiment.read_config(exp.model, mesh), remat=remat)
+  config = dataclasses.replace(experiment.read_config(exp.model, mesh), remat=remat, **FAMILIES[family])
   report = plan.compile_program(exp, config, mesh, CHIP, 'train', (0, 0))
   tokens, keys = 16 * 64, 64  # XLA computes all scores, seen or not
   head = 2.0 * config.vocab_size * config.embed_dim * tokens
@@ -44,6 +44,24 @@ def test_the_flops_of_a_train_step_are_the_formulas(exp, remat, forwards):
   unneeded = 2.0 * config.num_layers * config.embed_dim * config.mlp_dim * tokens if remat == 'full' else 0.0
   assert report.tokens == tokens
   assert report.flops * 8 == pytest.approx(forwards * layers + 3 * head - unneeded, rel=0.05)
+
+
+def test_adapters_need_no_gradient_and_no_moments_of_the_params(exp):
+  mesh = sharding.make_mesh(8, 1, 1)
+  config = experiment.read_config(exp.model, mesh)
+  full, adapters = (
+    plan.compile_program(
+      dataclasses.replace(exp, finetune=dataclasses.replace(exp.finetune, lora_rank=rank)),
+      config,
+      mesh,
+      CHIP,
+      'train',
+      (0, 0),
+    )
+    for rank in (0, 2)
+  )
+  assert adapters.arguments_gib < 0.5 * full.arguments_gib  # params and two moments, and here little more than params
+  assert adapters.peak_gib < full.peak_gib
 
 
 def test_an_unknown_chip_and_a_mesh_that_does_not_fit(exp):

