@@ -53,6 +53,8 @@ def evaluate(
 ) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
   """Returns {task: {accuracy, low, high, n, guess, ...}}, and one record an item: what was answered, and if it was right.
 
+  accuracy is of answers that are stated as asked; accuracy_flexible is beside it where the task has a lenient reader.
+
   model and params are sharded by sharding.SAMPLE; key seeds the samples of mean@k.
   """
   results, records = {}, []
@@ -61,6 +63,9 @@ def evaluate(
     right, answers = measure(model, params, tokenizer, task, sampler_config)
     low, high = wilson(sum(right), len(right))
     results[name] = {'accuracy': sum(right) / len(right), 'low': low, 'high': high, 'n': len(right)}
+    if task.verify_flexible is not None:
+      lenient = [ok or task.verify_flexible(*pair) for ok, *pair in zip(right, task.test, answers, strict=True)]
+      results[name]['accuracy_flexible'] = sum(lenient) / len(lenient)
     results[name]['guess'] = guess_accuracy(task, task.test)
     if config.num_samples_per_prompt and task.scoring == 'generate':
       results[name] |= _sampled(model, params, tokenizer, task, config, sampler_config, key)

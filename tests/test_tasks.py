@@ -12,11 +12,9 @@ import pytest
 
 from imm_jax import tasks
 from imm_jax.experiment import make_task
-from imm_jax.tasks import base, sources, splits, synthetic, word_problems
-from imm_jax.tasks.multiple_choice import MultipleChoice
+from imm_jax.tasks import base, catalog, children, sources, splits, synthetic, verifiers
 from imm_jax.tasks.reasoning_gym import ReasoningGym
 from imm_jax.tasks.synthetic import Synthetic
-from imm_jax.tasks.word_problems import WordProblems
 
 DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'needs the data sets in {DATA}')
@@ -33,9 +31,18 @@ def sums(count):
   return [{'input': f'What is {i} + {i}?', 'target': 2.0 * i} for i in range(count)]
 
 
-def mawps(path, rows, **spec):
-  spec = {'family': 'word_problems', 'dataset': 'mawps', 'train_source': write(path, rows), 'test_size': 3} | spec
-  return make_task('sums', spec)
+def data_set(dataset, source='unused.json', **changes):
+  return make_task('t', catalog.spec(dataset, **{'train_source': str(source), 'test_source': '', 'test_size': 3, **changes}))
+
+
+def mawps(path, rows, **changes):
+  spec = {'train_source': write(path, rows), 'test_source': '', 'test_size': 3}
+  return make_task('sums', catalog.spec('mawps', **spec | changes))
+
+
+def custom(path, rows, **changes):
+  spec = {'family': 'custom', 'verifier': 'exact', 'train_source': write(path, rows), 'test_size': 1}
+  return make_task('mine', spec | changes)
 
 
 def arc_row(question, options, answer):
@@ -63,91 +70,366 @@ def gym():
 # Verifiers.
 
 
+def verdicts(dataset, gold, completion, **others):
+  """Returns whether the strict, and whether the flexible reader takes the completion."""
+  task = data_set(dataset, scoring='generate', stop=('\n\n', 'Question:'))
+  example = base.make_example('t', 'q', gold, **others)
+  strict = task.verify(example, completion)
+  return strict, strict or task.verify_flexible(example, completion)
+
+
+BOTH, LENIENT, NEITHER = (True, True), (False, True), (False, False)
+
+
 @pytest.mark.parametrize(
-  ('gold', 'completion', 'right'),
+  ('gold', 'completion', 'expected'),
   [
-    ('42', '42', True),
-    ('42', ' 42.', True),
-    ('42', '42.0', True),
-    ('42', '43', False),
-    ('42', '', False),
-    ('42', 'forty-two', False),
-    ('42', 'She has 40 + 2 = 42 apples', True),
-    ('42', 'The answer is 42. There were 7 days.', True),
-    ('42', 'The answer is 7. No: the answer is 42!', True),
-    ('42', 'the ANSWER is: **42** apples for 3 people', True),
-    ('42', 'The answer is 40 + 2 = 42 since 6 * 7 is, too', True),
-    ('42', 'x is 42, the answer is left to you', True),
-    ('42', '40 + 2 = <<40+2=42>>42\n#### 42', True),
-    ('42', '#### 41\n42', False),
-    ('42', r'So \boxed{42} is it, in 3 steps', True),
-    ('1/2', r'\boxed{\frac{1}{2}}', True),
-    ('1/2', r'\boxed{\dfrac{-1}{2}}', False),
-    ('42', 'The answer is 42\n\nQuestion: what is 1 + 1?\nAnswer: 2', True),
-    ('42', '7\n\n42', False),
-    ('1234', '1,234', True),
-    ('1234', '$1,234.00', True),
-    ('1234', r'\$1{,}234', True),
-    ('109200000', '109,200,000', True),
-    ('109200000', '109,200,001', False),
-    ('23', '1,23', True),
-    ('5', '$5', True),
-    ('5', '5.0', True),
-    ('5', '€5 each', True),
-    ('-3', '-3', True),
-    ('-3', '\N{MINUS SIGN}3', True),
-    ('-3', '-$3', True),
-    ('-3', '$-3', True),
-    ('3', '-3', False),
-    ('3', '10-3', True),
-    ('0.5', '1/2', True),
-    ('0.5', '.5', True),
-    ('0.5', '1 / 2', True),
-    ('50', '50%', True),
-    ('50', r'50\%', True),
-    ('0.6666666667', '2/3', True),
-    ('3.33333', '10/3', True),
-    ('3.33333', '3.33', False),
-    ('1000', '1e3', True),
-    ('0', '0', True),
-    ('0', '-0.0', True),
-    ('0', '0.0000001', False),
-    ('1', '1/0', False),
-    ('1', '1e999999999', False),
-    ('1', '1e-999999999', False),
-    ('1', '1' * 1_000_000, False),
-    ('1', '1/' + '1' * 1_000_000, False),
-    ('1', '1,' * 500_000, True),
-    ('1', '1,111' * 200_000 + '٣', False),
-    ('3', '٣', False),
-    ('3', '３', False),
-    ('1', '1３', False),
-    ('3', 'x³', False),
-    ('1', '\x00\ud800', False),
-    ('1', '\\' * 1_000_000 + 'boxed{' * 10_000 + '1', True),
-    ('1', 'answer is' * 100_000, False),
-    ('1', 'the answer is ' + '= ' * 500_000, False),
-    ('1', '$' * 1_000_000, False),
-    ('1', '<<' * 500_000, False),
+    ('42', '42', BOTH),
+    ('42', ' 42.', BOTH),
+    ('42', '42.0', BOTH),
+    ('42', '**42**', BOTH),
+    ('42', '43', NEITHER),
+    ('42', '', NEITHER),
+    ('42', 'forty-two', NEITHER),
+    ('42', '42 apples', LENIENT),
+    ('42', 'She has 40 + 2 = 42 apples', LENIENT),
+    ('42', 'The answer is 42. There were 7 days.', BOTH),
+    ('42', 'The answer is 7. No: the answer is 42!', BOTH),
+    ('42', 'the ANSWER is: **42** apples for 3 people', BOTH),
+    ('42', 'The answer is 40 + 2 = 42 since 6 * 7 is, too', BOTH),
+    ('42', 'x is 42, the answer is left to you', LENIENT),
+    ('42', '40 + 2 = <<40+2=42>>42\n#### 42', BOTH),
+    ('42', '#### 41\n42', NEITHER),
+    ('42', r'So \boxed{42} is it, in 3 steps', BOTH),
+    ('1/2', r'\boxed{\frac{1}{2}}', BOTH),
+    ('42', r'The answer is $\boxed{42}$', BOTH),
+    ('1/2', r'\boxed{\dfrac{-1}{2}}', NEITHER),
+    ('42', 'The answer is 42\n\nQuestion: what is 1 + 1?\nAnswer: 2', BOTH),
+    ('42', '7\n\n42', NEITHER),
+    ('1234', '1,234', BOTH),
+    ('1234', '$1,234.00', BOTH),
+    ('1234', r'\$1{,}234', BOTH),
+    ('109200000', '109,200,000', BOTH),
+    ('109200000', '109,200,001', NEITHER),
+    ('23', '1,23', LENIENT),
+    ('5', '$5', BOTH),
+    ('5', '5.0', BOTH),
+    ('5', '€5 each', LENIENT),
+    ('-3', '-3', BOTH),
+    ('-3', '\N{MINUS SIGN}3', BOTH),
+    ('-3', '-$3', BOTH),
+    ('-3', '$-3', BOTH),
+    ('3', '-3', NEITHER),
+    ('3', '10-3', LENIENT),
+    ('0.5', '1/2', BOTH),
+    ('0.5', '.5', BOTH),
+    ('0.5', '1 / 2', BOTH),
+    ('50', '50%', BOTH),
+    ('50', r'50\%', BOTH),
+    ('0.6666666667', '2/3', BOTH),
+    ('3.33333', '10/3', BOTH),
+    ('3.33333', '3.33', NEITHER),
+    ('1000', '1e3', BOTH),
+    ('0', '0', BOTH),
+    ('0', '-0.0', BOTH),
+    ('0', '0.0000001', NEITHER),
   ],
 )
-def test_numeric_verifier(gold, completion, right):
-  task = WordProblems(name='t', dataset='gsm8k', train_source='unused.jsonl')
-  assert task.verify(base.make_example('t', 'q', gold), completion) is right
+def test_numeric_verifier(gold, completion, expected):
+  assert verdicts('gsm8k', gold, completion) == expected
+
+
+@pytest.mark.parametrize(
+  ('gold', 'completion', 'expected'),
+  [
+    ('yes', 'Whales swim.\nThe answer is yes.', BOTH),
+    ('yes', 'yes', BOTH),
+    ('yes', ' yes.', BOTH),
+    ('yes', '**yes**', BOTH),
+    ('yes', 'Yes', LENIENT),
+    ('yes', 'Whales swim, so yes', LENIENT),
+    ('yes', 'the answer is: Yes!', LENIENT),
+    ('yes', 'yes and no', NEITHER),
+    ('yes', 'no. yes.\nthe answer is no.', NEITHER),
+    ('yes', '', NEITHER),
+    ('(A)', '(A)', BOTH),
+    ('(A)', r'\boxed{(A)}', BOTH),
+    ('(A)', 'A', LENIENT),
+    ('(A)', '(B)', NEITHER),
+    ('] ]', ' ]  ]', BOTH),
+    ('] ]', '] ] ]', NEITHER),
+  ],
+)
+def test_exact_verifier(gold, completion, expected):
+  assert verdicts('bbh', gold, completion) == expected
+
+
+@pytest.mark.parametrize(
+  ('completion', 'expected'),
+  [
+    ('B', BOTH),
+    (' (B)', BOTH),
+    ('B) 8 km', BOTH),
+    ('**B**', BOTH),
+    ('So 8.\nThe answer is B.', BOTH),
+    ('the answer is (B) 8 km', BOTH),
+    (r'\boxed{B}', BOTH),
+    ('8 km', LENIENT),
+    ('the answer is 8 km.', LENIENT),
+    ('I think that it is B', LENIENT),
+    ('it is (B), since A is wrong', LENIENT),
+    ('A', NEITHER),
+    ('But it is 9', NEITHER),
+    ('the answer is C, not B', NEITHER),
+    ('b', NEITHER),
+    ('', NEITHER),
+  ],
+)
+def test_choice_verifier(completion, expected):
+  assert verdicts('aqua', 'B', completion, options=('7 km', '8 km', '9 km')) == expected
+
+
+@pytest.mark.parametrize(
+  ('gold', 'completion', 'expected'),
+  [
+    (r'\frac{1}{2}', r'\boxed{\frac{1}{2}}', BOTH),
+    (r'\frac{1}{2}', r'So it is $\boxed{0.5}$.', BOTH),
+    (r'\frac{1}{2}', r'\boxed{\dfrac12}', BOTH),
+    (r'\frac{1}{2}', 'The answer is $1/2$.', BOTH),
+    (r'\frac{1}{2}', r'\boxed{\frac{1}{3}}', NEITHER),
+    (r'\frac{1}{2}', 'so we have $x = 0.5$ here', LENIENT),
+    (r'\left( 3, \frac{\pi}{2} \right)', r'\boxed{(3, \frac{\pi}{2})}', BOTH),
+    (r'\left( 3, \frac{\pi}{2} \right)', r'\boxed{(\frac{\pi}{2}, 3)}', NEITHER),
+    ('x^2+2x+1', r'\boxed{(x+1)^2}', BOTH),
+    ('x^2+2x+1', r'\boxed{(x+2)^2}', NEITHER),
+    (r'\text{even}', r'\boxed{\text{even}}', BOTH),
+    (r'\text{even}', 'The answer is even.', BOTH),
+    (r'10\%', r'\boxed{10\%}', BOTH),
+    ('11', '11', BOTH),
+    ('11', '', NEITHER),
+    ('11', '12', NEITHER),
+  ],
+)
+def test_math_verifier(gold, completion, expected):
+  assert verdicts('math', gold, completion) == expected
+
+
+DOUBLE = {'prefix': '', 'tests': 'assert double(2) == 4\nassert double(0) == 0'}
+
+
+@pytest.mark.parametrize(
+  ('completion', 'right'),
+  [
+    ('def double(x):\n  return 2 * x', True),
+    ('\n```python\ndef double(x):\n  return 2 * x\n```\n', True),
+    ('Here it is:\n```\ndef double(x):\n  return 2 * x\n```\nIt works.', True),
+    ('```py\ndef double(x):\n  return 2 * x', True),
+    ('import math\ndef double(x):\n  return int(math.pow(2, 1)) * x', True),
+    ('print("hello")\ndef double(x):\n  return 2 * x', True),
+    ('if __name__ == "__main__":\n  1 / 0\ndef double(x):\n  return 2 * x', True),
+    ('def double(x):\n  return x', False),
+    ('def double(x):\n  return 4', False),
+    ('def triple(x):\n  return 3 * x', False),
+    ('double = ', False),
+    ('', False),
+  ],
+)
+def test_code_verifier(completion, right):
+  example = base.make_example('t', 'q', 'unused', metadata=DOUBLE)
+  assert data_set('mbpp').verify(example, completion) is right and data_set('mbpp').verify_flexible is None
+
+
+def test_the_prefix_of_code_may_be_continued_or_written_again():
+  prompt = 'def double(x):\n  """Returns twice x."""\n'
+  example = base.make_example('t', prompt, 'unused', metadata={**DOUBLE, 'prefix': prompt})
+  task = data_set('humaneval')
+  assert task.verify(example, '\n  return 2 * x\n\ndef other():') and not task.verify(example, '\n  return x\n')
+  assert task.verify(example, f'\n```python\n{prompt}  return 2 * x\n```')
+
+
+# What no completion may do: raise, hang or pass. Each in every verifier of text, or against the tests of a program.
+
+TEXTS = {
+  'empty': '',
+  'a megabyte of one digit': '1' * 1_000_000,
+  'a fraction of a megabyte': '1/' + '1' * 1_000_000,
+  'commas': '1,' * 500_000 + 'x',
+  'thousands': '1,111' * 200_000 + '٣',
+  'foreign digits': '٣３³',
+  'surrogates and nulls': '\x00\ud800\udfff',
+  'backslashes': '\\' * 1_000_000,
+  'open boxes': '\\boxed{' * 100_000,
+  'nested braces': 'The answer is ' + '{' * 900,
+  'nested roots': '\\boxed{' + '\\sqrt{' * 120 + '}' * 121,
+  'markers': 'answer is' * 100_000,
+  'equal signs': 'the answer is ' + '= ' * 500_000,
+  'dollars': '$' * 1_000_000,
+  'marks': '<<' * 500_000,
+  'spaces': ' ' * 1_000_000 + 'x',
+  'lines': '\n' * 1_000_000,
+  'a tower of powers': '\\boxed{9^{9^{9^{9^{9}}}}}',
+  'factorials': '\\boxed{((99999!)!)!}',
+  'a sum without end': '\\boxed{\\sum_{n=1}^{10^{12}} \\frac{1}{n^{n}}}',
+  'an exponent': '1e999999999',
+  'a small exponent': '1e-999999999',
+  'a division by zero': '1/0',
+  'not a number': 'nan',
+  'infinity': '\\boxed{\\infty}',
+  'an emoji': '\N{PILE OF POO}' * 100_000,
+  'right to left': '\u202e24 si rewsna eht',
+  'format strings': '%s{0}{question}%n' * 1000,
+  'code for a shell': '$(rm -rf .); `reboot`',
+  'code for sympy': '\\boxed{__import__("os").abort()}',
+}
+
+
+@pytest.mark.parametrize('dataset', ['gsm8k', 'bbh', 'aqua', 'math'])
+@pytest.mark.parametrize('name', TEXTS)
+def test_hostile_texts_are_wrong(dataset, name, monkeypatch):
+  monkeypatch.setattr(children, 'MATH_SECS', 1.0)
+  gold, others = {'gsm8k': ('42', {}), 'bbh': ('yes', {}), 'math': ('42', {})}.get(dataset, ('B', {'options': ('7', '8')}))
+  task = data_set(dataset, stop=())
+  assert verdicts(dataset, gold, TEXTS[name], **others) == NEITHER
+  assert isinstance(task.extract(TEXTS[name]), str)
+
+
+PROGRAMS = {
+  'ends well': 'import sys; sys.exit(0)',
+  'ends at once': 'import os; os._exit(0)',
+  'raises SystemExit': 'raise SystemExit',
+  'ends in the test': 'import os\ndef double(x):\n  os._exit(0)',
+  'exits in the test': 'def double(x):\n  exit(0)',
+  'loops': 'while True: pass',
+  'loops in the test': 'def double(x):\n  while True: pass',
+  'sleeps': 'import time; time.sleep(1000)',
+  'does not mind signals': (
+    'import signal\nfor s in range(1, 64):\n  try: signal.signal(s, signal.SIG_IGN)\n  except Exception: pass\nwhile True: pass'
+  ),
+  'catches everything': 'while True:\n  try:\n    while True: pass\n  except BaseException: pass',
+  'is a fork bomb': 'import os\nwhile True:\n  try: os.fork()\n  except OSError: pass',
+  'is a thread bomb': 'import threading\nwhile True: threading.Thread(target=lambda: [None for _ in iter(int, 1)]).start()',
+  'starts a process': 'import subprocess; subprocess.run(["sleep", "1000"])',
+  'leaves its session': 'import os\nif os.fork() == 0:\n  os.setsid()\n  while True: pass',
+  'has a huge integer': 'def double(x):\n  return 9 ** 9 ** 9 ** 9',
+  'prints a huge integer': 'print(10 ** 10 ** 9)',
+  'takes all memory': 'x = []\nwhile True: x.append(bytearray(10 ** 8))',
+  'takes a little memory for long': 'x = [0]\nwhile True: x += x',
+  'floods the output': 'while True: print("x" * 10 ** 6)',
+  'floods the errors': 'import sys\nwhile True: sys.stderr.write("x" * 10 ** 6)',
+  'fills the disk': 'i = 0\nwhile True:\n  i += 1\n  open(str(i), "wb").write(b"x" * 10 ** 6)',
+  'opens all files': 'files = []\nwhile True: files.append(open("/dev/null"))',
+  'recurs': 'def double(x):\n  return double(x)',
+  'recurs deeper': 'import sys\nsys.setrecursionlimit(10 ** 9)\ndef double(x):\n  return double(x)',
+  'is nested': '(' * 50_000 + ')' * 50_000,
+  'is nested in unary signs': 'x = ' + '-' * 90_000 + '1',
+  'is too long': '#' * 10_000_000,
+  'has a surrogate': 'x = "\ud800"',
+  'has a null': 'x = 1\x00',
+  'crashes': 'import ctypes; ctypes.string_at(0)',
+  'aborts': 'import os; os.abort()',
+  'kills its group': 'import os; os.killpg(0, 9)',
+  'kills its parent': 'import os; os.kill(os.getppid(), 9)',
+  'kills all': 'import os; os.kill(-1, 9)',
+  'reads its input': 'input()',
+  'has another AssertionError': 'import builtins\nbuiltins.AssertionError = SystemExit\ndef double(x):\n  return x',
+  'ends when an assertion fails': (
+    'import sys\nsys.excepthook = lambda *a: __import__("os")._exit(0)\ndef double(x):\n  return x'
+  ),
+  'ends at exit': 'import atexit, os\natexit.register(os._exit, 0)\ndef double(x):\n  return x',
+  'sends what it knows': (
+    'import os\nfor fd in range(3, 64):\n  try: os.write(fd, b"x" * 32)\n  except OSError: pass\ndef double(x):\n  return x'
+  ),
+  'closes all files': 'import os; os.closerange(0, 64)',
+  'raises in a destructor': 'class A:\n  def __del__(self): raise SystemExit\nA()\ndef double(x):\n  return x',
+  'has a metaclass': 'class M(type):\n  def __call__(c, x):\n    while True: pass\nclass double(metaclass=M): pass',
+}
+
+LIMITS = children.Limits(cpu_secs=1, wall_secs=2.0, memory_bytes=2**28)
+
+
+@pytest.mark.parametrize('name', PROGRAMS)
+def test_hostile_programs_do_not_pass(name):
+  assert children.run_tests(PROGRAMS[name], DOUBLE['tests'], LIMITS) in ('incorrect', 'error')
+
+
+def test_the_hostile_are_many():
+  assert len(TEXTS) == 30 and len(PROGRAMS) == 42  # as the README says
+
+
+ALLOWED = [  # statement, and what it must raise; each in a process with no business there
+  ('os.fork()', 'PermissionError'),
+  ('subprocess.run(["true"])', 'PermissionError'),
+  ('os.execv("/bin/true", ["true"])', 'PermissionError'),
+  ('os.kill(os.getppid(), 0)', 'PermissionError'),
+  ('socket.socket()', 'PermissionError'),
+  ('threading.Thread(target=print).start()', 'RuntimeError'),
+  ('open("big", "wb").write(bytes(2 ** 21))', 'OSError'),
+  ('open("/proc/%d/environ" % os.getppid()).read()', 'OSError'),
+]
+
+
+@pytest.mark.parametrize(('statement', 'error'), ALLOWED)
+def test_what_a_sandbox_does_not_permit(statement, error):
+  program = (
+    f'import os, socket, subprocess, threading\ntry:\n  {statement}\n  raised = None\nexcept {error} as e:\n  raised = e'
+  )
+  assert children.run_tests(program, 'assert raised') == 'correct'
+
+
+def test_a_sandbox_has_a_directory_of_its_own_and_no_environment(tmp_path, monkeypatch):
+  monkeypatch.setenv('SECRET', 'x')
+  assert children.run_tests('import os\nopen("a", "w").write("x")', 'assert os.listdir(".") == ["a"]') == 'correct'
+  assert children.run_tests('import os', 'assert "SECRET" not in os.environ and "HOME" not in os.environ') == 'correct'
+
+
+NAMESPACES = (
+  subprocess.run(['unshare', '--user', '--map-root-user', '--net', '--mount', 'true'], check=False).returncode == 0
+)
+
+
+@pytest.mark.skipif(not NAMESPACES, reason='needs user namespaces')
+def test_a_sandbox_writes_nothing_elsewhere(tmp_path):
+  program = f'try:\n  open({str(tmp_path / "a")!r}, "w")\n  raised = None\nexcept OSError as e:\n  raised = e'
+  assert children.run_tests(program, 'assert raised') == 'correct' and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not NAMESPACES, reason='needs user namespaces')
+def test_without_namespaces_there_is_a_sandbox_still():
+  code = (
+    'from imm_jax.tasks import children\n'
+    'run = lambda program: children.run_tests("import os, socket\\n" + program, "assert x == 1")\n'
+    'print(run("x = 1"), run("x = 2"), run("os.fork(); x = 1"), run("socket.socket(); x = 1"), run("os._exit(0)"))'
+  )
+  shell = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" -c "$1"'
+  command = ['unshare', '--user', '--map-root-user', 'sh', '-c', shell, sys.executable, code]
+  printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+  assert printed.split() == ['correct', 'incorrect', 'incorrect', 'incorrect', 'incorrect']
+
+
+def test_a_formula_that_hangs_is_an_error_and_the_next_has_its_verdict():
+  assert children.same_formula('42', '{' * 900, secs=0.5) == 'error'
+  assert children.same_formula(r'\frac{1}{2}', '0.5') == 'correct'
+
+
+def test_formulas_are_compared_without_jax():
+  source = (pathlib.Path(children.__file__).parent / 'math_worker.py').read_text()
+  code = 'import sys, math_verify; print("jax" in sys.modules)'
+  assert 'imm_jax' not in source.replace('imports nothing of ours', '')
+  assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'False\n'
 
 
 def test_direct_answers_end_at_the_line():
-  task = WordProblems(name='t', dataset='svamp', train_source='unused.json')
+  task = data_set('svamp')
   example = base.make_example('t', 'q', '8')
   assert task.verify(example, ' 8\nQuestion: 9') and not task.verify(example, ' 9\n8')
 
 
 @pytest.mark.parametrize(
   ('completion', 'answer'),
-  [('5.00', '5'), ('0.5', '1/2'), (' so 2/4', '1/2'), ('1,000', '1000'), ('none', ''), ('1e99999', '')],
+  [('5.00', '5'), ('0.5', '1/2'), (' the answer is 2/4', '1/2'), ('1,000', '1000'), ('none', ''), ('1e99999', '')],
 )
 def test_extract_is_canonical(completion, answer):
-  assert WordProblems(name='t', dataset='gsm8k', train_source='unused').extract(completion) == answer
+  assert data_set('gsm8k').extract(completion) == answer
 
 
 @pytest.mark.parametrize(
@@ -181,7 +463,7 @@ def test_scorers_that_run_code_see_only_arithmetic(completion):
 
 
 def test_choice_and_synthetic_verifiers():
-  choice = MultipleChoice(name='t', train_source='unused.json')
+  choice = data_set('arc_easy')
   example = base.make_example('t', 'q', 'Dry palms', options=('Dry palms', 'Wet palms'))
   assert choice.verify(example, ' dry  palms') and not choice.verify(example, 'Wet palms')
   digit = Synthetic('t')
@@ -195,11 +477,11 @@ ASKED = base.make_example('t', ' Three? ', '3')
 
 
 def test_plain_prompts():
-  direct = WordProblems(name='t', dataset='svamp', train_source='unused.json')
+  direct = data_set('svamp')
   assert direct.prompt(ASKED) == 'Question: Three?\nAnswer:'
   plain = base.make_example('t', 'Two?', '2')
   assert direct.prompt(ASKED, [plain, plain]) == 'Question: Two?\nAnswer: 2\n\n' * 2 + 'Question: Three?\nAnswer:'
-  worked = WordProblems(name='t', dataset='gsm8k', train_source='unused.jsonl')
+  worked = data_set('gsm8k')
   assert worked.prompt(ASKED, [SHOT]) == (
     'Question: Two?\nAnswer: One and one.\nThe answer is 2.\n\nQuestion: Three?\nAnswer:'
   )
@@ -207,17 +489,17 @@ def test_plain_prompts():
 
 
 def test_chat_prompts():
-  task = WordProblems(name='t', dataset='gsm8k', train_source='unused.jsonl', format='chat')
+  task = data_set('gsm8k', format='chat', instruction='Say it.')
   assert task.prompt(ASKED, [SHOT]) == [
-    {'role': 'user', 'content': 'Two?'},
+    {'role': 'user', 'content': 'Two?\nSay it.'},
     {'role': 'assistant', 'content': 'One and one.\nThe answer is 2.'},
-    {'role': 'user', 'content': 'Three?'},
+    {'role': 'user', 'content': 'Three?\nSay it.'},
   ]
   assert task.stop == ()
 
 
 def test_choice_prompts():
-  task = MultipleChoice(name='t', train_source='unused.json')
+  task = data_set('arc_easy')
   shot = base.make_example('t', 'Sky?', 'blue', options=('blue', 'red'))
   assert task.prompt(shot, [shot]) == 'Question: Sky?\nAnswer: blue\n\nQuestion: Sky?\nAnswer:'
   assert task.continuations(shot) == (' blue', ' red')
@@ -441,6 +723,31 @@ def test_a_missing_source(tmp_path):
   assert str(error.value) == f'{tmp_path}/no.jsonl: no such file; check the path'
 
 
+def test_rows_may_stand_under_examples(tmp_path):
+  path = tmp_path / 'a.json'
+  path.write_text(json.dumps({'canary': 'x', 'examples': ROWS}))
+  assert sources.read_source(str(path)) == ROWS
+
+
+def test_tensorflow_datasets_are_read_by_name_and_split(tmp_path):
+  tfds = pytest.importorskip('tensorflow_datasets')
+  examples = [{'question': f'{i}?', 'choices': {'text': ['a', 'b'], 'label': [0, 1]}, 'answerKey': i % 2} for i in range(3)]
+  texts = tfds.features.Text()
+  choices = tfds.features.Sequence({'text': texts, 'label': tfds.features.ClassLabel(names=['A', 'B'])})
+  key = tfds.features.ClassLabel(names=['A', 'B'])
+  features = tfds.features.FeaturesDict({'question': texts, 'choices': choices, 'answerKey': key})
+  tfds.dataset_builders.store_as_tfds_dataset(
+    name='mine', version='1.0.0', features=features, split_datasets={'train': examples}, data_dir=tmp_path,
+    file_format='array_record',
+  )  # fmt: skip
+  assert sources.read_source(f'tfds:mine/{tmp_path}:train') == examples
+
+
+def test_a_tensorflow_dataset_that_is_not_there():
+  with pytest.raises(ValueError, match='^tfds:none_such(:train)?: '):
+    sources.read_source('tfds:none_such:train')
+
+
 def test_the_hub_is_asked_for_config_and_split():
   pytest.importorskip('datasets')
   with pytest.raises(ValueError, match='^nobody/nothing:main:train: the hub does not give it .*'):
@@ -455,7 +762,7 @@ def test_a_missing_field_names_those_there_are(tmp_path):
 
 
 def test_an_answer_that_is_no_number(tmp_path):
-  with pytest.raises(ValueError, match=r"a.jsonl: the answer 'many' in row 1 is not a number; is it mawps\?"):
+  with pytest.raises(ValueError, match=r"a.jsonl: row 1: the answer 'many' is not a number"):
     mawps(tmp_path / 'a.jsonl', [{'input': 'q', 'target': 'many'}]).split  # noqa: B018
 
 
@@ -466,25 +773,27 @@ def test_arc_rows_of_files_and_of_the_hub(tmp_path):
     {'question': 'Sea?', 'choices': {'text': ['x', 'y', 'z'], 'label': ['1', '2', '3']}, 'answerKey': '1'},
   ]
   one, two = (
-    MultipleChoice(name='t', train_source=write(tmp_path / name, rows), test_size=1)
-    for name, rows in (('a.jsonl', local), ('b.jsonl', hub))
+    data_set('arc_easy', write(tmp_path / name, rows), test_size=1) for name, rows in (('a.jsonl', local), ('b.jsonl', hub))
   )
   assert (one.train, one.test) == (two.train, two.test)
   assert {example.question: example.answer for example in (*one.train, *one.test)} == {'Sky?': 'dark red', 'Sea?': 'x'}
   assert tasks.guess_accuracy(one, (*one.train, *one.test)) == pytest.approx((1 / 2 + 1 / 3) / 2)
   bad = write(tmp_path / 'c.jsonl', [arc_row('Sky?', ['blue', 'red'], 'answer3')])
-  with pytest.raises(ValueError, match="c.jsonl: row 1 has no option for its answer 'answer3'"):
-    MultipleChoice(name='t', train_source=bad, test_size=1).split  # noqa: B018
+  with pytest.raises(ValueError, match="c.jsonl: row 1: it has no option for its answer '3'"):
+    data_set('arc_easy', bad, test_size=1).split  # noqa: B018
 
 
 # Configs.
+
+SVAMP = catalog.spec('svamp')
+CUSTOM = {'family': 'custom', 'verifier': 'exact', 'train_source': 'a.jsonl'}
 
 
 @pytest.mark.parametrize(
   ('spec', 'says'),
   [
-    ({}, 'tasks.t.family: is missing; the families are multiple_choice, reasoning_gym, synthetic, word_problems'),
-    ({'family': 'word_problem'}, "tasks.t.family: 'word_problem' is unknown; did you mean word_problems?"),
+    ({}, 'tasks.t.family: is missing; the families are custom, dataset, reasoning_gym, synthetic'),
+    ({'family': 'data_set'}, "tasks.t.family: 'data_set' is unknown; did you mean dataset?"),
     ({'family': ['synthetic']}, 'tasks.t.family: '),
     ({'family': 'synthetic', 'num_shot': 1}, 'tasks.t.num_shot: no such key; did you mean num_shots?'),
     ({'family': 'synthetic', 'name': 'u'}, 'tasks.t.name: no such key'),
@@ -495,9 +804,19 @@ def test_arc_rows_of_files_and_of_the_hub(tmp_path):
       {'family': 'synthetic', 'operation': 'som'},
       "tasks.t.operation: 'som' is not one of sum, diff, max, min; did you mean",
     ),
-    ({'family': 'multiple_choice'}, 'tasks.t.train_source: is missing; write it in the config'),
-    ({'family': 'word_problems', 'dataset': 'svamp', 'train_source': 3}, 'tasks.t.train_source: 3 is not a string'),
-    ({'family': 'word_problems', 'dataset': 'math', 'train_source': ''}, "tasks.t.dataset: 'math' is not one of gsm8k"),
+    (
+      {'family': 'dataset', 'verifier': 'exact', 'dataset': 'bbh'},
+      'tasks.t.train_source: is missing; write it in the config',
+    ),
+    (SVAMP | {'train_source': 3}, 'tasks.t.train_source: 3 is not a string'),
+    (SVAMP | {'train_source': '', 'test_source': ''}, 'tasks.t.train_source: is empty; give a .json'),
+    (SVAMP | {'train_source': ''}, 'tasks.t.train_source: is empty; give a .json'),  # its shots would be of test
+    (SVAMP | {'verifier': 'text'}, "tasks.t.verifier: 'text' is not one of exact, numeric, math, choice, code"),
+    (SVAMP | {'dataset': 'svmap'}, "tasks.t.dataset: 'svmap' is no data set of the catalog; did you mean svamp?"),
+    (CUSTOM | {'verifier': 'choice'}, "tasks.t.options: is empty; name the column, which the verifier 'choice' needs"),
+    (CUSTOM | {'verifier': 'code'}, "tasks.t.tests: is empty; name the column, which the verifier 'code' needs"),
+    (CUSTOM | {'question': 'q'}, "tasks.t.question: 'q' names no {column}"),
+    (CUSTOM | {'question': '{q'}, "tasks.t.question: expected '}' before end of string: '{q'; a brace itself is {{ or }}"),
     ({'family': 'reasoning_gym', 'dataset': 'x', 'stop': '\n'}, "tasks.t.stop: '\\n' is not a list of non-empty strings"),
     ({'family': 'reasoning_gym', 'dataset': 'x', 'stop': ['']}, "tasks.t.stop: ('',) is not a list of non-empty strings"),
     ({'family': 'reasoning_gym', 'dataset': 'x', 'params': 3}, 'tasks.t.params: 3 is not a mapping'),
@@ -548,7 +867,7 @@ def test_splits_that_come_out_empty(tmp_path):
 
 def test_every_field_can_be_written_as_json():
   for family, cls in tasks.FAMILIES.items():
-    given = {'dataset': 'svamp', 'train_source': 'a.jsonl'}
+    given = {'dataset': 'svamp', 'train_source': 'a.jsonl', 'verifier': 'numeric'}
     names = [field.name for field in dataclasses.fields(cls)]
     spec = {key: given[key] for key in given if key in names}
     task = make_task('t', {'family': family} | spec)
@@ -556,8 +875,91 @@ def test_every_field_can_be_written_as_json():
     assert make_task('t', {'family': family} | json.loads(json.dumps(written))) == task
 
 
-def test_columns_are_the_data_sets():
-  assert set(word_problems.COLUMNS) == set(WordProblems.__dataclass_fields__['dataset'].type.__args__)
+@pytest.mark.parametrize('name', catalog.DATASETS)
+def test_rows_of_the_hub_make_tasks(tmp_path, name):
+  row = catalog.DATASETS[name]
+  path = write(tmp_path / 'a.jsonl', [row.sample])
+  task = make_task('t', catalog.spec(name, train_source='', test_source=path, num_shots=0))
+  [example] = task.test
+  assert task.train == () and example.question and example.answer
+  assert task.verify(example, task.target(example))
+  assert 'None' not in task.prompt(example, [example])
+  chat = make_task('t', catalog.spec(name, train_source='', test_source=path, num_shots=0, format='chat'))
+  [turn] = chat.prompt(chat.test[0])
+  assert turn['content'].startswith(example.question) and chat.verify(chat.test[0], chat.target(chat.test[0]))
+
+
+@pytest.mark.parametrize('name', [name for name, row in catalog.DATASETS.items() if row.verifier in ('choice', 'exact')])
+@pytest.mark.parametrize('scoring', ['generate', 'likelihood'])
+def test_choices_are_asked_by_letter_or_by_likelihood(tmp_path, name, scoring):
+  path = write(tmp_path / 'a.jsonl', [catalog.DATASETS[name].sample])
+  task = make_task('t', catalog.spec(name, train_source='', test_source=path, num_shots=0, scoring=scoring))
+  if name == 'bbh' and scoring == 'likelihood':
+    with pytest.raises(ValueError, match='row 1: has no options'):
+      task.split  # noqa: B018
+    return
+  [example] = task.test
+  assert task.verify(example, task.target(example))
+  lettered = scoring == 'generate' and catalog.DATASETS[name].verifier == 'choice'
+  assert ('(B) ' in example.question) is lettered and (example.answer in 'ABCDE') is lettered
+
+
+# Rows of one's own.
+
+ROWS_OF_MINE = [{'q': f'What is {{}}, {i}?', 'a': f'x{i}', 'why': f'because {i}', 'o': [f'x{i}', 'y']} for i in range(6)]
+
+
+def test_custom_rows(tmp_path):
+  changes = {'question': 'Say: {q}', 'answer': 'a', 'solution': 'why', 'num_shots': 1, 'frame': '<{question}>'}
+  task = custom(tmp_path / 'a.jsonl', ROWS_OF_MINE, **changes)
+  [example], [shot] = task.test, task.shots
+  number = shot.answer[1:]
+  assert example.question.startswith('Say: What is {}, ')
+  assert task.prompt(example, task.shots) == (
+    f'<Say: What is {{}}, {number}?> because {number}\nThe answer is x{number}.\n\n<{example.question}>'
+  )
+  assert task.verify(example, task.target(example)) and not task.verify(example, task.target(shot))
+
+
+@pytest.mark.parametrize('answer', ['x', 'A', '0'])
+def test_custom_options_are_named_by_text_letter_or_number(tmp_path, answer):
+  rows = [{'question': f'{i}?', 'answer': answer, 'o': ['x', 'y']} for i in range(3)]
+  task = custom(tmp_path / 'a.jsonl', rows, verifier='choice', options='o')
+  assert task.test[0].answer == 'A' and task.test[0].question.endswith('?\n(A) x\n(B) y')
+  likeliest = custom(tmp_path / 'a.jsonl', rows, verifier='choice', options='o', scoring='likelihood')
+  assert likeliest.test[0].answer == 'x' and likeliest.continuations(likeliest.test[0]) == (' x', ' y')
+
+
+def test_custom_code(tmp_path):
+  rows = [{'question': f'{i}?', 'answer': f'def f():\n  return {i}', 't': [f'assert f() == {i}']} for i in range(3)]
+  task = custom(tmp_path / 'a.jsonl', rows, verifier='code', tests='t', stop=())
+  assert task.verify(task.test[0], task.target(task.test[0])) and not task.verify(task.test[0], task.target(task.train[0]))
+
+
+@pytest.mark.parametrize(
+  ('rows', 'changes', 'says'),
+  [
+    ([{'question': 'q'}], {}, "a.jsonl: row 1 has no field 'answer', only question"),
+    ([{'question': 'q', 'answer': 'C', 'o': ['x', 'y']}], {'options': 'o'}, "a.jsonl: row 1: the answer 'C' is no option"),
+    ([{'question': 'q', 'answer': ' '}], {}, 'a.jsonl: row 1: has no answer'),
+    ([{'question': 'q', 'answer': 'x'}], {'verifier': 'numeric'}, "a.jsonl: row 1: the answer 'x' is not a number"),
+  ],
+)
+def test_custom_rows_that_do_not_fit(tmp_path, rows, changes, says):
+  with pytest.raises(ValueError) as error:
+    custom(tmp_path / 'a.jsonl', rows, **changes).split  # noqa: B018
+  assert says in str(error.value)
+
+
+def test_shots_of_a_file_are_its_first_and_in_no_split(tmp_path):
+  shots = write(tmp_path / 'shots.jsonl', sums(40)[30:])
+  test = write(tmp_path / 'test.jsonl', sums(33)[20:])
+  task = mawps(tmp_path / 'a.jsonl', sums(25), test_source=test, shots_source=shots, num_shots=2, test_size=0)
+  assert [shot.question for shot in task.shots] == ['What is 30 + 30?', 'What is 31 + 31?']
+  assert (len(task.train), len(task.test), task.num_dropped) == (20, 11, 7)  # 5 of train, 2 of test
+  assert not ids(task.shots) & (ids(task.train) | ids(task.test))
+  measured = mawps(tmp_path / 'a.jsonl', sums(1), train_source='', test_source=test, shots_source=shots, num_shots=2)
+  assert measured.shots == task.shots and measured.train == ()
 
 
 # The guess baseline.
@@ -585,7 +987,7 @@ def test_guessing_takes_the_commonest_gold(tmp_path):
 def test_word_problem_files(dataset, train, test, num_train, num_test):
   test_source = str(DATA / test) if test else ''
   size = 0 if test else 200
-  task = WordProblems(name='t', dataset=dataset, train_source=str(DATA / train), test_source=test_source, test_size=size)
+  task = data_set(dataset, DATA / train, test_source=test_source, test_size=size)
   assert (len(task.train), len(task.test)) == (num_train, num_test)
   assert all(task.verify(example, task.target(example)) for example in (*task.train[:500], *task.test))
   assert not any('<<' in example.solution or '\n\n' in example.solution for example in task.train)
@@ -593,10 +995,58 @@ def test_word_problem_files(dataset, train, test, num_train, num_test):
 
 
 @needs_data
+@pytest.mark.parametrize(
+  ('dataset', 'file', 'num_rows'),
+  [
+    ('aqua', 'aqua/dev.json', 254),
+    ('aqua', 'aqua/test.json', 254),
+    ('strategyqa', 'strategyqa/train.json', 2061),
+    ('strategyqa', 'strategyqa/dev.json', 229),
+    ('math500', 'math500/test.jsonl', 500),
+    ('math', 'math_part/train_part.jsonl', 3682),
+    ('mbpp', 'mbpp/mbpp.test.jsonl', 500),
+    ('humaneval', 'humaneval/HumanEval.jsonl.gz', 164),
+  ],
+)
+def test_files_of_the_data_sets(dataset, file, num_rows):
+  task = data_set(dataset, DATA / file, test_size=50)
+  assert len(task.train) + len(task.test) + len(task.shots) + task.num_dropped == num_rows
+  assert all(task.verify(example, task.target(example)) for example in task.test)
+  assert not task.verify(task.test[0], task.target(task.test[1])) or task.test[0].answer == task.test[1].answer
+
+
+@needs_data
+@pytest.mark.parametrize('path', sorted((DATA / 'bbh').glob('*.json')), ids=lambda path: path.stem)
+def test_bbh_files(path):
+  task = data_set('bbh', path, test_size=50)
+  assert len(task.test) == 50 and all(task.verify(example, task.target(example)) for example in (*task.train, *task.test))
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('dataset', 'file'), [('mbpp', 'mbpp/mbpp.test.jsonl'), ('humaneval', 'humaneval/HumanEval.jsonl.gz')]
+)
+def test_all_solutions_pass_their_tests(dataset, file):
+  task = data_set(dataset, DATA / file, test_size=1)
+  failed = [e.question for e in (*task.train, *task.test, *task.shots) if not task.verify(e, task.target(e))]
+  assert failed == []
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize('file', ['math500/test.jsonl', 'math_part/train_part.jsonl'])
+def test_all_solutions_state_their_answers(file):
+  task = data_set('math', DATA / file, test_size=1)
+  examples = (*task.train, *task.test, *task.shots)
+  assert sum(task.verify(example, task.target(example)) for example in examples) >= 0.995 * len(examples)
+
+
+@needs_data
 @pytest.mark.parametrize(('part', 'rows'), [('easy', (2251, 2376)), ('challenge', (1119, 1172))])
 def test_arc_files(part, rows):
   source, test_source = (str(DATA / 'arc' / f'{part}_{split}.json') for split in ('train', 'test'))
-  task = MultipleChoice(name='t', train_source=source, test_source=test_source)
+  task = data_set(f'arc_{part}', source, test_source=test_source, test_size=0)
   assert len(task.train) + len(task.test) + task.num_dropped == sum(rows)
   assert all(example.answer in example.options and all(example.options) for example in task.test)
   assert tasks.guess_accuracy(task, task.test) == pytest.approx(0.25, abs=0.001)
