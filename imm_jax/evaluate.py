@@ -64,7 +64,8 @@ def evaluate(
     low, high = wilson(sum(right), len(right))
     results[name] = {'accuracy': sum(right) / len(right), 'low': low, 'high': high, 'n': len(right)}
     if task.verify_flexible is not None:
-      lenient = [ok or task.verify_flexible(*pair) for ok, *pair in zip(right, task.test, answers, strict=True)]
+      judged = zip(right, task.test, answers, strict=True)
+      lenient = [ok or task.verify_flexible(example, answer) for ok, example, answer in judged]
       results[name]['accuracy_flexible'] = sum(lenient) / len(lenient)
     results[name]['guess'] = guess_accuracy(task, task.test)
     if config.num_samples_per_prompt and task.scoring == 'generate':

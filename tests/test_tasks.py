@@ -12,7 +12,7 @@ import pytest
 
 from imm_jax import tasks
 from imm_jax.experiment import make_task
-from imm_jax.tasks import base, catalog, children, sources, splits, synthetic, verifiers
+from imm_jax.tasks import base, catalog, children, sources, splits, synthetic
 from imm_jax.tasks.reasoning_gym import ReasoningGym
 from imm_jax.tasks.synthetic import Synthetic
 
@@ -179,6 +179,8 @@ def test_exact_verifier(gold, completion, expected):
     ('I think that it is B', LENIENT),
     ('it is (B), since A is wrong', LENIENT),
     ('A', NEITHER),
+    ('A B', LENIENT),
+    ('A dog', NEITHER),
     ('But it is 9', NEITHER),
     ('the answer is C, not B', NEITHER),
     ('b', NEITHER),
@@ -244,7 +246,7 @@ def test_the_prefix_of_code_may_be_continued_or_written_again():
   example = base.make_example('t', prompt, 'unused', metadata={**DOUBLE, 'prefix': prompt})
   task = data_set('humaneval')
   assert task.verify(example, '\n  return 2 * x\n\ndef other():') and not task.verify(example, '\n  return x\n')
-  assert task.verify(example, f'\n```python\n{prompt}  return 2 * x\n```')
+  assert data_set('humaneval', format='chat').verify(example, f'```python\n{prompt}  return 2 * x\n```')
 
 
 # What no completion may do: raise, hang or pass. Each in every verifier of text, or against the tests of a program.
@@ -303,7 +305,7 @@ PROGRAMS = {
   'loops in the test': 'def double(x):\n  while True: pass',
   'sleeps': 'import time; time.sleep(1000)',
   'does not mind signals': (
-    'import signal\nfor s in range(1, 64):\n  try: signal.signal(s, signal.SIG_IGN)\n  except Exception: pass\nwhile True: pass'
+    'import signal\nfor i in range(1, 64):\n  try: signal.signal(i, signal.SIG_IGN)\n  except OSError: pass\nwhile 1: pass'
   ),
   'catches everything': 'while True:\n  try:\n    while True: pass\n  except BaseException: pass',
   'is a fork bomb': 'import os\nwhile True:\n  try: os.fork()\n  except OSError: pass',
@@ -729,18 +731,46 @@ def test_rows_may_stand_under_examples(tmp_path):
   assert sources.read_source(str(path)) == ROWS
 
 
-def test_tensorflow_datasets_are_read_by_name_and_split(tmp_path):
-  tfds = pytest.importorskip('tensorflow_datasets')
-  examples = [{'question': f'{i}?', 'choices': {'text': ['a', 'b'], 'label': [0, 1]}, 'answerKey': i % 2} for i in range(3)]
-  texts = tfds.features.Text()
-  choices = tfds.features.Sequence({'text': texts, 'label': tfds.features.ClassLabel(names=['A', 'B'])})
-  key = tfds.features.ClassLabel(names=['A', 'B'])
-  features = tfds.features.FeaturesDict({'question': texts, 'choices': choices, 'answerKey': key})
-  tfds.dataset_builders.store_as_tfds_dataset(
-    name='mine', version='1.0.0', features=features, split_datasets={'train': examples}, data_dir=tmp_path,
-    file_format='array_record',
-  )  # fmt: skip
-  assert sources.read_source(f'tfds:mine/{tmp_path}:train') == examples
+MAKE_AND_READ = """
+import json, sys
+import tensorflow_datasets as tfds
+from imm_jax.tasks import sources
+texts, letters = tfds.features.Text(), tfds.features.ClassLabel(names=['A', 'B'])
+
+class Mine(tfds.core.GeneratorBasedBuilder):
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    choices = tfds.features.Sequence({'text': texts, 'label': letters})
+    features = tfds.features.FeaturesDict({'question': texts, 'choices': choices, 'answerKey': letters})
+    return tfds.core.DatasetInfo(builder=self, features=features)
+
+  def _split_generators(self, manager):
+    return {'train': enumerate(json.loads(sys.argv[1]))}
+
+  def _generate_examples(self):
+    raise NotImplementedError
+
+Mine(file_format='array_record').download_and_prepare()
+print(json.dumps(sources.read_source('tfds:mine:train')))
+assert 'tensorflow' not in sys.modules
+"""
+
+
+def test_tensorflow_datasets_are_read_without_tensorflow(tmp_path):
+  pytest.importorskip('tensorflow_datasets')
+  rows = [{'question': f'é{i}?', 'choices': {'text': ['a', 'b'], 'label': [0, 1]}, 'answerKey': i % 2} for i in range(3)]
+  child = subprocess.run(
+    [sys.executable, '-c', MAKE_AND_READ, json.dumps(rows)],
+    env=os.environ | {'TFDS_DATA_DIR': str(tmp_path)},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  read = json.loads(child.stdout.splitlines()[-1])
+  assert sorted(read, key=lambda row: row['question']) == rows
+  arc = catalog.DATASETS['arc_easy'].parse(read, 'tfds')
+  assert {question.question: question.answer for question in arc} == {'é0?': 'a', 'é1?': 'b', 'é2?': 'a'}
 
 
 def test_a_tensorflow_dataset_that_is_not_there():
@@ -812,9 +842,10 @@ CUSTOM = {'family': 'custom', 'verifier': 'exact', 'train_source': 'a.jsonl'}
     (SVAMP | {'train_source': '', 'test_source': ''}, 'tasks.t.train_source: is empty; give a .json'),
     (SVAMP | {'train_source': ''}, 'tasks.t.train_source: is empty; give a .json'),  # its shots would be of test
     (SVAMP | {'verifier': 'text'}, "tasks.t.verifier: 'text' is not one of exact, numeric, math, choice, code"),
-    (SVAMP | {'dataset': 'svmap'}, "tasks.t.dataset: 'svmap' is no data set of the catalog; did you mean svamp?"),
+    (SVAMP | {'dataset': 'svmap'}, "tasks.t.dataset: 'svmap' is no data set of the catalog; did you mean svamp or mawps?"),
     (CUSTOM | {'verifier': 'choice'}, "tasks.t.options: is empty; name the column, which the verifier 'choice' needs"),
     (CUSTOM | {'verifier': 'code'}, "tasks.t.tests: is empty; name the column, which the verifier 'code' needs"),
+    (CUSTOM | {'solution': 's'}, "tasks.t.stop: a line's end would cut worked solutions; use ['\\n\\n']"),
     (CUSTOM | {'question': 'q'}, "tasks.t.question: 'q' names no {column}"),
     (CUSTOM | {'question': '{q'}, "tasks.t.question: expected '}' before end of string: '{q'; a brace itself is {{ or }}"),
     ({'family': 'reasoning_gym', 'dataset': 'x', 'stop': '\n'}, "tasks.t.stop: '\\n' is not a list of non-empty strings"),
@@ -910,7 +941,14 @@ ROWS_OF_MINE = [{'q': f'What is {{}}, {i}?', 'a': f'x{i}', 'why': f'because {i}'
 
 
 def test_custom_rows(tmp_path):
-  changes = {'question': 'Say: {q}', 'answer': 'a', 'solution': 'why', 'num_shots': 1, 'frame': '<{question}>'}
+  changes = {
+    'question': 'Say: {q}',
+    'answer': 'a',
+    'solution': 'why',
+    'num_shots': 1,
+    'frame': '<{question}>',
+    'stop': ['\n\n'],
+  }
   task = custom(tmp_path / 'a.jsonl', ROWS_OF_MINE, **changes)
   [example], [shot] = task.test, task.shots
   number = shot.answer[1:]

@@ -38,7 +38,6 @@ class DataSet:
   licence: str
   sample: dict[str, Any]
   scoring: Literal['generate', 'likelihood'] = 'generate'  # by default; where there are options both can be
-  worked: bool = False  # solutions are texts that end with the answer
   frame: str = 'Question: {question}\nAnswer:'  # of a plain prompt
   stop: tuple[str, ...] = ('\n',)  # of a plain prompt
   instruction: str = ''  # of a chat, where nothing else tells in which form to answer
@@ -128,10 +127,8 @@ def _strategyqa(question: str, answer: bool, facts: Sequence[str] | str) -> Pars
 
 def _mbpp(text: str, code: str, test_list: Sequence[str], setup: str | Sequence[str]) -> Parsed:
   setup = setup if isinstance(setup, str) else '\n'.join(setup)
-  tests = '\n'.join(test_list)
-  return Parsed(
-    f'{text}\nIt passes these tests:\n{tests}', code.replace('\r', ''), code.replace('\r', ''), tests=f'{setup}\n{tests}'
-  )
+  tests, code = '\n'.join(test_list), code.replace('\r', '')
+  return Parsed(f'{text}\nIt passes these tests:\n{tests}', code, code, tests=f'{setup}\n{tests}')
 
 
 def _humaneval(prompt: str, solution: str, test: str, entry_point: str) -> Parsed:
@@ -139,7 +136,8 @@ def _humaneval(prompt: str, solution: str, test: str, entry_point: str) -> Parse
 
 
 _STATE = "Think step by step, and end with 'The answer is' and the "
-_WORKED: dict[str, Any] = {'worked': True, 'stop': ('\n\n', 'Question:'), 'max_new_tokens': 256}
+_PARAGRAPH = ('\n\n', 'Question:')  # worked solutions have lines, and no empty one
+_WORKED: dict[str, Any] = {'stop': _PARAGRAPH, 'max_new_tokens': 256}
 _CHOICES: Form = ('question', 'choices', 'answerKey'), _lettered
 _CHOICE: dict[str, Any] = {
   'verifier': 'choice',
@@ -176,7 +174,8 @@ def _competition(train: str, test: str, num_train: int, num_test: int) -> DataSe
     licence='MIT',
     sample={'problem': 'What is $\\frac{1}{2} + \\frac{1}{4}$?', 'solution': 'It is $\\boxed{\\frac{3}{4}}$.'},
     instruction='Think step by step, and put the answer in \\boxed{}.',
-    **_WORKED | {'max_new_tokens': 512},
+    stop=_PARAGRAPH,
+    max_new_tokens=512,
   )
 
 

@@ -3,6 +3,7 @@
 Both run in child processes that import neither jax nor this package, with limits, and are killed when their time is over.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import functools
 import json
@@ -49,7 +50,7 @@ def run_tests(program: str, tests: str, limits: Limits | None = None) -> Verdict
   ours, theirs = socket.socketpair()
   with ours, tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
     with theirs:
-      child = _start('sandbox.py', str(theirs.fileno()), cwd=directory, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+      child = _start('sandbox.py', str(theirs.fileno()), stdin=subprocess.DEVNULL, cwd=directory, fds=[theirs.fileno()])
     try:
       ours.settimeout(limits.wall_secs)
       ours.sendall(struct.pack('!Q', len(request)) + request + token)
@@ -88,7 +89,8 @@ class _MathWorker:
         reply = self._reply(secs)
       except BrokenPipeError:
         self._end()
-    return {b'correct\n': 'correct', b'incorrect\n': 'incorrect'}.get(reply, 'error')
+    verdicts: dict[bytes, Verdict] = {b'correct\n': 'correct', b'incorrect\n': 'incorrect'}
+    return verdicts.get(reply, 'error')
 
   def _reply(self, secs: float) -> bytes:
     """Returns its next line, or b'' when it has died or is killed."""
@@ -113,22 +115,23 @@ def _math_worker() -> _MathWorker:
 
 
 def _start(
-  script: str, *arguments: str, stdin: int, stdout: int = subprocess.DEVNULL, **others
-) -> 'subprocess.Popen[bytes]':
-  """Starts a script of this directory in a session of its own, without this process's environment."""
+  script: str, *arguments: str, stdin: int, stdout: int = subprocess.DEVNULL, cwd: str | None = None, fds: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+  """Starts a script of this directory in a session of its own, with no environment, and the open files `fds`."""
   site = [] if script == 'math_worker.py' else ['-S']
   return subprocess.Popen(
     [sys.executable, '-I', '-B', *site, str(_HERE / script), *arguments],
     stdin=stdin,
     stdout=stdout,
     stderr=subprocess.DEVNULL,
+    cwd=cwd,
     env={},
+    pass_fds=fds,
     start_new_session=True,
-    **others,
   )
 
 
-def _kill(child: 'subprocess.Popen[bytes]') -> None:
+def _kill(child: subprocess.Popen[bytes]) -> None:
   """Kills a child with all of its process group, and waits for it."""
   os.killpg(child.pid, signal.SIGKILL)  # it is not waited for yet, so the group is there
   child.wait()

@@ -13,12 +13,12 @@ MEMORY_BYTES = 2 * 2**30  # of address space: what a formula expands to
 def same(gold, text, search):
   """Returns whether `text`, or a formula in it, is the formula `gold`."""
   formulas = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
-  expected = math_verify.parse(f'\\boxed{{{gold}}}', formulas, parsing_timeout=None)
+  expected = math_verify.parse(f'\\boxed{{{gold}}}', formulas, parsing_timeout=0)
   expressions = [*formulas, math_verify.ExprExtractionConfig()]
   found = math_verify.parse(
-    text if search else f'\\boxed{{{text.strip("$")}}}', expressions if search else formulas, parsing_timeout=None
+    text if search else f'\\boxed{{{text.strip("$")}}}', expressions if search else formulas, parsing_timeout=0
   )
-  return math_verify.verify(expected, found, timeout_seconds=None)
+  return math_verify.verify(expected, found, timeout_seconds=0)
 
 
 def main():

@@ -165,6 +165,8 @@ class Custom(Questions):
     for field, needed in (('options', 'choice'), ('tests', 'code')):
       if self.verifier == needed and not getattr(self, field):
         raise ValueError(f'tasks.{self.name}.{field}: is empty; name the column, which the verifier {needed!r} needs')
+    if self.solution and '\n' in self.stop:
+      raise ValueError(f"tasks.{self.name}.stop: a line's end would cut worked solutions; use ['\\n\\n']")
     if not self._asked:
       raise ValueError(f'tasks.{self.name}.question: {self.question!r} names no {{column}}')
 

@@ -1,7 +1,7 @@
 """Runs a model's program and its tests where they can do little harm; children.run_tests starts it, it imports none of ours.
 
 The kernel holds it in, on Linux: no processes, threads, signals to others, sockets or other programs (seccomp, x86-64 and
-arm64); limits of CPU time, memory and files; where user namespaces are permitted, no network, all file systems read-only, and
+arm64); limits of CPU time, memory and files; where user namespaces are permitted, no network, all file systems read-only and
 a small one in memory as the working directory. Where they are not, as in some containers, files that its user may write
 are not protected. A program shares its process with its tests: one that is written to cheat them, say by values that equal
 everything, can.

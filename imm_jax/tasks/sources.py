@@ -126,7 +126,7 @@ def _from_hub(path: str, revision: str | None, config: str, split: str) -> list[
 def _from_tfds(name: str, split: str) -> list[Row]:
   """Returns the rows of a data source: random access to its files, without TensorFlow."""
   try:
-    import tensorflow_datasets  # pylint: disable=g-import-not-at-top
+    import tensorflow_datasets  # pyright: ignore[reportMissingImports] # pylint: disable=g-import-not-at-top
   except ImportError as error:
     raise ValueError(f"tfds:{name}: tensorflow_datasets is not installed; pip install 'imm_jax[tfds]'") from error
   try:

@@ -148,7 +148,7 @@ def _number_text(text: str) -> str:
 
 # Choice.
 
-_LETTER = re.compile(r'[*(\[]*([A-Z])(?![\w\'])')
+_LETTER = re.compile(r'[*(\[]*([A-Z])(?:[)\].:,*]|\s*$)')
 _LETTERS = re.compile(r'\(([A-Z])\)|(?<![\w\'])([B-HJ-Z])(?![\w\'])')  # A and I are words too
 
 
