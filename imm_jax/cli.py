@@ -288,7 +288,7 @@ def _tasks(values: flags.FlagValues, arguments: list[str]) -> None:
   configured = any(argument.lstrip('-').startswith('config') for argument in arguments)
   if configured:
     config = _parse_config(values, arguments)
-    specs = config['tasks']['id'] | config['tasks']['ood']
+    specs = {name: spec for domain in config['tasks'].values() for name, spec in domain.items()}
   else:
     _parse(
       values, arguments, epilog='NAME: a data set, or with --config a task of it; without NAME the data sets are listed'

@@ -62,7 +62,7 @@ class Questions(base.Task):
   def prompt(self, example: base.Example, shots: Sequence[base.Example] = ()) -> base.Prompt:
     """Returns the solved shots and the question: framed, or as turns of a chat with the instruction under each question."""
     if self.format == 'plain':
-      solved = ''.join(f'{self._framed(shot)}{self.target(shot)}\n\n' for shot in shots)
+      solved = ''.join(f'{self._framed(shot)}{self.target(shot)}{self.separator}' for shot in shots)
       return f'{solved}{self._framed(example)}'
     turns = super().prompt(example, shots)
     ending = f'\n{self.instruction}' if self.instruction else ''
