@@ -482,7 +482,7 @@ CUSTOM = {'family': 'custom', 'verifier': 'exact', 'train_source': 'a.jsonl'}
     ({'family': 'synthetic', 'seed': -1}, 'tasks.t.seed: -1 is negative'),
     (
       {'family': 'synthetic', 'operation': 'som'},
-      "tasks.t.operation: 'som' is not one of sum, diff, max, min; did you mean",
+      "tasks.t.operation: 'som' is not one of sum, diff, digit_sum, max, min, reverse, sort; did you mean sum?",
     ),
     (
       {'family': 'dataset', 'verifier': 'exact', 'dataset': 'bbh'},
