@@ -65,8 +65,9 @@ class Questions(base.Task):
       solved = ''.join(f'{self._framed(shot)}{self.target(shot)}{self.separator}' for shot in shots)
       return f'{solved}{self._framed(example)}'
     turns = super().prompt(example, shots)
+    assert not isinstance(turns, str)
     ending = f'\n{self.instruction}' if self.instruction else ''
-    return [turn | {'content': turn['content'] + ending} if turn['role'] == 'user' else turn for turn in turns]  # pyright: ignore
+    return [turn | {'content': turn['content'] + ending} if turn['role'] == 'user' else turn for turn in turns]
 
   def _framed(self, example: base.Example) -> str:
     return self.frame.replace('{question}', example.question)
@@ -79,7 +80,7 @@ class Questions(base.Task):
       return f'\n```python\n{example.metadata["prefix"]}{code}\n```' if whole else f'\n{code}'
     if not example.solution or self.scoring == 'likelihood':
       return self.continuation(example.answer)
-    if self.verifier == 'math':  # whose solutions have the answer in a box
+    if self.verifier == 'math' and 'boxed{' in example.solution:
       return self.continuation(example.solution)
     return self.continuation(f'{example.solution}\nThe answer is {example.answer}.')
 
