@@ -17,7 +17,8 @@ import sys
 
 import harness
 
-from imm_jax.tasks import MultipleChoice
+from imm_jax.experiment import make_task
+from imm_jax.tasks import catalog
 from imm_jax.tokenizer import Tokenizer
 
 NAMES = ['Ann', 'Ben', 'Carla', 'David', 'Emma', 'Frank', 'Grace', 'Henry', 'Iris', 'Jack', 'Kate', 'Leo', 'Mia', 'Noah']
@@ -120,7 +121,7 @@ def decode(args, tokenizer: Tokenizer) -> tuple[dict, dict]:
 
 def options(args, tokenizer: Tokenizer) -> tuple[dict, dict]:
   """Returns both programs' replies, and the largest difference of an option's log-probability in nats."""
-  task = MultipleChoice(name='arc', train_source=args.arc, test_size=100, num_shots=4)
+  task = make_task('arc', catalog.spec('arc_easy', train_source=args.arc, test_source='', test_size=100, num_shots=4))
   examples = [example for example in task.test if len(example.options) == 4][: 8 if args.quick else 60]
   texts = [[task.prompt(example, task.shots), list(task.continuations(example))] for example in examples]
   settings = {

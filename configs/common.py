@@ -2,6 +2,8 @@
 
 import ml_collections
 
+from imm_jax.tasks import catalog
+
 
 def config(**overrides) -> ml_collections.ConfigDict:
   """Returns the defaults, with sections' keys replaced by those given: config(sampler={'temperature': 1.0})."""
@@ -106,35 +108,35 @@ def reasoning_gym(dataset: str, params: dict, **overrides) -> dict:
   } | overrides
 
 
-def word_problems(dataset: str, **overrides) -> dict:
-  """Returns a task of word problems with a numeric answer: gsm8k, svamp or mawps."""
+def dataset(name: str, **overrides) -> dict:
+  """Returns a task on a known data set, which `imm tasks` lists; catalog.spec says what each key is."""
+  return catalog.spec(name, **overrides)
+
+
+def custom(verifier: str, **overrides) -> dict:
+  """Returns a task on rows of your own; verifier: 'exact', 'numeric', 'math', 'choice' or 'code'."""
   return {
-    'family': 'word_problems',
-    'dataset': dataset,
-    'train_source': '',  # a .json, .jsonl or .csv file, or a hub id OWNER/NAME:CONFIG:SPLIT
+    'family': 'custom',
+    'verifier': verifier,
+    'question': '{question}',  # made of the rows' columns
+    'answer': 'answer',  # column; of options the right one's text, letter or number from 0; of code, a solution
+    'solution': '',  # column with worked text that leads to the answer, if there is one
+    'options': '',  # column with the list of options, if there is one
+    'tests': '',  # column with Python that raises when code is wrong
+    'train_source': '',  # a .json, .jsonl or .csv file, OWNER/NAME:CONFIG:SPLIT of the hub, or tfds:NAME:SPLIT
     'test_source': '',  # '' holds out test_size rows of train_source
+    'shots_source': '',  # the shots are its first rows; '' takes them out of train_source
     'train_size': 0,  # questions; 0 takes all
     'test_size': 200,
     'num_shots': 4,
-    'seed': 0,  # chooses shots and held-out rows
-    'format': 'plain',  # or 'chat'
+    'seed': 0,  # chooses shots, held-out questions, and those kept under a size
+    'scoring': 'generate',  # or 'likelihood': the likeliest option
+    'normalize': 'sum',  # or 'per_character': how an option's log-probability is measured
+    'format': 'plain',  # or 'chat': the model's chat template
+    'frame': 'Question: {question}\nAnswer:',  # of a plain prompt
+    'instruction': '',  # under a question in a chat
     'stop': ('\n',),
     'max_new_tokens': 16,
-  } | overrides
-
-
-def multiple_choice(**overrides) -> dict:
-  """Returns a task that takes the likeliest option: ARC."""
-  return {
-    'family': 'multiple_choice',
-    'train_source': '',  # a .json, .jsonl or .csv file, or a hub id OWNER/NAME:CONFIG:SPLIT
-    'test_source': '',  # '' holds out test_size rows of train_source
-    'train_size': 0,  # questions; 0 takes all
-    'test_size': 200,
-    'num_shots': 0,
-    'seed': 0,
-    'format': 'plain',
-    'normalize': 'sum',  # or 'per_character': how an option's log-probability is measured
   } | overrides
 
 

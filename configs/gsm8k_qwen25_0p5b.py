@@ -14,24 +14,13 @@ MODELS = pathlib.Path(__file__).parent / 'models'  # config.json only, for imm p
 
 def get_config(arg: str = 'qwen2.5-0.5b'):
   """Returns three rounds of the whole training set, four samples a question; arg: an architecture of configs/models."""
-  solution = {'max_new_tokens': 512, 'stop': (), 'format': 'chat', 'num_shots': 0}
+  chat = {'format': 'chat', 'test_size': 0, 'max_new_tokens': 512}
   return common.config(
     num_rounds=3,
     model={'path': str(MODELS / arg), 'dtype': 'bfloat16', 'remat': 'full'},
     tasks={
-      'id': {
-        'gsm8k': common.word_problems(
-          'gsm8k', train_source='openai/gsm8k:main:train', test_source='openai/gsm8k:main:test', test_size=0, **solution
-        )
-      },
-      'ood': {
-        'svamp': common.word_problems(
-          'svamp', train_source='ChilleD/SVAMP::train', test_source='ChilleD/SVAMP::test', test_size=0, **solution
-        ),
-        'arc_challenge': common.multiple_choice(
-          train_source='allenai/ai2_arc:ARC-Challenge:train', test_source='allenai/ai2_arc:ARC-Challenge:test', test_size=0
-        ),
-      },
+      'id': {'gsm8k': common.dataset('gsm8k', **chat)},
+      'ood': {'svamp': common.dataset('svamp', **chat), 'arc_challenge': common.dataset('arc_challenge', test_size=0)},
     },
     synthesize={'num_questions': 7473},
     sampler={'num_samples_per_prompt': 4, 'num_slots': 256},

@@ -13,10 +13,11 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from imm_jax import metrics
-from imm_jax.tasks import nearest
+from imm_jax.tasks import catalog, nearest, Task
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
 
@@ -32,6 +33,7 @@ OVERVIEW = """imm: Iterative Model Merging of self-improving language models.
   imm merge --base=A --tuned=B --out=DIR   merge models on disk, or --recipe=FILE.yml, mergekit's
   imm report WORKDIR [WORKDIR ...]         one HTML page of a run, or of several side by side
   imm plan --config=FILE --topology=v5e:4x4   compile a run's programs for TPUs that are not there: memory, FLOPs, time
+  imm tasks [NAME --show=3]                list the known data sets, or print prompts and golds of one
 
 A model is a Hugging Face directory, a .gguf file, or WORKDIR@ROUND. `imm COMMAND --help` lists a command's flags. Every
 config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback shows where they come from.
@@ -43,7 +45,7 @@ def main() -> None:
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary files are removed
   commands = {
       'run': _run, 'doctor': _doctor, 'evaluate': _evaluate, 'analyze': _analyze, 'convert': _convert, 'merge': _merge,
-      'report': _report, 'plan': _plan,
+      'report': _report, 'plan': _plan, 'tasks': _tasks,
   }  # fmt: skip
   name, arguments = (sys.argv[1:2] or ['--help'])[0], sys.argv[2:]
   if name in ('-h', '--help', 'help'):
@@ -295,6 +297,57 @@ def _plan(values: flags.FlagValues, arguments: list[str]) -> None:
     console.print(f'at most {total:.1f} h for {config["num_rounds"]} rounds of {samples} samples', highlight=False)
 
 
+def _tasks(values: flags.FlagValues, arguments: list[str]) -> None:
+  flags.DEFINE_string('source', None, "Of NAME's questions, in place of the hub's: see README, Tasks.", flag_values=values)
+  flags.DEFINE_integer('show', 0, 'Questions of NAME to print, with prompts and golds.', 0, flag_values=values)
+  names = [argument for argument in arguments[1:2] if not argument.startswith('-')]
+  arguments = [arguments[0], *arguments[1 + len(names) :]]
+  configured = any(argument.lstrip('-').startswith('config') for argument in arguments)
+  if configured:
+    config = _parse_config(values, arguments)
+    specs = {name: spec for domain in config['tasks'].values() for name, spec in domain.items()}
+  else:
+    _parse(
+      values, arguments, epilog='NAME: a data set, or with --config a task of it; without NAME the data sets are listed'
+    )
+    specs = {name: catalog.spec(name, test_size=values.show or 1) for name in catalog.DATASETS}
+  if not names and not configured:
+    Console(width=None if sys.stdout.isatty() else 160).print(_catalog())
+    print('Beside these: any data set of reasoning_gym, rows of your own (custom) and what is made in code (synthetic).')
+    return
+  if not names or names[0] not in specs:
+    hint = nearest(names[0] if names else '', specs) or f'; the tasks are {", ".join(specs)}'
+    raise ValueError(f'imm tasks: {names[0] if names else "no NAME"}: no such task{hint}')
+  from imm_jax import experiment
+
+  source = {'train_source': values.source, 'test_source': ''} if values.source else {}
+  _show(experiment.make_task(names[0], specs[names[0]] | source), values.show)
+
+
+def _catalog() -> Table:
+  """Returns a table of the known data sets; the example is made up."""
+  table = Table(title='data sets: rows of train / test, how they are asked and verified, and an example')
+  for name in ('name', 'train', 'test', 'licence', 'verifier', 'scoring', 'example'):
+    table.add_column(name, justify='right' if name in ('train', 'test') else 'left', no_wrap=name == 'name')
+  for name, row in catalog.DATASETS.items():
+    parsed = row.parse([row.sample], 'sample')[0]
+    text = ' '.join(f'{parsed.question} -> {parsed.answer}'.split())
+    table.add_row(name, *map(str, row.sizes), row.licence, row.verifier, row.scoring, escape(text))
+  return table
+
+
+def _show(task: Task, num_questions: int) -> None:
+  """Prints how many questions a task has, and the prompts, options and golds of the first test questions."""
+  print(f'{task.name}: {len(task.train)} train and {len(task.test)} test questions, {len(task.shots)} shots')
+  for example in task.test[:num_questions]:
+    prompt = task.prompt(example, task.shots)
+    print(f'--- {example.id}')
+    print(prompt if isinstance(prompt, str) else '\n'.join('{role}: {content}'.format(**turn) for turn in prompt))
+    for option in example.options if task.scoring == 'likelihood' else ():
+      print(f'  {option}')
+    print(f'--- gold {example.answer!r}, stop {list(task.stop)}')
+
+
 def _keep_freed_memory() -> None:
   """Has the C library keep large blocks that are freed: a new page costs more than what a merge computes with it."""
   mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)  # glibc's
@@ -392,7 +445,7 @@ def _print_table(rows: Sequence[dict[str, Any]], first: str = 'base') -> None:
   console = Console(width=None if sys.stdout.isatty() else 160)
   console.print(table)
   for domain, task in domains:
-    sampled = {name: value for name, value in rows[-1][domain][task].items() if '@' in name}
+    sampled = {name: value for name, value in rows[-1][domain][task].items() if '@' in name or name == 'accuracy_flexible'}
     if sampled:
       console.print(
         f'{task}: ' + ', '.join(f'{name} {100 * value:.1f} %' for name, value in sampled.items()), highlight=False

@@ -60,6 +60,8 @@ def evaluate(
 ) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
   """Returns {task: {accuracy, low, high, n, guess, ...}}, and one record an item: what was answered, and if it was right.
 
+  accuracy is of answers that are stated as asked; accuracy_flexible is beside it where the task has a lenient reader.
+
   model and params are sharded by sharding.SAMPLE; key seeds the samples of mean@k.
   """
   results, records = {}, []
@@ -68,6 +70,10 @@ def evaluate(
     right, answers = measure(model, params, tokenizer, task, sampler_config)
     low, high = wilson(sum(right), len(right))
     results[name] = {'accuracy': sum(right) / len(right), 'low': low, 'high': high, 'n': len(right)}
+    if task.verify_flexible is not None:
+      judged = zip(right, task.test, answers, strict=True)
+      lenient = [ok or task.verify_flexible(example, answer) for ok, example, answer in judged]
+      results[name]['accuracy_flexible'] = sum(lenient) / len(lenient)
     results[name]['guess'] = guess_accuracy(task, task.test)
     if config.num_samples_per_prompt and task.scoring == 'generate':
       results[name] |= _sampled(model, params, tokenizer, task, config, sampler_config, key)

@@ -91,6 +91,10 @@ class Experiment:
     for name, task in self.id_tasks.items():
       if task.scoring != 'generate':
         raise ValueError(f'tasks.id.{name}: its answers are options, not samples to learn from; put it under tasks.ood')
+      if not getattr(task, 'train_source', True):
+        raise ValueError(
+          f'tasks.id.{name}.train_source: is empty, so there is nothing to learn from; put it under tasks.ood'
+        )
     if not self.id_tasks:
       raise ValueError('tasks.id: names no task; give at least one to improve on')
     names = [name for domain in _DOMAINS for name in getattr(self, f'{domain}_tasks')]

@@ -60,7 +60,7 @@ class Entry:
     flat = {}
     for phase, name in (('id', 'eval'), ('ood', 'eval'), ('tuned_id', 'eval_tuned'), ('tuned_ood', 'eval_tuned')):
       for task, result in self.values.get(phase, {}).items():
-        flat |= {f'{name}/{task}/{key}': value for key, value in result.items() if key == 'accuracy' or '@' in key}
+        flat |= {f'{name}/{task}/{key}': value for key, value in result.items() if key.startswith('accuracy') or '@' in key}
     for phase in ('text', 'tuned_text', 'sample', 'finetune', 'merge'):
       numbers = {key: value for key, value in self.values.get(phase, {}).items() if isinstance(value, int | float)}
       flat |= {f'{phase}/{key}': value for key, value in numbers.items()}

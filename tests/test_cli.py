@@ -170,6 +170,20 @@ def test_evaluate_writes_what_it_prints(imm, tmp_path):
   assert f'sum: mean@2 {100 * row["id"]["sum"]["mean@2"]:.1f} %' in out
 
 
+def test_tasks_are_listed_and_shown(imm, fails, tmp_path):
+  code, out, _ = imm('tasks')
+  assert code == 0 and all(name in out for name in ('gsm8k', '7473', 'CC BY-SA 4.0', 'humaneval', 'numeric', 'likelihood'))
+  rows = [{'question': f'{i} + {i}?', 'answer': f'{i} + {i} = {2 * i}\n#### {2 * i}'} for i in range(9)]
+  (tmp_path / 'rows.json').write_text(json.dumps(rows))
+  code, out, _ = imm('tasks', 'gsm8k', f'--source={tmp_path}/rows.json', '--show=2')
+  assert code == 0 and 'gsm8k: 3 train and 2 test questions, 4 shots' in out
+  assert out.count('--- gold') == 2 and out.count('The answer is') == 8
+  code, out, _ = imm('tasks', 'max', TINY, '--show=1')
+  assert code == 0 and 'max: 80 train and 20 test questions' in out
+  assert fails('tasks', 'gsm9k') == 'imm: imm tasks: gsm9k: no such task; did you mean gsm8k?'
+  assert 'the tasks are sum, max, min' in fails('tasks', 'xyz', TINY)
+
+
 def test_merge_from_a_recipe(imm, fails, model_dir, tmp_path):
   shutil.copytree(model_dir, tmp_path / 'tuned')
   tuned = f'{{model: {tmp_path}/tuned, parameters: {{weight: 1}}}}'
@@ -336,8 +350,9 @@ def test_a_failed_first_try_does_not_lock_the_workdir(fails, imm, tmp_path):
 
 def test_an_error_inside_a_config_is_its_own_line(fails, tmp_path):
   line = fails('run', f'{WORDS}:svmap', f'--workdir={tmp_path}/run')
-  assert line == 'imm: configs/word_problems.py:svmap: the data sets are svamp, mawps, gsm8k'
-  line = fails('run', f'{WORDS}:mawps', '--config.model.path=x', f'--workdir={tmp_path}/run')
+  assert line == 'imm: configs/word_problems.py:svmap: the data sets are svamp, mawps, gsm8k, math'
+  empty = '--config.tasks.id.mawps.train_source='
+  line = fails('run', f'{WORDS}:mawps', '--config.model.path=x', f'--workdir={tmp_path}/run', empty)
   assert line.startswith('imm: tasks.mawps.train_source: is empty')
 
 

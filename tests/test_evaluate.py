@@ -15,6 +15,7 @@ from imm_jax.evaluate import EvaluateConfig
 from imm_jax.experiment import make_task
 from imm_jax.model import Transformer
 from imm_jax.sampler import SamplerConfig
+from imm_jax.tasks import catalog
 from imm_jax.tasks.synthetic import CHARACTERS
 from imm_jax.tokenizer import Tokenizer
 from tests.conftest import random_params
@@ -61,7 +62,7 @@ def test_the_likeliest_option_is_taken(model, tmp_path):
   ]
   path = tmp_path / 'rows.json'
   path.write_text(json.dumps(rows))
-  spec = {'family': 'multiple_choice', 'train_source': str(path), 'test_size': 4}
+  spec = catalog.spec('arc_easy', train_source=str(path), test_source='', test_size=4)
   transformer, params, _ = model
   tokenizer = Tokenizer.from_characters(''.join(sorted(set('Question: Answer:\n0123456789+= '))))
   logits = jax.jit(lambda p, t: transformer.apply({'params': p}, t, jnp.arange(40)[None])[0])

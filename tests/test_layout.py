@@ -27,6 +27,8 @@ HOMES = {
   'reasoning_gym': {'tasks'},
   'matplotlib': {'plots'},
   'jinja2': {'report'},
+  'tensorflow_datasets': {'tasks'},
+  'math_verify': {'tasks'},
   'tensorboardX': {'metrics'},
   'optax': {'optimizer', 'finetune'},
   'absl.flags': {'cli'},
@@ -80,7 +82,7 @@ def test_every_module_has_a_level_and_a_test():
 
 @pytest.mark.parametrize('code', ['import imm_jax', 'from imm_jax import cli', 'import imm_jax.tasks'])
 def test_start_up_stays_light(code):
-  heavy = ('jax', 'flax', 'transformers', 'datasets', 'orbax', 'reasoning_gym', 'torch')
+  heavy = ('jax', 'flax', 'transformers', 'datasets', 'orbax', 'reasoning_gym', 'math_verify', 'torch')
   check = f'{code}; import sys; print(sorted(set({heavy!r}) & set(sys.modules)))'
   result = subprocess.run([sys.executable, '-c', check], capture_output=True, text=True, check=True, cwd=ROOT)
   assert result.stdout.strip() == '[]'

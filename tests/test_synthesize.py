@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from imm_jax import synthesize
+from imm_jax.experiment import make_task
 from imm_jax.sampler import Completion
-from imm_jax.tasks import Example
+from imm_jax.tasks import catalog, Example
 from imm_jax.tasks.synthetic import CHARACTERS, Synthetic
-from imm_jax.tasks.word_problems import WordProblems
 from imm_jax.tokenizer import Tokenizer
 
 EXAMPLES = [Example('t/a', '1+1', '2'), Example('t/b', '2+2', '4')]
@@ -81,7 +81,7 @@ def test_a_solution_ends_as_its_format_does():
   tokenizer = Tokenizer.from_characters('\n .ST7aehinorsw')
   end = tokenizer.end_id
   example = Example('t/a', 'How?', '7', solution='So 7')
-  plain = WordProblems(name='t', dataset='gsm8k', train_source='none.json')
+  plain = make_task('t', catalog.spec('gsm8k', train_source='none.json'))
   worked = ' So 7\nThe answer is 7.'
   for task, text, ending in (
     (plain, worked, tokenizer.encode('\n\n')),

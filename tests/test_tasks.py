@@ -12,11 +12,9 @@ import pytest
 
 from imm_jax import tasks
 from imm_jax.experiment import make_task
-from imm_jax.tasks import base, sources, splits, synthetic, word_problems
-from imm_jax.tasks.multiple_choice import MultipleChoice
+from imm_jax.tasks import base, catalog, sources, splits, synthetic
 from imm_jax.tasks.reasoning_gym import ReasoningGym
 from imm_jax.tasks.synthetic import Synthetic
-from imm_jax.tasks.word_problems import WordProblems
 
 DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'needs the data sets in {DATA}')
@@ -33,9 +31,18 @@ def sums(count):
   return [{'input': f'What is {i} + {i}?', 'target': 2.0 * i} for i in range(count)]
 
 
-def mawps(path, rows, **spec):
-  spec = {'family': 'word_problems', 'dataset': 'mawps', 'train_source': write(path, rows), 'test_size': 3} | spec
-  return make_task('sums', spec)
+def data_set(dataset, source='unused.json', **changes):
+  return make_task('t', catalog.spec(dataset, **{'train_source': str(source), 'test_source': '', 'test_size': 3, **changes}))
+
+
+def mawps(path, rows, **changes):
+  spec = {'train_source': write(path, rows), 'test_source': '', 'test_size': 3}
+  return make_task('sums', catalog.spec('mawps', **spec | changes))
+
+
+def custom(path, rows, **changes):
+  spec = {'family': 'custom', 'verifier': 'exact', 'train_source': write(path, rows), 'test_size': 1}
+  return make_task('mine', spec | changes)
 
 
 def arc_row(question, options, answer):
@@ -60,94 +67,21 @@ def gym():
   )
 
 
-# Verifiers.
-
-
-@pytest.mark.parametrize(
-  ('gold', 'completion', 'right'),
-  [
-    ('42', '42', True),
-    ('42', ' 42.', True),
-    ('42', '42.0', True),
-    ('42', '43', False),
-    ('42', '', False),
-    ('42', 'forty-two', False),
-    ('42', 'She has 40 + 2 = 42 apples', True),
-    ('42', 'The answer is 42. There were 7 days.', True),
-    ('42', 'The answer is 7. No: the answer is 42!', True),
-    ('42', 'the ANSWER is: **42** apples for 3 people', True),
-    ('42', 'The answer is 40 + 2 = 42 since 6 * 7 is, too', True),
-    ('42', 'x is 42, the answer is left to you', True),
-    ('42', '40 + 2 = <<40+2=42>>42\n#### 42', True),
-    ('42', '#### 41\n42', False),
-    ('42', r'So \boxed{42} is it, in 3 steps', True),
-    ('1/2', r'\boxed{\frac{1}{2}}', True),
-    ('1/2', r'\boxed{\dfrac{-1}{2}}', False),
-    ('42', 'The answer is 42\n\nQuestion: what is 1 + 1?\nAnswer: 2', True),
-    ('42', '7\n\n42', False),
-    ('1234', '1,234', True),
-    ('1234', '$1,234.00', True),
-    ('1234', r'\$1{,}234', True),
-    ('109200000', '109,200,000', True),
-    ('109200000', '109,200,001', False),
-    ('23', '1,23', True),
-    ('5', '$5', True),
-    ('5', '5.0', True),
-    ('5', '€5 each', True),
-    ('-3', '-3', True),
-    ('-3', '\N{MINUS SIGN}3', True),
-    ('-3', '-$3', True),
-    ('-3', '$-3', True),
-    ('3', '-3', False),
-    ('3', '10-3', True),
-    ('0.5', '1/2', True),
-    ('0.5', '.5', True),
-    ('0.5', '1 / 2', True),
-    ('50', '50%', True),
-    ('50', r'50\%', True),
-    ('0.6666666667', '2/3', True),
-    ('3.33333', '10/3', True),
-    ('3.33333', '3.33', False),
-    ('1000', '1e3', True),
-    ('0', '0', True),
-    ('0', '-0.0', True),
-    ('0', '0.0000001', False),
-    ('1', '1/0', False),
-    ('1', '1e999999999', False),
-    ('1', '1e-999999999', False),
-    ('1', '1' * 1_000_000, False),
-    ('1', '1/' + '1' * 1_000_000, False),
-    ('1', '1,' * 500_000, True),
-    ('1', '1,111' * 200_000 + '٣', False),
-    ('3', '٣', False),
-    ('3', '３', False),
-    ('1', '1３', False),
-    ('3', 'x³', False),
-    ('1', '\x00\ud800', False),
-    ('1', '\\' * 1_000_000 + 'boxed{' * 10_000 + '1', True),
-    ('1', 'answer is' * 100_000, False),
-    ('1', 'the answer is ' + '= ' * 500_000, False),
-    ('1', '$' * 1_000_000, False),
-    ('1', '<<' * 500_000, False),
-  ],
-)
-def test_numeric_verifier(gold, completion, right):
-  task = WordProblems(name='t', dataset='gsm8k', train_source='unused.jsonl')
-  assert task.verify(base.make_example('t', 'q', gold), completion) is right
+# Verifiers; tables of cases are in test_verifiers.py.
 
 
 def test_direct_answers_end_at_the_line():
-  task = WordProblems(name='t', dataset='svamp', train_source='unused.json')
+  task = data_set('svamp')
   example = base.make_example('t', 'q', '8')
   assert task.verify(example, ' 8\nQuestion: 9') and not task.verify(example, ' 9\n8')
 
 
 @pytest.mark.parametrize(
   ('completion', 'answer'),
-  [('5.00', '5'), ('0.5', '1/2'), (' so 2/4', '1/2'), ('1,000', '1000'), ('none', ''), ('1e99999', '')],
+  [('5.00', '5'), ('0.5', '1/2'), (' the answer is 2/4', '1/2'), ('1,000', '1000'), ('none', ''), ('1e99999', '')],
 )
 def test_extract_is_canonical(completion, answer):
-  assert WordProblems(name='t', dataset='gsm8k', train_source='unused').extract(completion) == answer
+  assert data_set('gsm8k').extract(completion) == answer
 
 
 @pytest.mark.parametrize(
@@ -181,7 +115,7 @@ def test_scorers_that_run_code_see_only_arithmetic(completion):
 
 
 def test_choice_and_synthetic_verifiers():
-  choice = MultipleChoice(name='t', train_source='unused.json')
+  choice = data_set('arc_easy')
   example = base.make_example('t', 'q', 'Dry palms', options=('Dry palms', 'Wet palms'))
   assert choice.verify(example, ' dry  palms') and not choice.verify(example, 'Wet palms')
   digit = Synthetic('t')
@@ -195,11 +129,11 @@ ASKED = base.make_example('t', ' Three? ', '3')
 
 
 def test_plain_prompts():
-  direct = WordProblems(name='t', dataset='svamp', train_source='unused.json')
+  direct = data_set('svamp')
   assert direct.prompt(ASKED) == 'Question: Three?\nAnswer:'
   plain = base.make_example('t', 'Two?', '2')
   assert direct.prompt(ASKED, [plain, plain]) == 'Question: Two?\nAnswer: 2\n\n' * 2 + 'Question: Three?\nAnswer:'
-  worked = WordProblems(name='t', dataset='gsm8k', train_source='unused.jsonl')
+  worked = data_set('gsm8k')
   assert worked.prompt(ASKED, [SHOT]) == (
     'Question: Two?\nAnswer: One and one.\nThe answer is 2.\n\nQuestion: Three?\nAnswer:'
   )
@@ -207,17 +141,17 @@ def test_plain_prompts():
 
 
 def test_chat_prompts():
-  task = WordProblems(name='t', dataset='gsm8k', train_source='unused.jsonl', format='chat')
+  task = data_set('gsm8k', format='chat', instruction='Say it.')
   assert task.prompt(ASKED, [SHOT]) == [
-    {'role': 'user', 'content': 'Two?'},
+    {'role': 'user', 'content': 'Two?\nSay it.'},
     {'role': 'assistant', 'content': 'One and one.\nThe answer is 2.'},
-    {'role': 'user', 'content': 'Three?'},
+    {'role': 'user', 'content': 'Three?\nSay it.'},
   ]
   assert task.stop == ()
 
 
 def test_choice_prompts():
-  task = MultipleChoice(name='t', train_source='unused.json')
+  task = data_set('arc_easy')
   shot = base.make_example('t', 'Sky?', 'blue', options=('blue', 'red'))
   assert task.prompt(shot, [shot]) == 'Question: Sky?\nAnswer: blue\n\nQuestion: Sky?\nAnswer:'
   assert task.continuations(shot) == (' blue', ' red')
@@ -441,6 +375,59 @@ def test_a_missing_source(tmp_path):
   assert str(error.value) == f'{tmp_path}/no.jsonl: no such file; check the path'
 
 
+def test_rows_may_stand_under_examples(tmp_path):
+  path = tmp_path / 'a.json'
+  path.write_text(json.dumps({'canary': 'x', 'examples': ROWS}))
+  assert sources.read_source(str(path)) == ROWS
+
+
+MAKE_AND_READ = """
+import json, sys
+import tensorflow_datasets as tfds
+from imm_jax.tasks import sources
+texts, letters = tfds.features.Text(), tfds.features.ClassLabel(names=['A', 'B'])
+
+class Mine(tfds.core.GeneratorBasedBuilder):
+  VERSION = tfds.core.Version('1.0.0')
+
+  def _info(self):
+    choices = tfds.features.Sequence({'text': texts, 'label': letters})
+    features = tfds.features.FeaturesDict({'question': texts, 'choices': choices, 'answerKey': letters})
+    return tfds.core.DatasetInfo(builder=self, features=features)
+
+  def _split_generators(self, manager):
+    return {'train': enumerate(json.loads(sys.argv[1]))}
+
+  def _generate_examples(self):
+    raise NotImplementedError
+
+Mine(file_format='array_record').download_and_prepare()
+print(json.dumps(sources.read_source('tfds:mine:train')))
+assert 'tensorflow' not in sys.modules
+"""
+
+
+def test_tensorflow_datasets_are_read_without_tensorflow(tmp_path):
+  pytest.importorskip('tensorflow_datasets')
+  rows = [{'question': f'é{i}?', 'choices': {'text': ['a', 'b'], 'label': [0, 1]}, 'answerKey': i % 2} for i in range(3)]
+  child = subprocess.run(
+    [sys.executable, '-c', MAKE_AND_READ, json.dumps(rows)],
+    env=os.environ | {'TFDS_DATA_DIR': str(tmp_path)},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  read = json.loads(child.stdout.splitlines()[-1])
+  assert sorted(read, key=lambda row: row['question']) == rows
+  arc = catalog.DATASETS['arc_easy'].parse(read, 'tfds')
+  assert {question.question: question.answer for question in arc} == {'é0?': 'a', 'é1?': 'b', 'é2?': 'a'}
+
+
+def test_a_tensorflow_dataset_that_is_not_there():
+  with pytest.raises(ValueError, match='^tfds:none_such(:train)?: '):
+    sources.read_source('tfds:none_such:train')
+
+
 def test_the_hub_is_asked_for_config_and_split():
   pytest.importorskip('datasets')
   with pytest.raises(ValueError, match='^nobody/nothing:main:train: the hub does not give it .*'):
@@ -455,7 +442,7 @@ def test_a_missing_field_names_those_there_are(tmp_path):
 
 
 def test_an_answer_that_is_no_number(tmp_path):
-  with pytest.raises(ValueError, match=r"a.jsonl: the answer 'many' in row 1 is not a number; is it mawps\?"):
+  with pytest.raises(ValueError, match=r"a.jsonl: row 1: the answer 'many' is not a number"):
     mawps(tmp_path / 'a.jsonl', [{'input': 'q', 'target': 'many'}]).split  # noqa: B018
 
 
@@ -466,25 +453,27 @@ def test_arc_rows_of_files_and_of_the_hub(tmp_path):
     {'question': 'Sea?', 'choices': {'text': ['x', 'y', 'z'], 'label': ['1', '2', '3']}, 'answerKey': '1'},
   ]
   one, two = (
-    MultipleChoice(name='t', train_source=write(tmp_path / name, rows), test_size=1)
-    for name, rows in (('a.jsonl', local), ('b.jsonl', hub))
+    data_set('arc_easy', write(tmp_path / name, rows), test_size=1) for name, rows in (('a.jsonl', local), ('b.jsonl', hub))
   )
   assert (one.train, one.test) == (two.train, two.test)
   assert {example.question: example.answer for example in (*one.train, *one.test)} == {'Sky?': 'dark red', 'Sea?': 'x'}
   assert tasks.guess_accuracy(one, (*one.train, *one.test)) == pytest.approx((1 / 2 + 1 / 3) / 2)
   bad = write(tmp_path / 'c.jsonl', [arc_row('Sky?', ['blue', 'red'], 'answer3')])
-  with pytest.raises(ValueError, match="c.jsonl: row 1 has no option for its answer 'answer3'"):
-    MultipleChoice(name='t', train_source=bad, test_size=1).split  # noqa: B018
+  with pytest.raises(ValueError, match="c.jsonl: row 1: it has no option for its answer '3'"):
+    data_set('arc_easy', bad, test_size=1).split  # noqa: B018
 
 
 # Configs.
+
+SVAMP = catalog.spec('svamp')
+CUSTOM = {'family': 'custom', 'verifier': 'exact', 'train_source': 'a.jsonl'}
 
 
 @pytest.mark.parametrize(
   ('spec', 'says'),
   [
-    ({}, 'tasks.t.family: is missing; the families are multiple_choice, reasoning_gym, synthetic, word_problems'),
-    ({'family': 'word_problem'}, "tasks.t.family: 'word_problem' is unknown; did you mean word_problems?"),
+    ({}, 'tasks.t.family: is missing; the families are custom, dataset, reasoning_gym, synthetic'),
+    ({'family': 'data_set'}, "tasks.t.family: 'data_set' is unknown; did you mean dataset?"),
     ({'family': ['synthetic']}, 'tasks.t.family: '),
     ({'family': 'synthetic', 'num_shot': 1}, 'tasks.t.num_shot: no such key; did you mean num_shots?'),
     ({'family': 'synthetic', 'name': 'u'}, 'tasks.t.name: no such key'),
@@ -493,11 +482,22 @@ def test_arc_rows_of_files_and_of_the_hub(tmp_path):
     ({'family': 'synthetic', 'seed': -1}, 'tasks.t.seed: -1 is negative'),
     (
       {'family': 'synthetic', 'operation': 'som'},
-      "tasks.t.operation: 'som' is not one of sum, diff, max, min; did you mean",
+      "tasks.t.operation: 'som' is not one of sum, diff, digit_sum, max, min, reverse, sort; did you mean sum?",
     ),
-    ({'family': 'multiple_choice'}, 'tasks.t.train_source: is missing; write it in the config'),
-    ({'family': 'word_problems', 'dataset': 'svamp', 'train_source': 3}, 'tasks.t.train_source: 3 is not a string'),
-    ({'family': 'word_problems', 'dataset': 'math', 'train_source': ''}, "tasks.t.dataset: 'math' is not one of gsm8k"),
+    (
+      {'family': 'dataset', 'verifier': 'exact', 'dataset': 'bbh'},
+      'tasks.t.train_source: is missing; write it in the config',
+    ),
+    (SVAMP | {'train_source': 3}, 'tasks.t.train_source: 3 is not a string'),
+    (SVAMP | {'train_source': '', 'test_source': ''}, 'tasks.t.train_source: is empty; give a .json'),
+    (SVAMP | {'train_source': ''}, 'tasks.t.train_source: is empty; give a .json'),  # its shots would be of test
+    (SVAMP | {'verifier': 'text'}, "tasks.t.verifier: 'text' is not one of exact, numeric, math, choice, code"),
+    (SVAMP | {'dataset': 'svmap'}, "tasks.t.dataset: 'svmap' is no data set of the catalog; did you mean svamp or mawps?"),
+    (CUSTOM | {'verifier': 'choice'}, "tasks.t.options: is empty; name the column, which the verifier 'choice' needs"),
+    (CUSTOM | {'verifier': 'code'}, "tasks.t.tests: is empty; name the column, which the verifier 'code' needs"),
+    (CUSTOM | {'solution': 's'}, "tasks.t.stop: a line's end would cut worked solutions; use ['\\n\\n']"),
+    (CUSTOM | {'question': 'q'}, "tasks.t.question: 'q' names no {column}"),
+    (CUSTOM | {'question': '{q'}, "tasks.t.question: expected '}' before end of string: '{q'; a brace itself is {{ or }}"),
     ({'family': 'reasoning_gym', 'dataset': 'x', 'stop': '\n'}, "tasks.t.stop: '\\n' is not a list of non-empty strings"),
     ({'family': 'reasoning_gym', 'dataset': 'x', 'stop': ['']}, "tasks.t.stop: ('',) is not a list of non-empty strings"),
     ({'family': 'reasoning_gym', 'dataset': 'x', 'params': 3}, 'tasks.t.params: 3 is not a mapping'),
@@ -548,7 +548,7 @@ def test_splits_that_come_out_empty(tmp_path):
 
 def test_every_field_can_be_written_as_json():
   for family, cls in tasks.FAMILIES.items():
-    given = {'dataset': 'svamp', 'train_source': 'a.jsonl'}
+    given = {'dataset': 'svamp', 'train_source': 'a.jsonl', 'verifier': 'numeric'}
     names = [field.name for field in dataclasses.fields(cls)]
     spec = {key: given[key] for key in given if key in names}
     task = make_task('t', {'family': family} | spec)
@@ -556,8 +556,98 @@ def test_every_field_can_be_written_as_json():
     assert make_task('t', {'family': family} | json.loads(json.dumps(written))) == task
 
 
-def test_columns_are_the_data_sets():
-  assert set(word_problems.COLUMNS) == set(WordProblems.__dataclass_fields__['dataset'].type.__args__)
+@pytest.mark.parametrize('name', catalog.DATASETS)
+def test_rows_of_the_hub_make_tasks(tmp_path, name):
+  row = catalog.DATASETS[name]
+  path = write(tmp_path / 'a.jsonl', [row.sample])
+  task = make_task('t', catalog.spec(name, train_source='', test_source=path, num_shots=0))
+  [example] = task.test
+  assert task.train == () and example.question and example.answer
+  assert task.verify(example, task.target(example))
+  assert 'None' not in task.prompt(example, [example])
+  chat = make_task('t', catalog.spec(name, train_source='', test_source=path, num_shots=0, format='chat'))
+  [turn] = chat.prompt(chat.test[0])
+  assert turn['content'].startswith(example.question) and chat.verify(chat.test[0], chat.target(chat.test[0]))
+
+
+@pytest.mark.parametrize('name', [name for name, row in catalog.DATASETS.items() if row.verifier in ('choice', 'exact')])
+@pytest.mark.parametrize('scoring', ['generate', 'likelihood'])
+def test_choices_are_asked_by_letter_or_by_likelihood(tmp_path, name, scoring):
+  path = write(tmp_path / 'a.jsonl', [catalog.DATASETS[name].sample])
+  task = make_task('t', catalog.spec(name, train_source='', test_source=path, num_shots=0, scoring=scoring))
+  if name == 'bbh' and scoring == 'likelihood':
+    with pytest.raises(ValueError, match='row 1: has no options'):
+      task.split  # noqa: B018
+    return
+  [example] = task.test
+  assert task.verify(example, task.target(example))
+  lettered = scoring == 'generate' and catalog.DATASETS[name].verifier == 'choice'
+  assert ('(B) ' in example.question) is lettered and (example.answer in 'ABCDE') is lettered
+
+
+# Rows of one's own.
+
+ROWS_OF_MINE = [{'q': f'What is {{}}, {i}?', 'a': f'x{i}', 'why': f'because {i}', 'o': [f'x{i}', 'y']} for i in range(6)]
+
+
+def test_custom_rows(tmp_path):
+  changes = {
+    'question': 'Say: {q}',
+    'answer': 'a',
+    'solution': 'why',
+    'num_shots': 1,
+    'frame': '<{question}>',
+    'stop': ['\n\n'],
+  }
+  task = custom(tmp_path / 'a.jsonl', ROWS_OF_MINE, **changes)
+  [example], [shot] = task.test, task.shots
+  number = shot.answer[1:]
+  assert example.question.startswith('Say: What is {}, ')
+  assert task.prompt(example, task.shots) == (
+    f'<Say: What is {{}}, {number}?> because {number}\nThe answer is x{number}.\n\n<{example.question}>'
+  )
+  assert task.verify(example, task.target(example)) and not task.verify(example, task.target(shot))
+
+
+@pytest.mark.parametrize('answer', ['x', 'A', '0'])
+def test_custom_options_are_named_by_text_letter_or_number(tmp_path, answer):
+  rows = [{'question': f'{i}?', 'answer': answer, 'o': ['x', 'y']} for i in range(3)]
+  task = custom(tmp_path / 'a.jsonl', rows, verifier='choice', options='o')
+  assert task.test[0].answer == 'A' and task.test[0].question.endswith('?\n(A) x\n(B) y')
+  likeliest = custom(tmp_path / 'a.jsonl', rows, verifier='choice', options='o', scoring='likelihood')
+  assert likeliest.test[0].answer == 'x' and likeliest.continuations(likeliest.test[0]) == (' x', ' y')
+
+
+def test_custom_code(tmp_path):
+  rows = [{'question': f'{i}?', 'answer': f'def f():\n  return {i}', 't': [f'assert f() == {i}']} for i in range(3)]
+  task = custom(tmp_path / 'a.jsonl', rows, verifier='code', tests='t', stop=())
+  assert task.verify(task.test[0], task.target(task.test[0])) and not task.verify(task.test[0], task.target(task.train[0]))
+
+
+@pytest.mark.parametrize(
+  ('rows', 'changes', 'says'),
+  [
+    ([{'question': 'q'}], {}, "a.jsonl: row 1 has no field 'answer', only question"),
+    ([{'question': 'q', 'answer': 'C', 'o': ['x', 'y']}], {'options': 'o'}, "a.jsonl: row 1: the answer 'C' is no option"),
+    ([{'question': 'q', 'answer': ' '}], {}, 'a.jsonl: row 1: has no answer'),
+    ([{'question': 'q', 'answer': 'x'}], {'verifier': 'numeric'}, "a.jsonl: row 1: the answer 'x' is not a number"),
+  ],
+)
+def test_custom_rows_that_do_not_fit(tmp_path, rows, changes, says):
+  with pytest.raises(ValueError) as error:
+    custom(tmp_path / 'a.jsonl', rows, **changes).split  # noqa: B018
+  assert says in str(error.value)
+
+
+def test_shots_of_a_file_are_its_first_and_in_no_split(tmp_path):
+  shots = write(tmp_path / 'shots.jsonl', sums(40)[30:])
+  test = write(tmp_path / 'test.jsonl', sums(33)[20:])
+  task = mawps(tmp_path / 'a.jsonl', sums(25), test_source=test, shots_source=shots, num_shots=2, test_size=0)
+  assert [shot.question for shot in task.shots] == ['What is 30 + 30?', 'What is 31 + 31?']
+  assert (len(task.train), len(task.test), task.num_dropped) == (20, 11, 7)  # 5 of train, 2 of test
+  assert not ids(task.shots) & (ids(task.train) | ids(task.test))
+  measured = mawps(tmp_path / 'a.jsonl', sums(1), train_source='', test_source=test, shots_source=shots, num_shots=2)
+  assert measured.shots == task.shots and measured.train == ()
 
 
 # The guess baseline.
@@ -585,7 +675,7 @@ def test_guessing_takes_the_commonest_gold(tmp_path):
 def test_word_problem_files(dataset, train, test, num_train, num_test):
   test_source = str(DATA / test) if test else ''
   size = 0 if test else 200
-  task = WordProblems(name='t', dataset=dataset, train_source=str(DATA / train), test_source=test_source, test_size=size)
+  task = data_set(dataset, DATA / train, test_source=test_source, test_size=size)
   assert (len(task.train), len(task.test)) == (num_train, num_test)
   assert all(task.verify(example, task.target(example)) for example in (*task.train[:500], *task.test))
   assert not any('<<' in example.solution or '\n\n' in example.solution for example in task.train)
@@ -593,10 +683,58 @@ def test_word_problem_files(dataset, train, test, num_train, num_test):
 
 
 @needs_data
+@pytest.mark.parametrize(
+  ('dataset', 'file', 'num_rows'),
+  [
+    ('aqua', 'aqua/dev.json', 254),
+    ('aqua', 'aqua/test.json', 254),
+    ('strategyqa', 'strategyqa/train.json', 2061),
+    ('strategyqa', 'strategyqa/dev.json', 229),
+    ('math500', 'math500/test.jsonl', 500),
+    ('math', 'math_part/train_part.jsonl', 3682),
+    ('mbpp', 'mbpp/mbpp.test.jsonl', 500),
+    ('humaneval', 'humaneval/HumanEval.jsonl.gz', 164),
+  ],
+)
+def test_files_of_the_data_sets(dataset, file, num_rows):
+  task = data_set(dataset, DATA / file, test_size=50)
+  assert len(task.train) + len(task.test) + len(task.shots) + task.num_dropped == num_rows
+  assert all(task.verify(example, task.target(example)) for example in task.test)
+  assert not task.verify(task.test[0], task.target(task.test[1])) or task.test[0].answer == task.test[1].answer
+
+
+@needs_data
+@pytest.mark.parametrize('path', sorted((DATA / 'bbh').glob('*.json')), ids=lambda path: path.stem)
+def test_bbh_files(path):
+  task = data_set('bbh', path, test_size=50)
+  assert len(task.test) == 50 and all(task.verify(example, task.target(example)) for example in (*task.train, *task.test))
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('dataset', 'file'), [('mbpp', 'mbpp/mbpp.test.jsonl'), ('humaneval', 'humaneval/HumanEval.jsonl.gz')]
+)
+def test_all_solutions_pass_their_tests(dataset, file):
+  task = data_set(dataset, DATA / file, test_size=1)
+  failed = [e.question for e in (*task.train, *task.test, *task.shots) if not task.verify(e, task.target(e))]
+  assert failed == []
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize('file', ['math500/test.jsonl', 'math_part/train_part.jsonl'])
+def test_all_solutions_state_their_answers(file):
+  task = data_set('math', DATA / file, test_size=1)
+  examples = (*task.train, *task.test, *task.shots)
+  assert sum(task.verify(example, task.target(example)) for example in examples) >= 0.995 * len(examples)
+
+
+@needs_data
 @pytest.mark.parametrize(('part', 'rows'), [('easy', (2251, 2376)), ('challenge', (1119, 1172))])
 def test_arc_files(part, rows):
   source, test_source = (str(DATA / 'arc' / f'{part}_{split}.json') for split in ('train', 'test'))
-  task = MultipleChoice(name='t', train_source=source, test_source=test_source)
+  task = data_set(f'arc_{part}', source, test_source=test_source, test_size=0)
   assert len(task.train) + len(task.test) + task.num_dropped == sum(rows)
   assert all(example.answer in example.options and all(example.options) for example in task.test)
   assert tasks.guess_accuracy(task, task.test) == pytest.approx(0.25, abs=0.001)

@@ -1,7 +1,7 @@
 """What a task is, and what all families share: prompts, the guess baseline."""
 
 import collections
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import difflib
 import hashlib
@@ -42,6 +42,7 @@ class Task:
   max_new_tokens: int = 0
   normalize: Normalize = 'sum'  # of an option's log-probability
   split: Any
+  verify_flexible: Callable[[Example, str], bool] | None = None  # as `verify`, by a lenient reader, where there is one
 
   def __post_init__(self) -> None:
     """Raises ValueError naming the field that is out of range."""
@@ -125,7 +126,9 @@ def guess_accuracy(task: Task, examples: Sequence[Example]) -> float:
     raise ValueError(f'tasks.{task.name}: no examples to guess on; choose a split that has some')
   if task.scoring == 'likelihood':
     return sum(1 / len(example.options) for example in examples) / len(examples)
-  [(commonest, _)] = collections.Counter(example.answer for example in examples).most_common(1)
+  [(commonest, count)] = collections.Counter(example.answer for example in examples).most_common(1)
+  if count == 1:  # such as programs: none is worth verifying on the others
+    return 1 / len(examples)
   return sum(task.verify(example, task.continuation(commonest)) for example in examples) / len(examples)
 
 

@@ -1,80 +1,46 @@
-"""Questions from files and the hub: .json, .jsonl and .csv, plain or gzipped, and data sets of the hub."""
+"""Rows of files (.json, .jsonl and .csv, plain or gzipped), of the hub, and of TensorFlow Datasets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import csv
-import dataclasses
-import functools
 import gzip
 import io
 import json
 import pathlib
 import re
-from typing import Any, ClassVar
+from typing import Any
 import zlib
-
-from imm_jax.tasks import base, splits
 
 Row = dict[str, Any]
 
 _SUFFIX = re.compile(r'\.(json|jsonl|csv)(\.gz)?$')
-_HUB = re.compile(r'([\w.-]+/[\w.-]+):([^:]*):(.+)')
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FromSources(base.Task):
-  """What the families share whose questions are rows of a source: the fields that choose them. They add `read`."""
-
-  name: str
-  train_source: str  # see read_source
-  test_source: str = ''  # '' holds out test_size rows of train
-  train_size: int = 0  # at most so many questions; 0 takes all
-  test_size: int = 0  # at most so many questions; 0 takes all
-  num_shots: int = 0
-  seed: int = 0  # chooses shots, held-out questions, and those kept under a cap
-  format: base.Format = 'plain'
-
-  read: ClassVar[Callable[[str], list[base.Example]]]  # source -> its questions, a method
-
-  def __post_init__(self) -> None:
-    """Raises ValueError naming the field that is out of range."""
-    super().__post_init__()
-    if not self.train_source:
-      raise ValueError(f'tasks.{self.name}.train_source: is empty; give a .json, .jsonl or .csv file, or a hub id')
-
-  @functools.cached_property
-  def split(self) -> splits.Split:
-    """The questions. Raises ValueError or FileNotFoundError when a source is missing, broken or in another format."""
-    return splits.make_split(
-      self.name,
-      self.read(self.train_source),
-      self.read(self.test_source) if self.test_source else None,
-      seed=self.seed,
-      num_shots=self.num_shots,
-      train_size=self.train_size,
-      test_size=self.test_size,
-    )
+_HUB = re.compile(r'([\w.-]+/[\w.-]+)(?:@([\w./-]+))?:([^:]*):(.+)')
+_TFDS = re.compile(r'tfds:(.+):([^:]+)')
 
 
 def read_source(source: str) -> list[Row]:
   """Returns the rows of a source.
 
   Args:
-    source: a .json file (a list, or one object a line), .jsonl or .csv, each also with .gz; or 'owner/name:config:split' of
-      a data set on the hub, where config may be empty.
+    source: a .json file (a list, one object a line, or an object whose 'examples' is the list), .jsonl or .csv, each also
+      with .gz; 'owner/name:config:split' or 'owner/name@revision:config:split' of the hub, where config may be empty; or
+      'tfds:name:split', where name is as tfds.data_source takes it: 'gsm8k', 'ai2_arc/ARC-Easy:1.0.0'.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: the file is empty or broken (naming the line), the hub does not give the data, or `source` is neither.
+    ValueError: the file is empty or broken (naming the line), the hub does not give the data, or `source` is none of these.
   """
   suffix = _SUFFIX.search(source)
   if suffix:
     text = _read_text(pathlib.Path(source).expanduser(), gzipped=suffix[2] is not None)
     rows = _from_csv(source, text) if suffix[1] == 'csv' else _from_json(source, text)
+  elif tfds := _TFDS.fullmatch(source):
+    rows = _from_tfds(*tfds.groups())
   elif hub := _HUB.fullmatch(source):
     rows = _from_hub(*hub.groups())
   else:
     raise ValueError(
-      f"{source!r}: neither a .json, .jsonl or .csv file (or .gz of it) nor a hub id 'owner/name:config:split'"
+      f"{source!r}: neither a .json, .jsonl or .csv file (or .gz of it), nor a hub id 'owner/name:config:split', nor "
+      "'tfds:name:split'"
     )
   if not rows:
     raise ValueError(f'{source}: has no rows; check that the file is complete')
@@ -120,6 +86,8 @@ def _from_json(source: str, text: str) -> list[Row]:
           numbered.append((f'line {number}', json.loads(line)))
         except (ValueError, RecursionError) as error:
           raise ValueError(f'{source}, line {number}: broken JSON ({error}); each line must be one object') from error
+  if len(numbered) == 1 and isinstance(numbered[0][1], dict) and isinstance(numbered[0][1].get('examples'), list):
+    numbered = [(f'row {number}', row) for number, row in enumerate(numbered[0][1]['examples'], 1)]
   for where, row in numbered:
     if not isinstance(row, dict):
       raise ValueError(f'{source}, {where}: is {type(row).__name__}, not an object with named fields')
@@ -141,11 +109,11 @@ def _from_csv(source: str, text: str) -> list[Row]:
   return rows
 
 
-def _from_hub(path: str, config: str, split: str) -> list[Row]:
+def _from_hub(path: str, revision: str | None, config: str, split: str) -> list[Row]:
   import datasets  # pylint: disable=g-import-not-at-top
 
   try:
-    rows = datasets.load_dataset(path, config or None, split=split)
+    rows = datasets.load_dataset(path, config or None, split=split, revision=revision)
   # What it raises offline, for an unknown name, config or split, and for a data set that needs its own script.
   except (OSError, ValueError, RuntimeError) as error:
     reason = str(error).strip().split('\n')[0]
@@ -153,3 +121,28 @@ def _from_hub(path: str, config: str, split: str) -> list[Row]:
       f'{path}:{config}:{split}: the hub does not give it ({reason}); check the id, or give a local file'
     ) from error
   return [dict(row) for row in rows]
+
+
+def _from_tfds(name: str, split: str) -> list[Row]:
+  """Returns the rows of a data source: random access to its files, without TensorFlow."""
+  try:
+    import tensorflow_datasets  # pyright: ignore[reportMissingImports] # pylint: disable=g-import-not-at-top
+  except ImportError as error:
+    raise ValueError(f"tfds:{name}: tensorflow_datasets is not installed; pip install 'imm_jax[tfds]'") from error
+  try:
+    rows = tensorflow_datasets.data_source(name, split=split)
+  # What it raises for an unknown name, config or split, for one that needs TensorFlow to be made, and offline.
+  except (OSError, ValueError, ImportError, NotImplementedError) as error:
+    reason = str(error).strip().split('\n')[0]
+    raise ValueError(f'tfds:{name}:{split}: is not given ({reason}); check the name, or give a local file') from error
+  return [_plain(row) for row in rows]
+
+
+def _plain(value: Any) -> Any:
+  """Returns a value of a data source as JSON would have it: bytes as text, arrays as lists and numbers."""
+  if isinstance(value, dict):
+    return {key: _plain(item) for key, item in value.items()}
+  value = value.tolist() if hasattr(value, 'tolist') else value
+  if isinstance(value, list):
+    return [_plain(item) for item in value]
+  return value.decode() if isinstance(value, bytes) else value

@@ -19,7 +19,7 @@ class Split:
 
 def make_split(
   name: str,
-  train: Sequence[Example],
+  train: Sequence[Example] | None,
   test: Sequence[Example] | None,
   *,
   seed: int,
@@ -35,18 +35,19 @@ def make_split(
 
   Args:
     name: of the task, for errors.
-    train: rows as read, repetitions included.
+    train: rows as read, repetitions included; None of a task that is only measured.
     test: rows as read; None holds out `test_size` rows of train.
     seed: chooses the rows.
     num_shots: few-shot examples chosen from train.
-    shots: the few-shot examples themselves, instead.
+    shots: the few-shot examples themselves, instead; distinct, and among the rows of train.
     train_size: keeps at most so many rows of train; 0 keeps all.
     test_size: keeps at most so many rows of test; 0 keeps all. Train never has a row of test, kept or not.
 
   Raises:
     ValueError: train or test is empty after that.
   """
-  pool = _distinct(train)
+  rows = (shots or ()) if train is None else train
+  pool = _distinct(rows)
   if shots is None:
     shots = sorted(pool, key=_rank(seed))[:num_shots]
   pool = _without(pool, shots)
@@ -55,13 +56,13 @@ def make_split(
   if not kept_test:
     raise ValueError(f'tasks.{name}: the test split is empty; give a test_source that has rows, or a test_size > 0')
   rest = _without(pool, asked)
-  if not rest:
+  if train is not None and not rest:
     raise ValueError(
       f'tasks.{name}: the train split is empty: of {len(train)} rows {len(shots)} are few-shot examples and test or other '
       'rows ask the rest; give more rows, or lower num_shots or test_size'
     )
   kept_train = _choose(rest, train_size or len(rest), seed)
-  num_dropped = len(train) + len(test or ()) - len(rest) - len(shots) - len(asked)
+  num_dropped = len(rows) + len(test or ()) - len(rest) - len(shots) - len(asked)
   return Split(tuple(kept_train), tuple(kept_test), tuple(shots), num_dropped)
 
 

@@ -1,0 +1,366 @@
+r"""The data sets that are known: their columns, where the hub has them, their licence, sizes and verifier, in one table.
+
+A row's `sample` is made up, in the columns that the hub has: what the data set's rows look like.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import re
+from typing import Any, Literal
+
+from imm_jax.tasks import base, sources, verifiers
+
+
+@dataclasses.dataclass(frozen=True)
+class Parsed:
+  """A row's question, whatever its columns were."""
+
+  question: str
+  answer: str  # the gold one; of a choice the right option's text
+  solution: str = ''  # worked text that leads to the answer, or the program that is the answer
+  options: tuple[str, ...] = ()
+  prefix: str = ''  # of code: what stands in front of the completion
+  tests: str = ''  # of code: Python that raises when the code is wrong
+
+
+Form = tuple[tuple[str, ...], Callable[..., Parsed]]  # columns, and what is made of their values
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+  """A row of the table."""
+
+  forms: tuple[Form, ...]  # that its rows have; the first whose columns are all there is taken
+  verifier: verifiers.Name
+  train: str  # sources; '' where there is no such split
+  test: str
+  sizes: tuple[int, int]  # rows of train and test there
+  licence: str
+  sample: dict[str, Any]
+  scoring: Literal['generate', 'likelihood'] = 'generate'  # by default; where there are options both can be
+  frame: str = 'Question: {question}\nAnswer:'  # of a plain prompt
+  stop: tuple[str, ...] = ('\n',)  # of a plain prompt
+  instruction: str = ''  # of a chat, where nothing else tells in which form to answer
+  max_new_tokens: int = 16
+
+  def parse(self, rows: Sequence[sources.Row], source: str) -> list[Parsed]:
+    """Returns the questions of rows in one of the forms. Raises ValueError naming the row of `source` that is not."""
+    fields, convert = next(
+      (form for form in self.forms if all(rows[0].get(field) is not None for field in form[0])), self.forms[0]
+    )
+    parsed = []
+    for number, values in enumerate(sources.columns(source, rows, fields), 1):
+      try:
+        parsed.append(convert(*values))
+      except (AttributeError, LookupError, TypeError, ValueError) as error:  # a column is not what it is in this data set
+        raise ValueError(f'{source}: row {number}: {error}; is it this data set?') from error
+    return parsed
+
+
+# What is made of a row's values.
+
+
+def _gsm8k(question: str, answer: str) -> Parsed:
+  solution, _, gold = re.sub(r'<<.*?>>', '', answer).partition('####')
+  return Parsed(question, gold, solution)
+
+
+def _svamp(body: str, question: str, answer: Any) -> Parsed:
+  body = body.strip()
+  return Parsed(f'{body}{"" if body.endswith((".", "?", "!", ",")) else ","} {question}', str(answer))
+
+
+def _direct(question: str, answer: Any) -> Parsed:
+  return Parsed(question, str(answer))
+
+
+def _math(problem: str, solution: str, answer: str) -> Parsed:
+  return Parsed(problem, answer, solution)
+
+
+def _math_boxed(problem: str, solution: str) -> Parsed:
+  return Parsed(problem, verifiers.stated(solution) or '', solution)
+
+
+def _choice(question: str, options: Sequence[str], index: int, solution: str = '') -> Parsed:
+  """Raises ValueError when the index is that of no option."""
+  options = tuple(option.strip() for option in options)
+  if not 0 <= index < len(options) or len(options) < 2:
+    raise ValueError(f'it has {len(options)} options and no answer among them')
+  return Parsed(question, options[index], solution, options)
+
+
+def _lettered(question: str, choices: dict[str, Any], label: Any) -> Parsed:
+  labels = list(choices['label'])
+  if label not in labels:
+    raise ValueError(f'it has no option for its answer {label!r}')
+  return _choice(question, choices['text'], labels.index(label))
+
+
+_INSTRUCTION = re.compile(
+  r'Please choose the correct answer to the question:(.*?)\n\n(Answer1:.*)\n\nAnswer format:', re.DOTALL
+)
+
+
+def _instruction(instruction: str, answer: str) -> Parsed:
+  r"""Takes '...question: Q\n\nAnswer1: X Answer2: Y\n\nAnswer format: ...' and 'answer2'."""
+  match = _INSTRUCTION.match(instruction)
+  _, *parts = re.split(r'Answer(\d):', match[2] if match else '')
+  texts = dict(zip(parts[::2], parts[1::2], strict=True))
+  return _lettered(
+    match[1] if match else instruction, {'label': list(texts), 'text': list(texts.values())}, answer.removeprefix('answer')
+  )
+
+
+def _aqua(question: str, options: Sequence[str], rationale: str, correct: str) -> Parsed:
+  return _choice(question, [option.partition(')')[2] for option in options], ord(correct) - ord('A'), rationale)
+
+
+def _logiqa(context: str, question: str, options: Sequence[str], index: int | str) -> Parsed:
+  return _choice(f'{context.strip()} {question.strip()}', options, int(index))
+
+
+def _strategyqa(question: str, answer: bool, facts: Sequence[str] | str) -> Parsed:
+  solution = facts if isinstance(facts, str) else ' '.join(facts)
+  return Parsed(question, 'yes' if answer else 'no', solution, ('yes', 'no'))
+
+
+def _mbpp(text: str, code: str, test_list: Sequence[str], setup: str | Sequence[str]) -> Parsed:
+  setup = setup if isinstance(setup, str) else '\n'.join(setup)
+  tests, code = '\n'.join(test_list), code.replace('\r', '')
+  return Parsed(f'{text}\nIt passes these tests:\n{tests}', code, code, tests=f'{setup}\n{tests}')
+
+
+def _humaneval(prompt: str, solution: str, test: str, entry_point: str) -> Parsed:
+  return Parsed(prompt, solution, solution, prefix=prompt, tests=f'{test}\ncheck({entry_point})\n')
+
+
+_STATE = "Think step by step, and end with 'The answer is' and the "
+_PARAGRAPH = ('\n\n', 'Question:')  # worked solutions have lines, and no empty one
+_WORKED: dict[str, Any] = {'stop': _PARAGRAPH, 'max_new_tokens': 256}
+_CHOICES: Form = ('question', 'choices', 'answerKey'), _lettered
+_CHOICE: dict[str, Any] = {
+  'verifier': 'choice',
+  'scoring': 'likelihood',
+  'instruction': 'Answer with the letter of the right option.',
+}
+_WORD: dict[str, Any] = {'verifier': 'numeric', 'instruction': f'{_STATE}number.'}
+_BLOCK = 'Answer with one block of Python code.'
+
+
+def _arc(part: str, num_train: int, num_test: int) -> DataSet:
+  return DataSet(
+    forms=((('instruction', 'answer'), _instruction), _CHOICES),
+    train=f'allenai/ai2_arc:ARC-{part}:train',
+    test=f'allenai/ai2_arc:ARC-{part}:test',
+    sizes=(num_train, num_test),
+    licence='CC BY-SA 4.0',
+    sample={
+      'question': 'Which of these melts in the sun?',
+      'choices': {'text': ['a stone', 'ice', 'glass', 'wood'], 'label': ['A', 'B', 'C', 'D']},
+      'answerKey': 'B',
+    },
+    **_CHOICE,
+  )
+
+
+def _competition(train: str, test: str, num_train: int, num_test: int) -> DataSet:
+  return DataSet(
+    forms=((('problem', 'solution', 'answer'), _math), (('problem', 'solution'), _math_boxed)),
+    verifier='math',
+    train=train,
+    test=test,
+    sizes=(num_train, num_test),
+    licence='MIT',
+    sample={'problem': 'What is $\\frac{1}{2} + \\frac{1}{4}$?', 'solution': 'It is $\\boxed{\\frac{3}{4}}$.'},
+    instruction='Think step by step, and put the answer in \\boxed{}.',
+    stop=_PARAGRAPH,
+    max_new_tokens=512,
+  )
+
+
+DATASETS: dict[str, DataSet] = {
+  'gsm8k': DataSet(
+    forms=((('question', 'answer'), _gsm8k),),
+    train='openai/gsm8k:main:train',
+    test='openai/gsm8k:main:test',
+    sizes=(7473, 1319),
+    licence='MIT',
+    sample={'question': 'Ann has 3 apples and gets 4. How many has she?', 'answer': '3 + 4 = <<3+4=7>>7 apples.\n#### 7'},
+    **_WORD,
+    **_WORKED,
+  ),
+  'math': _competition(
+    'DigitalLearningGmbH/MATH-lighteval:default:train', 'DigitalLearningGmbH/MATH-lighteval:default:test', 7500, 5000
+  ),
+  'math500': _competition('DigitalLearningGmbH/MATH-lighteval:default:train', 'HuggingFaceH4/MATH-500::test', 7500, 500),
+  'svamp': DataSet(
+    forms=((('Body', 'Question', 'Answer'), _svamp),),
+    train='ChilleD/SVAMP::train',
+    test='ChilleD/SVAMP::test',
+    sizes=(700, 300),
+    licence='MIT',
+    sample={'Body': 'Ann had 7 apples and ate 2', 'Question': 'How many are left?', 'Answer': '5.0'},
+    **_WORD,
+  ),
+  'mawps': DataSet(
+    forms=((('input', 'target'), _direct), (('question', 'result'), _direct)),
+    train='MU-NLPC/Calc-mawps:default:train',
+    test='MU-NLPC/Calc-mawps:default:test',
+    sizes=(1089, 520),
+    licence='MIT',
+    sample={'question': 'Ann has 3 apples and gets 4. How many has she?', 'result': '7'},
+    **_WORD,
+  ),
+  'aqua': DataSet(
+    forms=((('question', 'options', 'rationale', 'correct'), _aqua),),
+    verifier='choice',
+    train='deepmind/aqua_rat:raw:train',
+    test='deepmind/aqua_rat:raw:test',
+    sizes=(97467, 254),
+    licence='Apache-2.0',
+    sample={
+      'question': 'A train goes 60 km in 40 minutes. How far does it go in an hour?',
+      'options': ['A)70 km', 'B)80 km', 'C)90 km', 'D)100 km', 'E)120 km'],
+      'rationale': '60 / 40 x 60 = 90.',
+      'correct': 'C',
+    },
+    instruction=f'{_STATE}letter of the right option.',
+    **_WORKED,
+  ),
+  'arc_easy': _arc('Easy', 2251, 2376),
+  'arc_challenge': _arc('Challenge', 1119, 1172),
+  'strategyqa': DataSet(
+    forms=((('question', 'answer', 'facts'), _strategyqa),),
+    verifier='exact',
+    train='ChilleD/StrategyQA::train',
+    test='ChilleD/StrategyQA::test',
+    sizes=(1603, 687),
+    licence='MIT',
+    sample={'question': 'Can a whale climb a tree?', 'answer': False, 'facts': 'Whales have no legs.'},
+    instruction=f"{_STATE}word 'yes' or 'no'.",
+    **_WORKED,
+  ),
+  'commonsenseqa': DataSet(
+    forms=(_CHOICES,),
+    train='tau/commonsense_qa:default:train',
+    test='tau/commonsense_qa:default:validation',
+    sizes=(9741, 1221),
+    licence='MIT',
+    sample={
+      'question': 'Where do people keep milk cold?',
+      'choices': {'label': ['A', 'B', 'C', 'D', 'E'], 'text': ['shelf', 'oven', 'fridge', 'garden', 'bag']},
+      'answerKey': 'C',
+    },
+    **_CHOICE,
+  ),
+  'openbookqa': DataSet(
+    forms=((('question_stem', 'choices', 'answerKey'), _lettered),),
+    train='allenai/openbookqa:main:train',
+    test='allenai/openbookqa:main:test',
+    sizes=(4957, 500),
+    licence='not stated on the hub',
+    sample={
+      'question_stem': 'A plant grows towards',
+      'choices': {'text': ['light', 'noise', 'salt', 'iron'], 'label': ['A', 'B', 'C', 'D']},
+      'answerKey': 'A',
+    },
+    **_CHOICE,
+  ),
+  'logiqa': DataSet(
+    forms=(
+      (('context', 'query', 'options', 'correct_option'), _logiqa),
+      (('context', 'question', 'options', 'label'), _logiqa),
+    ),
+    train='lucasmccabe/logiqa@refs/convert/parquet:default:train',
+    test='lucasmccabe/logiqa@refs/convert/parquet:default:test',
+    sizes=(7376, 651),
+    licence='not stated on the hub',
+    sample={
+      'context': 'All cats sleep. Tom is a cat.',
+      'query': 'What follows?',
+      'options': ['Tom barks.', 'Tom sleeps.', 'Tom eats.', 'Nothing.'],
+      'correct_option': 1,
+    },
+    **_CHOICE,
+  ),
+  'bbh': DataSet(
+    forms=((('input', 'target'), _direct),),
+    verifier='exact',
+    train='lukaemon/bbh:boolean_expressions:test',  # one of its 27 tasks: each is a config of the hub's
+    test='',
+    sizes=(250, 0),
+    licence='MIT',
+    sample={'input': 'not ( True and False ) is', 'target': 'True'},
+    instruction=f'{_STATE}answer.',
+  ),
+  'mbpp': DataSet(
+    forms=(
+      (('text', 'code', 'test_list', 'test_setup_code'), _mbpp),
+      (('prompt', 'code', 'test_list', 'test_imports'), _mbpp),
+    ),
+    verifier='code',
+    train='google-research-datasets/mbpp:full:train',
+    test='google-research-datasets/mbpp:full:test',
+    sizes=(374, 500),
+    licence='CC BY 4.0',
+    sample={
+      'text': 'Write a function that doubles a number.',
+      'code': 'def double(x):\n  return 2 * x',
+      'test_list': ['assert double(2) == 4', 'assert double(0) == 0'],
+      'test_setup_code': '',
+    },
+    stop=('\nQuestion:',),
+    instruction=_BLOCK,
+    max_new_tokens=256,
+  ),
+  'humaneval': DataSet(
+    forms=((('prompt', 'canonical_solution', 'test', 'entry_point'), _humaneval),),
+    verifier='code',
+    train='',
+    test='openai/openai_humaneval::test',
+    sizes=(0, 164),
+    licence='MIT',
+    sample={
+      'prompt': 'def double(x):\n  """Returns twice x."""\n',
+      'canonical_solution': '  return 2 * x\n',
+      'test': 'def check(candidate):\n  assert candidate(2) == 4\n',
+      'entry_point': 'double',
+    },
+    frame='{question}',
+    stop=('\ndef ', '\nclass ', '\nif ', '\nprint', '\n#', '\n```'),
+    instruction=f'Complete this function. {_BLOCK}',
+    max_new_tokens=384,
+  ),
+}
+
+
+def spec(name: str, **overrides: Any) -> dict[str, Any]:
+  """Returns the section of a config that makes a task of a data set, with the keys that are given in place of the defaults.
+
+  Raises ValueError when there is no such data set.
+  """
+  if name not in DATASETS:
+    near = base.nearest(name, DATASETS) or f'; they are {", ".join(DATASETS)}'
+    raise ValueError(f'{name!r} is no data set of the catalog{near}')
+  row = DATASETS[name]
+  chat = overrides.get('format') == 'chat'
+  return {
+    'family': 'dataset',
+    'dataset': name,  # which columns the rows have
+    'train_source': row.train,  # a .json, .jsonl or .csv file, OWNER/NAME:CONFIG:SPLIT of the hub, or tfds:NAME:SPLIT
+    'test_source': row.test,  # '' holds out test_size rows of train_source
+    'shots_source': '',  # the shots are its first rows; '' takes them out of train_source
+    'train_size': 0,  # questions; 0 takes all
+    'test_size': 200,
+    'num_shots': 4 if row.train and not chat and row.scoring == 'generate' else 0,
+    'seed': 0,  # chooses shots, held-out questions, and those kept under a size
+    'verifier': row.verifier,  # 'exact', 'numeric', 'math', 'choice' or 'code'
+    'scoring': row.scoring,  # or 'likelihood': the likeliest option
+    'normalize': 'sum',  # or 'per_character': how an option's log-probability is measured
+    'format': 'plain',  # or 'chat': the model's chat template
+    'frame': row.frame,  # of a plain prompt
+    'instruction': row.instruction if chat else '',  # under a question in a chat
+    'stop': () if chat else row.stop,  # of a chat: the model's own end
+    'max_new_tokens': row.max_new_tokens,
+  } | overrides

@@ -1,0 +1,203 @@
+"""Tasks whose questions are rows of files, the hub or TensorFlow Datasets: data sets of the catalog, or a user's own."""
+
+from collections.abc import Sequence
+import dataclasses
+import functools
+import re
+import string
+from typing import Any
+
+from imm_jax.tasks import base, catalog, sources, splits, verifiers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Questions(base.Task):
+  """What both families share. They add `read`."""
+
+  name: str
+  verifier: verifiers.Name
+  train_source: str  # see sources.read_source; '' where there is nothing to learn from, only to measure on
+  test_source: str = ''  # '' holds out test_size rows of train
+  shots_source: str = ''  # the few-shot examples are its first num_shots rows; '' takes them out of train by seed
+  train_size: int = 0  # at most so many questions; 0 takes all
+  test_size: int = 0  # at most so many questions; 0 takes all
+  num_shots: int = 0
+  seed: int = 0  # chooses shots, held-out questions, and those kept under a cap
+  scoring: base.Scoring = 'generate'  # or 'likelihood': the answer is the option that the model finds likeliest
+  normalize: base.Normalize = 'sum'
+  format: base.Format = 'plain'
+  frame: str = 'Question: {question}\nAnswer:'  # of a plain prompt
+  instruction: str = ''  # under a question in a chat
+  stop: tuple[str, ...] = ('\n',)
+  max_new_tokens: int = 16
+
+  def __post_init__(self) -> None:
+    """Raises ValueError naming the field that is out of range."""
+    super().__post_init__()
+    if not self.train_source and (not self.test_source or (self.num_shots and not self.shots_source)):
+      raise ValueError(
+        f"tasks.{self.name}.train_source: is empty; give a .json, .jsonl or .csv file, a hub id 'owner/name:config:split' "
+        "or 'tfds:name:split' (without it, a task with a test_source is only measured, with shots of a shots_source)"
+      )
+
+  def read(self, source: str) -> list[base.Example]:
+    """Returns the questions of a source. Raises ValueError naming the row that is not as the task expects."""
+    raise NotImplementedError
+
+  @functools.cached_property
+  def split(self) -> splits.Split:
+    """The questions. Raises ValueError or FileNotFoundError, see sources.read_source."""
+    shots = self.read(self.shots_source)[: self.num_shots] if self.shots_source else None
+    return splits.make_split(
+      self.name,
+      [*(shots or ()), *self.read(self.train_source)] if self.train_source else None,
+      self.read(self.test_source) if self.test_source else None,
+      seed=self.seed,
+      num_shots=self.num_shots,
+      shots=shots,
+      train_size=self.train_size,
+      test_size=self.test_size,
+    )
+
+  def prompt(self, example: base.Example, shots: Sequence[base.Example] = ()) -> base.Prompt:
+    """Returns the solved shots and the question: framed, or as turns of a chat with the instruction under each question."""
+    if self.format == 'plain':
+      solved = ''.join(f'{self._framed(shot)}{self.target(shot)}{self.separator}' for shot in shots)
+      return f'{solved}{self._framed(example)}'
+    turns = super().prompt(example, shots)
+    assert not isinstance(turns, str)
+    ending = f'\n{self.instruction}' if self.instruction else ''
+    return [turn | {'content': turn['content'] + ending} if turn['role'] == 'user' else turn for turn in turns]
+
+  def _framed(self, example: base.Example) -> str:
+    return self.frame.replace('{question}', example.question)
+
+  def target(self, example: base.Example) -> str:
+    """Returns the worked solution and 'The answer is' the answer, or one of them, or the code as a block."""
+    if self.verifier == 'code':
+      code = example.solution.strip('\n')
+      whole = example.metadata['prefix'] == '' or self.format == 'chat'
+      return f'\n```python\n{example.metadata["prefix"]}{code}\n```' if whole else f'\n{code}'
+    if not example.solution or self.scoring == 'likelihood':
+      return self.continuation(example.answer)
+    if self.verifier == 'math' and 'boxed{' in example.solution:
+      return self.continuation(example.solution)
+    return self.continuation(f'{example.solution}\nThe answer is {example.answer}.')
+
+  def until_stop(self, completion: str) -> str:
+    """Returns a completion up to the first stop string; the indentation of code stays."""
+    text = completion if self.verifier == 'code' else completion.strip()
+    return text[: min((text.find(string) for string in self.stop if string in text), default=len(text))]
+
+  def extract(self, completion: str) -> str:
+    """Returns the answer in the verifier's one form, '' when there is none."""
+    return verifiers.VERIFIERS[self.verifier].extract(self.until_stop(completion))
+
+  def verify(self, example: base.Example, completion: str) -> bool:
+    """Returns whether the completion states the gold answer; of options, whether it is the right one's text."""
+    if self.scoring == 'likelihood':
+      return base.normalise(completion) == base.normalise(example.answer)
+    return verifiers.VERIFIERS[self.verifier].verify(example, self.until_stop(completion))
+
+  @functools.cached_property
+  def verify_flexible(self) -> Any:
+    """A verify that takes what looks most like an answer, stated or not; None where it would not differ."""
+    flexible = verifiers.VERIFIERS[self.verifier].flexible
+    if flexible is None or self.scoring == 'likelihood':
+      return None
+    return lambda example, completion: flexible(example, self.until_stop(completion))
+
+  def example(self, where: str, parsed: catalog.Parsed) -> base.Example:
+    """Returns a row as an example. Raises ValueError, naming `where` it stands, when verifier or scoring can't take it."""
+    question, answer = parsed.question, parsed.answer.strip()
+    if self.scoring == 'likelihood':
+      if not parsed.options:
+        raise ValueError(f"{where}: has no options; use scoring='generate'")
+    elif self.verifier == 'choice':
+      letters = string.ascii_uppercase[: len(parsed.options)]
+      if not letters or len(parsed.options) > len(letters):
+        raise ValueError(f'{where}: has {len(parsed.options)} options to letter; give 1 to 26')
+      listed = '\n'.join(f'({letter}) {option}' for letter, option in zip(letters, parsed.options, strict=True))
+      question, answer = f'{question.strip()}\n{listed}', letters[parsed.options.index(parsed.answer)]
+    elif self.verifier == 'numeric':
+      number = verifiers.canonical_number(answer)
+      if number is None:
+        raise ValueError(f'{where}: the answer {answer!r} is not a number')
+      answer = number
+    if not answer:
+      raise ValueError(f'{where}: has no answer')
+    solution = parsed.solution if self.verifier == 'code' else re.sub(r'\n\s*\n', '\n', parsed.solution.strip())
+    metadata = {'prefix': parsed.prefix, 'tests': parsed.tests} if self.verifier == 'code' else None
+    return base.make_example(self.name, question, answer, options=parsed.options, solution=solution, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSet(Questions):
+  """A data set of catalog.DATASETS, which knows its columns."""
+
+  dataset: str
+
+  def __post_init__(self) -> None:
+    """Raises ValueError naming the field that is out of range."""
+    if self.dataset not in catalog.DATASETS:
+      near = base.nearest(self.dataset, catalog.DATASETS) or f'; they are {", ".join(catalog.DATASETS)}'
+      raise ValueError(f'tasks.{self.name}.dataset: {self.dataset!r} is no data set of the catalog{near}')
+    super().__post_init__()
+
+  def read(self, source: str) -> list[base.Example]:
+    """Returns the questions of a source."""
+    parsed = catalog.DATASETS[self.dataset].parse(sources.read_source(source), source)
+    return [self.example(f'{source}: row {number}', row) for number, row in enumerate(parsed, 1)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Custom(Questions):
+  """A user's own rows: which columns they have, how a question is made of them, and how answers are judged."""
+
+  question: str = '{question}'  # template of the columns
+  answer: str = 'answer'  # column; of options the right one's text, letter or number from 0; of code, a solution
+  solution: str = ''  # column with worked text, if there is one
+  options: str = ''  # column with the list of options, if there is one
+  tests: str = ''  # column with Python that raises when code is wrong, text or a list of statements
+
+  def __post_init__(self) -> None:
+    """Raises ValueError naming the field that is out of range."""
+    super().__post_init__()
+    for field, needed in (('options', 'choice'), ('tests', 'code')):
+      if self.verifier == needed and not getattr(self, field):
+        raise ValueError(f'tasks.{self.name}.{field}: is empty; name the column, which the verifier {needed!r} needs')
+    if self.solution and '\n' in self.stop:
+      raise ValueError(f"tasks.{self.name}.stop: a line's end would cut worked solutions; use ['\\n\\n']")
+    if not self._asked:
+      raise ValueError(f'tasks.{self.name}.question: {self.question!r} names no {{column}}')
+
+  @functools.cached_property
+  def _asked(self) -> list[str]:
+    """The columns that the question is made of."""
+    try:
+      return [field for _, field, _, _ in string.Formatter().parse(self.question) if field]
+    except ValueError as error:
+      raise ValueError(f'tasks.{self.name}.question: {error}: {self.question!r}; a brace itself is {{{{ or }}}}') from error
+
+  def read(self, source: str) -> list[base.Example]:
+    """Returns the questions of a source."""
+    rows = sources.read_source(source)
+    sources.columns(source, rows, [*self._asked, self.answer, *filter(None, (self.solution, self.options, self.tests))])
+    numbered = [(f'{source}: row {number}', row) for number, row in enumerate(rows, 1)]
+    return [self.example(where, self._parse(where, row)) for where, row in numbered]
+
+  def _parse(self, where: str, row: sources.Row) -> catalog.Parsed:
+    answer, options = str(row[self.answer]), tuple(map(str, row[self.options])) if self.options else ()
+    if options and answer not in options:
+      index = int(answer) if answer.isdecimal() else string.ascii_uppercase.find(answer) if len(answer) == 1 else -1
+      if not 0 <= index < len(options):
+        raise ValueError(f'{where}: the answer {answer!r} is no option, nor the letter or number of one')
+      answer = options[index]
+    solution, tests = str(row[self.solution]) if self.solution else '', row[self.tests] if self.tests else ''
+    return catalog.Parsed(
+      self.question.format_map(row),
+      answer,
+      answer if self.verifier == 'code' else solution,
+      options,
+      tests=tests if isinstance(tests, str) else '\n'.join(tests),
+    )

@@ -1,0 +1,367 @@
+"""Verifiers by tables of cases, and what no completion may do: raise, hang, do harm or pass."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from imm_jax.experiment import make_task
+from imm_jax.tasks import base, catalog, children
+
+
+def data_set(dataset, **changes):
+  return make_task('t', catalog.spec(dataset, train_source='unused.jsonl', test_source='', **changes))
+
+
+def verdicts(dataset, gold, completion, **others):
+  """Returns whether the strict, and whether the flexible reader takes the completion."""
+  task = data_set(dataset, scoring='generate', stop=('\n\n', 'Question:'))
+  example = base.make_example('t', 'q', gold, **others)
+  strict = task.verify(example, completion)
+  return strict, strict or task.verify_flexible(example, completion)
+
+
+BOTH, LENIENT, NEITHER = (True, True), (False, True), (False, False)
+
+
+@pytest.mark.parametrize(
+  ('gold', 'completion', 'expected'),
+  [
+    ('42', '42', BOTH),
+    ('42', ' 42.', BOTH),
+    ('42', '42.0', BOTH),
+    ('42', '**42**', BOTH),
+    ('42', '43', NEITHER),
+    ('42', '', NEITHER),
+    ('42', 'forty-two', NEITHER),
+    ('42', '42 apples', LENIENT),
+    ('42', 'She has 40 + 2 = 42 apples', LENIENT),
+    ('42', 'The answer is 42. There were 7 days.', BOTH),
+    ('42', 'The answer is 7. No: the answer is 42!', BOTH),
+    ('42', 'the ANSWER is: **42** apples for 3 people', BOTH),
+    ('42', 'The answer is 40 + 2 = 42 since 6 * 7 is, too', BOTH),
+    ('42', 'x is 42, the answer is left to you', LENIENT),
+    ('42', '40 + 2 = <<40+2=42>>42\n#### 42', BOTH),
+    ('42', '#### 41\n42', NEITHER),
+    ('42', r'So \boxed{42} is it, in 3 steps', BOTH),
+    ('1/2', r'\boxed{\frac{1}{2}}', BOTH),
+    ('42', r'The answer is $\boxed{42}$', BOTH),
+    ('1/2', r'\boxed{\dfrac{-1}{2}}', NEITHER),
+    ('42', 'The answer is 42\n\nQuestion: what is 1 + 1?\nAnswer: 2', BOTH),
+    ('42', '7\n\n42', NEITHER),
+    ('1234', '1,234', BOTH),
+    ('1234', '$1,234.00', BOTH),
+    ('1234', r'\$1{,}234', BOTH),
+    ('109200000', '109,200,000', BOTH),
+    ('109200000', '109,200,001', NEITHER),
+    ('23', '1,23', LENIENT),
+    ('5', '$5', BOTH),
+    ('5', '5.0', BOTH),
+    ('5', '€5 each', LENIENT),
+    ('-3', '-3', BOTH),
+    ('-3', '\N{MINUS SIGN}3', BOTH),
+    ('-3', '-$3', BOTH),
+    ('-3', '$-3', BOTH),
+    ('3', '-3', NEITHER),
+    ('3', '10-3', LENIENT),
+    ('0.5', '1/2', BOTH),
+    ('0.5', '.5', BOTH),
+    ('0.5', '1 / 2', BOTH),
+    ('50', '50%', BOTH),
+    ('50', r'50\%', BOTH),
+    ('0.6666666667', '2/3', BOTH),
+    ('3.33333', '10/3', BOTH),
+    ('3.33333', '3.33', NEITHER),
+    ('1000', '1e3', BOTH),
+    ('0', '0', BOTH),
+    ('0', '-0.0', BOTH),
+    ('0', '0.0000001', NEITHER),
+  ],
+)
+def test_numeric_verifier(gold, completion, expected):
+  assert verdicts('gsm8k', gold, completion) == expected
+
+
+@pytest.mark.parametrize(
+  ('gold', 'completion', 'expected'),
+  [
+    ('yes', 'Whales swim.\nThe answer is yes.', BOTH),
+    ('yes', 'yes', BOTH),
+    ('yes', ' yes.', BOTH),
+    ('yes', '**yes**', BOTH),
+    ('yes', 'Yes', LENIENT),
+    ('yes', 'Whales swim, so yes', LENIENT),
+    ('yes', 'the answer is: Yes!', LENIENT),
+    ('yes', 'yes and no', NEITHER),
+    ('yes', 'no. yes.\nthe answer is no.', NEITHER),
+    ('yes', '', NEITHER),
+    ('(A)', '(A)', BOTH),
+    ('(A)', r'\boxed{(A)}', BOTH),
+    ('(A)', 'A', LENIENT),
+    ('(A)', '(B)', NEITHER),
+    ('] ]', ' ]  ]', BOTH),
+    ('] ]', '] ] ]', NEITHER),
+  ],
+)
+def test_exact_verifier(gold, completion, expected):
+  assert verdicts('bbh', gold, completion) == expected
+
+
+@pytest.mark.parametrize(
+  ('completion', 'expected'),
+  [
+    ('B', BOTH),
+    (' (B)', BOTH),
+    ('B) 8 km', BOTH),
+    ('**B**', BOTH),
+    ('So 8.\nThe answer is B.', BOTH),
+    ('the answer is (B) 8 km', BOTH),
+    (r'\boxed{B}', BOTH),
+    ('8 km', LENIENT),
+    ('the answer is 8 km.', LENIENT),
+    ('I think that it is B', LENIENT),
+    ('it is (B), since A is wrong', LENIENT),
+    ('A', NEITHER),
+    ('A B', LENIENT),
+    ('A dog', NEITHER),
+    ('But it is 9', NEITHER),
+    ('the answer is C, not B', NEITHER),
+    ('b', NEITHER),
+    ('', NEITHER),
+  ],
+)
+def test_choice_verifier(completion, expected):
+  assert verdicts('aqua', 'B', completion, options=('7 km', '8 km', '9 km')) == expected
+
+
+@pytest.mark.parametrize(
+  ('gold', 'completion', 'expected'),
+  [
+    (r'\frac{1}{2}', r'\boxed{\frac{1}{2}}', BOTH),
+    (r'\frac{1}{2}', r'So it is $\boxed{0.5}$.', BOTH),
+    (r'\frac{1}{2}', r'\boxed{\dfrac12}', BOTH),
+    (r'\frac{1}{2}', 'The answer is $1/2$.', BOTH),
+    (r'\frac{1}{2}', r'\boxed{\frac{1}{3}}', NEITHER),
+    (r'\frac{1}{2}', 'so we have $x = 0.5$ here', LENIENT),
+    (r'\left( 3, \frac{\pi}{2} \right)', r'\boxed{(3, \frac{\pi}{2})}', BOTH),
+    (r'\left( 3, \frac{\pi}{2} \right)', r'\boxed{(\frac{\pi}{2}, 3)}', NEITHER),
+    ('x^2+2x+1', r'\boxed{(x+1)^2}', BOTH),
+    ('x^2+2x+1', r'\boxed{(x+2)^2}', NEITHER),
+    (r'\text{even}', r'\boxed{\text{even}}', BOTH),
+    (r'\text{even}', 'The answer is even.', BOTH),
+    (r'10\%', r'\boxed{10\%}', BOTH),
+    ('11', '11', BOTH),
+    ('11', '', NEITHER),
+    ('11', '12', NEITHER),
+  ],
+)
+def test_math_verifier(gold, completion, expected):
+  assert verdicts('math', gold, completion) == expected
+
+
+DOUBLE = {'prefix': '', 'tests': 'assert double(2) == 4\nassert double(0) == 0'}
+
+
+@pytest.mark.parametrize(
+  ('completion', 'right'),
+  [
+    ('def double(x):\n  return 2 * x', True),
+    ('\n```python\ndef double(x):\n  return 2 * x\n```\n', True),
+    ('Here it is:\n```\ndef double(x):\n  return 2 * x\n```\nIt works.', True),
+    ('```py\ndef double(x):\n  return 2 * x', True),
+    ('import math\ndef double(x):\n  return int(math.pow(2, 1)) * x', True),
+    ('print("hello")\ndef double(x):\n  return 2 * x', True),
+    ('if __name__ == "__main__":\n  1 / 0\ndef double(x):\n  return 2 * x', True),
+    ('def double(x):\n  return x', False),
+    ('def double(x):\n  return 4', False),
+    ('def triple(x):\n  return 3 * x', False),
+    ('double = ', False),
+    ('', False),
+  ],
+)
+def test_code_verifier(completion, right):
+  example = base.make_example('t', 'q', 'unused', metadata=DOUBLE)
+  assert data_set('mbpp').verify(example, completion) is right and data_set('mbpp').verify_flexible is None
+
+
+def test_the_prefix_of_code_may_be_continued_or_written_again():
+  prompt = 'def double(x):\n  """Returns twice x."""\n'
+  example = base.make_example('t', prompt, 'unused', metadata={**DOUBLE, 'prefix': prompt})
+  task = data_set('humaneval')
+  assert task.verify(example, '\n  return 2 * x\n\ndef other():') and not task.verify(example, '\n  return x\n')
+  assert data_set('humaneval', format='chat').verify(example, f'```python\n{prompt}  return 2 * x\n```')
+
+
+# What no completion may do: raise, hang or pass. Each in every verifier of text, or against the tests of a program.
+
+TEXTS = {
+  'empty': '',
+  'a megabyte of one digit': '1' * 1_000_000,
+  'a fraction of a megabyte': '1/' + '1' * 1_000_000,
+  'commas': '1,' * 500_000 + 'x',
+  'thousands': '1,111' * 200_000 + '٣',
+  'foreign digits': '٣３³',
+  'surrogates and nulls': '\x00\ud800\udfff',
+  'backslashes': '\\' * 1_000_000,
+  'open boxes': '\\boxed{' * 100_000,
+  'nested braces': 'The answer is ' + '{' * 900,
+  'nested roots': '\\boxed{' + '\\sqrt{' * 120 + '}' * 121,
+  'markers': 'answer is' * 100_000,
+  'equal signs': 'the answer is ' + '= ' * 500_000,
+  'dollars': '$' * 1_000_000,
+  'marks': '<<' * 500_000,
+  'spaces': ' ' * 1_000_000 + 'x',
+  'lines': '\n' * 1_000_000,
+  'a tower of powers': '\\boxed{9^{9^{9^{9^{9}}}}}',
+  'factorials': '\\boxed{((99999!)!)!}',
+  'a sum without end': '\\boxed{\\sum_{n=1}^{10^{12}} \\frac{1}{n^{n}}}',
+  'an exponent': '1e999999999',
+  'a small exponent': '1e-999999999',
+  'a division by zero': '1/0',
+  'not a number': 'nan',
+  'infinity': '\\boxed{\\infty}',
+  'an emoji': '\N{PILE OF POO}' * 100_000,
+  'right to left': '\u202e24 si rewsna eht',
+  'format strings': '%s{0}{question}%n' * 1000,
+  'code for a shell': '$(rm -rf .); `reboot`',
+  'code for sympy': '\\boxed{__import__("os").abort()}',
+}
+
+
+@pytest.mark.parametrize('dataset', ['gsm8k', 'bbh', 'aqua', 'math'])
+@pytest.mark.parametrize('name', TEXTS)
+def test_hostile_texts_are_wrong(dataset, name, monkeypatch):
+  monkeypatch.setattr(children, 'MATH_SECS', 1.0)
+  gold, others = {'gsm8k': ('42', {}), 'bbh': ('yes', {}), 'math': ('42', {})}.get(dataset, ('B', {'options': ('7', '8')}))
+  task = data_set(dataset, stop=())
+  assert verdicts(dataset, gold, TEXTS[name], **others) == NEITHER
+  assert isinstance(task.extract(TEXTS[name]), str)
+
+
+PROGRAMS = {
+  'ends well': 'import sys; sys.exit(0)',
+  'ends at once': 'import os; os._exit(0)',
+  'raises SystemExit': 'raise SystemExit',
+  'ends in the test': 'import os\ndef double(x):\n  os._exit(0)',
+  'exits in the test': 'def double(x):\n  exit(0)',
+  'loops': 'while True: pass',
+  'loops in the test': 'def double(x):\n  while True: pass',
+  'sleeps': 'import time; time.sleep(1000)',
+  'does not mind signals': (
+    'import signal\nfor i in range(1, 64):\n  try: signal.signal(i, signal.SIG_IGN)\n  except OSError: pass\nwhile 1: pass'
+  ),
+  'catches everything': 'while True:\n  try:\n    while True: pass\n  except BaseException: pass',
+  'is a fork bomb': 'import os\nwhile True:\n  try: os.fork()\n  except OSError: pass',
+  'is a thread bomb': 'import threading\nwhile True: threading.Thread(target=lambda: [None for _ in iter(int, 1)]).start()',
+  'starts a process': 'import subprocess; subprocess.run(["sleep", "1000"])',
+  'leaves its session': 'import os\nif os.fork() == 0:\n  os.setsid()\n  while True: pass',
+  'has a huge integer': 'def double(x):\n  return 9 ** 9 ** 9 ** 9',
+  'prints a huge integer': 'print(10 ** 10 ** 9)',
+  'takes all memory': 'x = []\nwhile True: x.append(bytearray(10 ** 8))',
+  'takes a little memory for long': 'x = [0]\nwhile True: x += x',
+  'floods the output': 'while True: print("x" * 10 ** 6)',
+  'floods the errors': 'import sys\nwhile True: sys.stderr.write("x" * 10 ** 6)',
+  'fills the disk': 'i = 0\nwhile True:\n  i += 1\n  open(str(i), "wb").write(b"x" * 10 ** 6)',
+  'opens all files': 'files = []\nwhile True: files.append(open("/dev/null"))',
+  'recurs': 'def double(x):\n  return double(x)',
+  'recurs deeper': 'import sys\nsys.setrecursionlimit(10 ** 9)\ndef double(x):\n  return double(x)',
+  'is nested': '(' * 50_000 + ')' * 50_000,
+  'is nested in unary signs': 'x = ' + '-' * 90_000 + '1',
+  'is too long': '#' * 10_000_000,
+  'has a surrogate': 'x = "\ud800"',
+  'has a null': 'x = 1\x00',
+  'crashes': 'import ctypes; ctypes.string_at(0)',
+  'aborts': 'import os; os.abort()',
+  'kills its group': 'import os; os.killpg(0, 9)',
+  'kills its parent': 'import os; os.kill(os.getppid(), 9)',
+  'kills all': 'import os; os.kill(-1, 9)',
+  'reads its input': 'input()',
+  'has another AssertionError': 'import builtins\nbuiltins.AssertionError = SystemExit\ndef double(x):\n  return x',
+  'ends when an assertion fails': (
+    'import sys\nsys.excepthook = lambda *a: __import__("os")._exit(0)\ndef double(x):\n  return x'
+  ),
+  'ends at exit': 'import atexit, os\natexit.register(os._exit, 0)\ndef double(x):\n  return x',
+  'sends what it knows': (
+    'import os\nfor fd in range(3, 64):\n  try: os.write(fd, b"x" * 32)\n  except OSError: pass\ndef double(x):\n  return x'
+  ),
+  'closes all files': 'import os; os.closerange(0, 64)',
+  'raises in a destructor': 'class A:\n  def __del__(self): raise SystemExit\nA()\ndef double(x):\n  return x',
+  'has a metaclass': 'class M(type):\n  def __call__(c, x):\n    while True: pass\nclass double(metaclass=M): pass',
+}
+
+LIMITS = children.Limits(cpu_secs=1, wall_secs=2.0, memory_bytes=2**28)
+
+
+@pytest.mark.parametrize('name', PROGRAMS)
+def test_hostile_programs_do_not_pass(name):
+  assert children.run_tests(PROGRAMS[name], DOUBLE['tests'], LIMITS) in ('incorrect', 'error')
+
+
+def test_the_hostile_are_many():
+  assert len(TEXTS) == 30 and len(PROGRAMS) == 42  # as the README says
+
+
+ALLOWED = [  # statement, and what it must raise; each in a process with no business there
+  ('os.fork()', 'PermissionError'),
+  ('subprocess.run(["true"])', 'PermissionError'),
+  ('os.execv("/bin/true", ["true"])', 'PermissionError'),
+  ('os.kill(os.getppid(), 0)', 'PermissionError'),
+  ('socket.socket()', 'PermissionError'),
+  ('threading.Thread(target=print).start()', 'RuntimeError'),
+  ('open("big", "wb").write(bytes(2 ** 21))', 'OSError'),
+  ('open("/proc/%d/environ" % os.getppid()).read()', 'OSError'),
+]
+
+
+@pytest.mark.parametrize(('statement', 'error'), ALLOWED)
+def test_what_a_sandbox_does_not_permit(statement, error):
+  program = (
+    f'import os, socket, subprocess, threading\ntry:\n  {statement}\n  raised = None\nexcept {error} as e:\n  raised = e'
+  )
+  assert children.run_tests(program, 'assert raised') == 'correct'
+
+
+def test_a_sandbox_has_a_directory_of_its_own_and_no_environment(tmp_path, monkeypatch):
+  monkeypatch.setenv('SECRET', 'x')
+  assert children.run_tests('import os\nopen("a", "w").write("x")', 'assert os.listdir(".") == ["a"]') == 'correct'
+  assert children.run_tests('import os', 'assert "SECRET" not in os.environ and "HOME" not in os.environ') == 'correct'
+
+
+NAMESPACES = (
+  subprocess.run(['unshare', '--user', '--map-root-user', '--net', '--mount', 'true'], check=False).returncode == 0
+)
+
+
+@pytest.mark.skipif(not NAMESPACES, reason='needs user namespaces')
+def test_a_sandbox_writes_nothing_elsewhere(tmp_path):
+  program = f'try:\n  open({str(tmp_path / "a")!r}, "w")\n  raised = None\nexcept OSError as e:\n  raised = e'
+  assert children.run_tests(program, 'assert raised') == 'correct' and not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not NAMESPACES, reason='needs user namespaces')
+def test_without_namespaces_there_is_a_sandbox_still():
+  code = (
+    'from imm_jax.tasks import children\n'
+    'run = lambda program: children.run_tests("import os, socket\\n" + program, "assert x == 1")\n'
+    "big = \"open(\\'big\\', \\'wb\\').write(bytes(2 ** 21)); x = 1\"\n"
+    'print(run("x = 1"), run("x = 2"), run("os.fork(); x = 1"), run("socket.socket(); x = 1"), run("os._exit(0)"), run(big))'
+  )
+  shell = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" -c "$1"'
+  command = ['unshare', '--user', '--map-root-user', 'sh', '-c', shell, sys.executable, code]
+  printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+  assert printed.split() == ['correct'] + 5 * ['incorrect']
+
+
+def test_a_formula_that_hangs_is_an_error_and_the_next_has_its_verdict(monkeypatch):
+  with monkeypatch.context() as short:
+    short.setattr(children, 'MATH_SECS', 0.5)
+    assert children.same_formula('42', '{' * 900) == 'error'
+  assert children.same_formula(r'\frac{1}{2}', '0.5') == 'correct'
+
+
+def test_formulas_are_compared_without_jax():
+  source = (pathlib.Path(children.__file__).parent / 'math_worker.py').read_text()
+  code = 'import sys, math_verify; print("jax" in sys.modules)'
+  assert 'imm_jax' not in source
+  assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'False\n'
