@@ -20,7 +20,7 @@ from imm_jax.evaluate import pass_at_k
 from imm_jax.experiment import Experiment
 from imm_jax.finetune import FinetuneConfig
 from imm_jax.lm import LM
-from imm_jax.model import of_logits, param_shardings, Params, target_logprobs, Transformer
+from imm_jax.model import is_likeliest, of_logits, param_shardings, Params, target_logprobs, Transformer
 from imm_jax.packing import Batch
 from imm_jax.workdir import Workdir
 
@@ -92,7 +92,7 @@ def _score(model: Transformer, params: Params, batch: Batch, gates: jax.Array) -
   x, _ = model.bind({'params': params}).features(batch.tokens, batch.positions, batch.segment_ids, gates=gates)
 
   def judge(logits, targets):
-    return target_logprobs(logits, targets), jnp.argmax(logits, axis=-1).astype(jnp.int32) == targets
+    return target_logprobs(logits, targets), is_likeliest(logits, targets)
 
   return of_logits(model, params, x, batch.targets, judge)
 

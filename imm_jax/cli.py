@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import ctypes
 import dataclasses
 import gc
+import importlib.util
 import json
 import os
 import signal
@@ -175,14 +176,25 @@ def _doctor(values: flags.FlagValues, arguments: list[str]) -> None:
 
 def _evaluate(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_string('out', None, 'JSON file to write the results to.', flag_values=values)
+  flags.DEFINE_list('lm_eval_tasks', [], "Tasks of lm-eval's, in place of the config's.", flag_values=values)
+  flags.DEFINE_string('lm_eval_include', '', "Directory with more of lm-eval's task files.", flag_values=values)
   config = _parse_config(values, arguments)
   from imm_jax import imm
 
-  row = imm.evaluate_only(config)
-  _print_table([row], config['model']['path'] or 'base')
+  if not values.lm_eval_tasks:
+    results = imm.evaluate_only(config)
+    _print_table([results], config['model']['path'] or 'base')
+  else:
+    if importlib.util.find_spec('lm_eval') is None:
+      raise ValueError("--lm_eval_tasks: lm-eval is not installed; pip install 'imm_jax[eval]'")
+    from imm_jax import harness
+
+    lm, rows = imm.load_to_sample(config), config['sampler']['num_slots']
+    results = harness.evaluate(lm, values.lm_eval_tasks, values.lm_eval_include, rows)
+    print(harness.table(results))
   if values.out:
     with open(values.out, 'w', encoding='utf-8') as file:
-      json.dump(row, file, indent=2)
+      json.dump(results, file, indent=2, default=str)
 
 
 def _analyze(values: flags.FlagValues, arguments: list[str]) -> None:

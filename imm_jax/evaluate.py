@@ -137,7 +137,7 @@ def _likelihood(model, params, tokenizer, task, sampler_config) -> tuple[list[bo
   best = []
   for example, of_options in zip(task.test, scores, strict=True):
     sizes = [len(option) if task.normalize == 'per_character' else 1 for option in example.options]
-    best.append(int(np.argmax([np.sum(score) / size for score, size in zip(of_options, sizes, strict=True)])))
+    best.append(int(np.argmax([np.sum(score.logprobs) / size for score, size in zip(of_options, sizes, strict=True)])))
   answers = [example.options[i] for example, i in zip(task.test, best, strict=True)]
   return [task.verify(example, answer) for example, answer in zip(task.test, answers, strict=True)], answers
 

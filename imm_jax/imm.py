@@ -214,6 +214,13 @@ def random_lm(exp: Experiment, mesh: jax.sharding.Mesh) -> LM:
   return LM(config, model_lib.init_params(config, exp.model.random.seed, mesh), tokenizer, mesh, sharding.TRAIN)
 
 
+def load_to_sample(config: Mapping[str, Any]) -> LM:
+  """Returns config.model.path on the config's mesh, ready to sample and to score."""
+  exp = experiment.resolve(config)
+  lm = load_model(exp, exp.model.path, sharding.make_mesh(**dataclasses.asdict(exp.mesh)))
+  return phases.for_sampling(lm, lm.params)
+
+
 def evaluate_only(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a row with the accuracies of config.model.path on the config's tasks."""
   exp = experiment.resolve(config)

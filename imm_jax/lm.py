@@ -1,7 +1,7 @@
-"""The library's front door: load(path) -> LM with logits, generate, save."""
+"""The library's front door: load(path) -> LM with logits, generate, score, save."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import os
 import shutil
@@ -16,7 +16,7 @@ from imm_jax import checkpoint, formats, sampler, sharding
 from imm_jax import model as model_lib
 from imm_jax.formats import peft
 from imm_jax.model import ModelConfig, Params, Transformer
-from imm_jax.sampler import Completion, SamplerConfig
+from imm_jax.sampler import Completion, SamplerConfig, Score
 from imm_jax.tokenizer import Tokenizer
 from imm_jax.workdir import AT_ROUND, Workdir
 
@@ -41,7 +41,7 @@ class LM:
 
   def generate(
     self,
-    prompts: Sequence[str | list[dict[str, str]]],
+    prompts: Sequence[str | list[dict[str, str]] | Sequence[int]],
     *,
     num_samples: int = 1,
     temperature: float = 1.0,
@@ -51,11 +51,12 @@ class LM:
     stop: Sequence[str] = (),
     seed: int = 0,
     num_slots: int = 64,
+    advance: Callable[[int], None] = lambda num_completions: None,
   ) -> list[list[Completion]]:
     """Returns num_samples completions of each prompt: Completion(text, tokens, logprobs, finish_reason).
 
     Args:
-      prompts: texts, or chats as lists of {'role', 'content'}.
+      prompts: texts, chats as lists of {'role', 'content'}, or token ids.
       num_samples: completions of each prompt; the prompt is computed once for all.
       temperature: 0 is greedy.
       top_k: keep the so many likeliest tokens; 0 keeps all.
@@ -64,6 +65,7 @@ class LM:
       stop: strings that end a completion and are left out of its text; the model's own end tokens always do.
       seed: a completion is a function of the seed, its prompt and its index, whatever else is asked for in the same call.
       num_slots: rows decoded at once; what is free of it is refilled.
+      advance: called with the number of completions that have just ended.
 
     Raises:
       ValueError: a prompt is empty or too long, or an argument is out of range.
@@ -71,7 +73,7 @@ class LM:
     if isinstance(prompts, str):
       raise ValueError('prompts: is one text; give a list of texts or chats')
     config = SamplerConfig(num_samples, temperature, top_k, top_p, num_slots, chunk_steps=8)
-    encoded = [self.tokenizer.encode_prompt(prompt) for prompt in prompts]
+    encoded = [self._encode(prompt) for prompt in prompts]
     # A prompt is named by its tokens, and equal ones are numbered.
     seen: Counter[str] = Counter()
     ids = []
@@ -79,14 +81,37 @@ class LM:
       name = ','.join(map(str, tokens))
       ids.append(f'{name}#{seen[name]}')
       seen[name] += 1
-    model, params = Transformer(self.config, self.rules), self.params
     with jax.set_mesh(self.mesh):
-      if self.config.dtype != 'float32':  # once, and not in every step
-        params = sampler.make_cast(model, self.mesh)(params)  # pyright: ignore[reportArgumentType]
       return sampler.sample(
-          model, params, self.tokenizer, encoded, config, key=jax.random.key(seed), max_new_tokens=max_new_tokens, ids=ids,
-          stop=stop,
+          *self._to_sample(), self.tokenizer, encoded, config, key=jax.random.key(seed), max_new_tokens=max_new_tokens,
+          ids=ids, stop=stop, advance=advance,
       )  # fmt: skip
+
+  def score(
+    self,
+    prompts: Sequence[Sequence[int]],
+    options: Sequence[Sequence[Sequence[int]]],
+    *,
+    batch_size: int = 64,
+    advance: Callable[[int], None] = lambda num_options: None,
+  ) -> list[list[Score]]:
+    """Returns the Score(logprobs, greedy) of each option of each prompt, all given as token ids.
+
+    batch_size prompts are computed at once, each with all its options. Raises ValueError when one is empty or too long.
+    """
+    with jax.set_mesh(self.mesh):
+      return sampler.score(*self._to_sample(), prompts, options, batch_size=batch_size, advance=advance)
+
+  def _encode(self, prompt: str | list[dict[str, str]] | Sequence[int]) -> list[int]:
+    is_tokens = not isinstance(prompt, str) and all(isinstance(token, int) for token in prompt)
+    return list(prompt) if is_tokens else self.tokenizer.encode_prompt(prompt)  # pyright: ignore
+
+  def _to_sample(self) -> tuple[Transformer, Params]:
+    """Returns the model and its params in the compute dtype: cast once, and not in every step."""
+    model = Transformer(self.config, self.rules)
+    if self.config.dtype == 'float32':
+      return model, self.params
+    return model, sampler.make_cast(model, self.mesh)(self.params)  # pyright: ignore[reportArgumentType]
 
   def save(self, path: str | os.PathLike[str], dtype: str = 'float32') -> None:
     """Writes a Hugging Face directory that transformers loads: weights in `dtype`, config, tokenizer, generation config.

@@ -217,11 +217,6 @@ class Transformer(nn.Module):
     return self.unembed(x), cache
 
 
-def logprobs(model: Transformer, params: Params, x: jax.Array, targets: jax.Array) -> jax.Array:
-  """Returns log p(target) in nats, [B, T] f32, of targets [B, T] int32 given features x [B, T, D]; chunk by chunk."""
-  return of_logits(model, params, x, targets, target_logprobs)
-
-
 def of_logits(model: Transformer, params: Params, x: jax.Array, targets: jax.Array, function: Callable[..., Any]) -> Any:
   """Returns function(logits [..., V] f32, targets [...] int32) of features x [B, T, D], arrays [B, T]; chunk by chunk."""
 
@@ -236,8 +231,16 @@ def of_logits(model: Transformer, params: Params, x: jax.Array, targets: jax.Arr
 
 def target_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
   """Returns log p(target) [...] f32 from logits [..., V] f32 and targets [...] int32."""
-  chosen = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-  return chosen - jax.nn.logsumexp(logits, axis=-1)
+  return _chosen(logits, targets) - jax.nn.logsumexp(logits, axis=-1)
+
+
+def is_likeliest(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Returns [...] bool: whether no token has a larger logit than the target; see target_logprobs."""
+  return _chosen(logits, targets) >= jnp.max(logits, axis=-1)
+
+
+def _chosen(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
 
 
 def chunk_length(num_rows: int, length: int, vocab_size: int) -> int:

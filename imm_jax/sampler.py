@@ -18,7 +18,16 @@ import numpy as np
 
 from imm_jax import layers, processes, sharding
 from imm_jax.choice import choose
-from imm_jax.model import empty_cache, KVCache, logprobs, param_shardings, Params, Transformer
+from imm_jax.model import (
+  empty_cache,
+  is_likeliest,
+  KVCache,
+  of_logits,
+  param_shardings,
+  Params,
+  target_logprobs,
+  Transformer,
+)
 from imm_jax.tokenizer import Tokenizer
 
 CACHE_AXES = ('layers', 'attention_batch', 'attention_heads', 'length', 'head_dim')
@@ -56,6 +65,13 @@ class Completion:
   tokens: list[int]  # the one that stopped it included
   logprobs: list[float]  # nats, under the model itself (temperature 1, nothing cut off)
   finish_reason: str  # 'stop' or 'length'
+
+
+class Score(NamedTuple):
+  """What the model thinks of an option."""
+
+  logprobs: Any  # [n] f32, nats, of its tokens
+  greedy: Any  # [n] bool: whether no other token is likelier
 
 
 @flax.struct.dataclass
@@ -262,7 +278,7 @@ def sample(
   keys = _row_keys(key, ids or [str(i) for i in range(len(prompts))], n)
   stops = np.zeros(model.config.vocab_size, bool)
   stops[: tokenizer.size] = tokenizer.tokens_containing(stop)
-  stops[list(tokenizer.stop_ids)] = True
+  stops[list(tokenizer.ending(stop))] = True
   stops = jnp.asarray(stops)
 
   num_rows, wave = capacity(config, model.rules, jax.sharding.get_abstract_mesh().shape)
@@ -302,18 +318,18 @@ def score(
   *,
   batch_size: int,
   advance: Callable[[int], None] = lambda num_options: None,
-) -> list[list[np.ndarray]]:
-  """Returns for each prompt and each of its options the log-probabilities in nats, [len(option)] f32, of its tokens.
+) -> list[list[Score]]:
+  """Returns for each prompt the Score of each of its options, which may fill the context but for their last token.
 
   A row of the batch is a prompt and all its options, which do not see each other: the prompt is computed once.
   """
   for prompt, own in zip(prompts, options, strict=True):
-    _check([prompt], max(map(len, own)), model.config.max_length)
+    _check([prompt], max(map(len, own)) - 1, model.config.max_length)  # the last token is never read
   if not prompts:
     return []
   start, prefix = _share_prefix(model, params, prompts)
   suffixes = [prompt[start:] for prompt in prompts]
-  results: list[list[np.ndarray]] = [[] for _ in prompts]
+  results: list[list[Score]] = [[] for _ in prompts]
   sizes = [(len(suffix) + sum(map(len, own)), i) for i, (suffix, own) in enumerate(zip(suffixes, options, strict=True))]
   order = [i for _, i in sorted(sizes)]  # rows of like length together
   num_rows = min(batch_size, len(order))
@@ -322,9 +338,10 @@ def score(
     batch = order[first : first + num_rows]
     rows = _option_rows([(suffixes[i], options[i]) for i in batch], num_rows)
     scores = processes.fetch(score_rows(model, params, prefix, rows, jnp.int32(start)))
-    for i, row in zip(batch, scores, strict=False):
+    for r, i in enumerate(batch):
       ends = np.cumsum([len(option) for option in options[i]])
-      results[i] = np.split(row[: ends[-1]], ends[:-1])
+      split = (np.split(of_rows[r, : ends[-1]], ends[:-1]) for of_rows in scores)
+      results[i] = [Score(*of_option) for of_option in zip(*split, strict=True)]
     advance(sum(len(options[i]) for i in batch))
   return results
 
@@ -360,13 +377,17 @@ def _option_rows(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], 
 
 
 @functools.partial(jax.jit, static_argnames='model')
-def score_rows(model: Transformer, params: Params, prefix: KVCache | None, rows: OptionRows, start: jax.Array) -> jax.Array:
-  """Returns [B, M] f32: the log-probabilities of the options' tokens; start [] int32 is the first position of a row."""
+def score_rows(model: Transformer, params: Params, prefix: KVCache | None, rows: OptionRows, start: jax.Array) -> Score:
+  """Returns the Score of the options' tokens, [B, M]; start [] int32 is the first position of a row."""
   model = model.clone(config=dataclasses.replace(model.config, attention='xla'))  # no kernel knows of SHARED
   positions = jnp.where(rows.offsets == layers.EMPTY, layers.EMPTY, start + rows.offsets)
   x, _ = model.bind({'params': params}).features(rows.tokens, positions, rows.segment_ids, prefix=prefix)
   x = jnp.take_along_axis(x, rows.sources[..., None], axis=1)
-  return logprobs(model, params, x, rows.targets)
+
+  def of_targets(logits, targets):
+    return Score(target_logprobs(logits, targets), is_likeliest(logits, targets))
+
+  return of_logits(model, params, x, rows.targets, of_targets)
 
 
 def _positions(tokens: jax.Array, lengths: jax.Array, start: jax.Array) -> jax.Array:
@@ -434,14 +455,14 @@ def _row_keys(key: jax.Array, ids: Sequence[str], n: int) -> jax.Array:
 def _finished(slots: Slots, owned: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str]) -> dict[int, Completion]:
   """Returns the completions of the owned slots that have ended: by a stop token, a stop string or their length."""
   active, length, tokens, logprobs = processes.fetch((slots.active, slots.length, slots.tokens, slots.logprobs))
-  done = {}
+  done, ends = {}, tokenizer.ending(stop)
   for slot in owned:
     row, reason = [int(token) for token in tokens[slot, : length[slot]]], ''
     text, num_tokens = until_stop(row, tokenizer, stop)
     if num_tokens:
       row, reason = row[:num_tokens], 'stop'  # what was decoded beyond it in this chunk is dropped
     elif not active[slot]:
-      reason = 'stop' if row[-1] in tokenizer.stop_ids else 'length'
+      reason = 'stop' if row[-1] in ends else 'length'
     if reason:
       done[slot] = Completion(text, row, [float(x) for x in logprobs[slot, : len(row)]], reason)
   return done

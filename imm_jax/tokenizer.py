@@ -28,7 +28,7 @@ class Tokenizer:
     ends = generation_config.get('eos_token_id')
     ends = ends if isinstance(ends, list) else [ends]
     ends = [fast.eos_token_id, *ends, *(fast.get_vocab().get(token) for token in end_tokens)]
-    self.end_id = fast.eos_token_id  # None where the files name none
+    self.bos_id, self.end_id = fast.bos_token_id, fast.eos_token_id  # None where the files name none
     self.stop_ids = frozenset(token for token in ends if token is not None)
     self.size = max(fast.get_vocab().values()) + 1
     ordinary = fast.get_vocab().keys() - set(fast.all_special_tokens)
@@ -83,14 +83,29 @@ class Tokenizer:
   def encode_prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
     """Returns the tokens of a prompt that the model is to continue.
 
-    Plain text gets what the tokenizer puts in front (Llama's bos) and nothing behind; messages [{'role', 'content'}] get the
-    chat template and the opening of the assistant's turn.
+    Plain text gets what the tokenizer puts in front (Llama's bos), unless it begins with that, and nothing behind; messages
+    [{'role', 'content'}] get the chat template and the opening of the assistant's turn.
     """
-    if isinstance(prompt, str):
-      return self._prefix + self.encode(prompt)
-    if self._fast.chat_template is None:
+    if not isinstance(prompt, str):
+      return self.encode(self.render_chat(prompt))
+    written = self._prefix and prompt.startswith(self._fast.decode(self._prefix))
+    return self.encode(prompt) if written else self._prefix + self.encode(prompt)
+
+  @property
+  def chat_template(self) -> str | None:
+    """Returns the text of the template, None where there is none."""
+    return self._fast.chat_template
+
+  def render_chat(self, messages: list[dict[str, str]], opens_answer: bool = True) -> str:
+    """Returns messages in the chat template, the assistant's turn opened behind them, or the last of them left open.
+
+    Raises ValueError where there is no template.
+    """
+    if self.chat_template is None:
       raise ValueError(f"{self._source}: the tokenizer has no chat template; use format='plain'")
-    return self._fast.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return self._fast.apply_chat_template(
+      messages, tokenize=False, add_generation_prompt=opens_answer, continue_final_message=not opens_answer
+    )
 
   @functools.cached_property
   def _prefix(self) -> list[int]:
@@ -108,6 +123,11 @@ class Tokenizer:
     if key not in self._containing:
       self._containing[key] = np.array([any(string in text for string in key) for text in self._texts])
     return self._containing[key]
+
+  def ending(self, stop: Sequence[str]) -> frozenset[int]:
+    """Returns the tokens that end a completion: the model's own, and the special ones among `stop`, which have no text."""
+    added = self._fast.added_tokens_decoder.items()
+    return self.stop_ids | {i for i, token in added if token.special and token.content in stop}
 
   @functools.cached_property
   def _texts(self) -> list[str]:

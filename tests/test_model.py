@@ -189,7 +189,7 @@ def test_logprobs_in_chunks_are_those_of_all_logits(config, tokens, tied, monkey
   monkeypatch.setattr(model_lib, 'LOGIT_BYTES', 4 * 64 * 8)  # six chunks of two positions
   x, _ = apply(config, params, tokens, positions_of(tokens), method='features')
   targets = jnp.roll(tokens, -1, axis=1)
-  chunked = model_lib.logprobs(Transformer(config), params, x, targets)
+  chunked = model_lib.of_logits(Transformer(config), params, x, targets, model_lib.target_logprobs)
   expected = jnp.take_along_axis(jax.nn.log_softmax(forward(config, params, tokens)), targets[..., None], axis=-1)[..., 0]
   np.testing.assert_allclose(chunked, expected, atol=1e-5)
 

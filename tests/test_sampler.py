@@ -102,8 +102,8 @@ def test_logprobs_are_those_of_scoring_the_completion_again(run, place):
   with jax.set_mesh(mesh):
     scores = sampler.score(*place(mesh), PROMPTS, options, batch_size=4)
   for samples, scored in zip(completions, scores, strict=True):
-    for sample, logprobs in zip(samples, scored, strict=True):
-      np.testing.assert_allclose(sample.logprobs, logprobs, atol=2e-5)
+    for sample, score in zip(samples, scored, strict=True):
+      np.testing.assert_allclose(sample.logprobs, score.logprobs, atol=2e-5)
 
 
 def test_stop_strings_end_a_completion_at_once_and_leave_its_text(run):
@@ -193,4 +193,5 @@ def test_scores_equal_the_full_forward_of_each_option(config, params):
       tokens = jnp.asarray([prompt + option])
       logits = jax.jit(Transformer(config).apply)({'params': params}, tokens, jnp.arange(tokens.shape[1])[None])[0]
       rows = jax.nn.log_softmax(logits[0])[len(prompt) - 1 : tokens.shape[1] - 1]
-      np.testing.assert_allclose(score, np.asarray(rows)[np.arange(len(option)), option], atol=2e-5)
+      np.testing.assert_allclose(score.logprobs, np.asarray(rows)[np.arange(len(option)), option], atol=2e-5)
+      np.testing.assert_array_equal(score.greedy, np.argmax(rows, axis=-1) == option)

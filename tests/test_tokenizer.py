@@ -72,6 +72,7 @@ def test_chat_messages_go_through_the_template(tmp_path, llama_like):
   tokenizer = Tokenizer.load(write_llama_like(tmp_path / 'chat', TEMPLATE))
   messages = [{'role': 'user', 'content': 'hi'}]
   assert tokenizer.encode_prompt(messages) == tokenizer.encode('<user>hi<go>')
+  assert tokenizer.render_chat(messages, False) == '<user>hi' and tokenizer.chat_template == TEMPLATE
   with pytest.raises(ValueError, match="llama: the tokenizer has no chat template; use format='plain'"):
     llama_like.encode_prompt(messages)
 
@@ -95,6 +96,14 @@ def test_tokens_containing_a_string(llama_like):
   assert set(backend.convert_ids_to_tokens(np.flatnonzero(both).tolist())) == {'Ġa', 'ĠaĊ', 'ĊQ'}
   assert not llama_like.tokens_containing(['é', '<s>', 's>']).any()  # a part of a character; a special token
   assert not llama_like.tokens_containing([]).any()
+
+
+def test_a_special_token_may_be_a_stop_string(llama_like):
+  assert llama_like.ending(['\n', '</', '<|im_end|>']) == {1, 2} and llama_like.ending([]) == {1} == llama_like.stop_ids
+
+
+def test_a_text_that_begins_as_a_prompt_does_gets_nothing_more_in_front(llama_like):
+  assert llama_like.encode_prompt('<s>a') == llama_like.encode_prompt('a')
 
 
 def test_tokens_containing_keeps_the_space_that_a_decoder_drops_in_front(tmp_path):

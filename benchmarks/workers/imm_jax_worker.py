@@ -71,7 +71,7 @@ def score(prompts, options, texts, batch_size):
   with jax.set_mesh(lm().mesh):
     scores = sampler.score(model, lm().params, prompts, options, batch_size=batch_size)
   secs = time.monotonic() - start
-  sums = [[float(x.sum()) for x in own] for own in scores]
+  sums = [[float(score.logprobs.sum()) for score in own] for own in scores]
   return {'secs': secs, 'sums': sums, 'num_options': sum(map(len, sums)), 'compile_secs': sum(compile_secs)}
 
 
