@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imm_jax import checkpoint, formats, sampler, sharding
+from imm_jax import card, checkpoint, formats, sampler, sharding
 from imm_jax import model as model_lib
 from imm_jax.formats import peft
 from imm_jax.model import ModelConfig, Params, Transformer
@@ -30,6 +30,7 @@ class LM:
   tokenizer: Tokenizer
   mesh: jax.sharding.Mesh
   rules: sharding.Rules = sharding.SAMPLE
+  source: str = ''  # where it was loaded from, for the card of what is saved; '' where params are your own
 
   def logits(self, tokens: jax.Array | np.ndarray) -> jax.Array:
     """Returns the logits [B, T, V] f32 after each of tokens [B, T] int32. Raises ValueError for what are no such ids."""
@@ -114,7 +115,7 @@ class LM:
     return model, sampler.make_cast(model, self.mesh)(self.params)  # pyright: ignore[reportArgumentType]
 
   def save(self, path: str | os.PathLike[str], dtype: str = 'float32') -> None:
-    """Writes a Hugging Face directory that transformers loads: weights in `dtype`, config, tokenizer, generation config.
+    """Writes a Hugging Face directory that transformers loads: weights in `dtype`, configs, tokenizer, model card.
 
     It appears whole or not at all. Raises ValueError when `path` exists and is not an empty directory.
     """
@@ -124,6 +125,8 @@ class LM:
     try:
       formats.hf.save(temporary, self.config, self.params, dtype)
       self.tokenizer.save(temporary)
+      with open(os.path.join(temporary, 'README.md'), 'w', encoding='utf-8') as file:
+        file.write(card.render(self.source))
       if os.path.isdir(path):
         os.rmdir(path)
       os.rename(temporary, path)
@@ -169,7 +172,7 @@ def load(
   config = dataclasses.replace(config, attention=model_lib.choose_attention(attention, config, mesh))
   tokenizer = formats.load_tokenizer(source)
   tokenizer.check_vocab_size(config.vocab_size, source)
-  lm = LM(config, {}, tokenizer, mesh, rules)
+  lm = LM(config, {}, tokenizer, mesh, rules, path)
   if at_round:
     lm.params = restore(Workdir(at_round['workdir']), int(at_round['round']), 'params', lm)
   else:

@@ -21,6 +21,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
   return _module(path).load_tokenizer(path)
 
 
+def read_license(path: str | os.PathLike[str]) -> str:
+  """Returns the license that the model's card or metadata name, '' where they name none."""
+  return _module(path).read_license(path)
+
+
 def load_params(
   path: str | os.PathLike[str], config: model.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
 ) -> model.Params:

@@ -65,6 +65,13 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
   return Tokenizer.from_gguf(values, path)
 
 
+def read_license(path: str | os.PathLike[str]) -> str:
+  """Returns the license in the file's metadata, '' where there is none."""
+  path = pathlib.Path(path)
+  fields, _ = _open(path, path.stat().st_mtime_ns)
+  return str(fields['general.license'].contents()) if 'general.license' in fields else ''
+
+
 def config_from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: object) -> model.ModelConfig:
   """Returns the config of this metadata and these tensor shapes; raises ValueError naming what is not supported."""
   arch = fields.get('general.architecture')

@@ -4,6 +4,7 @@ import collections
 import functools
 import os
 import pathlib
+import re
 
 import jax
 from jax.experimental import multihost_utils
@@ -23,6 +24,14 @@ def read_config(path: str | os.PathLike[str]) -> model.ModelConfig:
 def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
   """Returns the directory's tokenizer."""
   return Tokenizer.load(path)
+
+
+def read_license(path: str | os.PathLike[str]) -> str:
+  """Returns the license in the front matter of the directory's README.md, '' where there is none."""
+  file = pathlib.Path(path) / 'README.md'
+  front = re.match(r'---\n(.*?)\n---', file.read_text(encoding='utf-8'), re.DOTALL) if file.exists() else None
+  found = re.search(r'^license:[ ]*(\S+)', front[1], re.MULTILINE) if front else None
+  return found[1] if found else ''
 
 
 def load_params(

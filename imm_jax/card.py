@@ -1,0 +1,136 @@
+"""The README.md of a model that is written: what it was made from, how, and what it scored, with front matter for the hub."""
+
+from collections.abc import Mapping, Sequence
+import importlib.metadata
+import json
+import os
+import pathlib
+from typing import Any
+
+from imm_jax import formats
+from imm_jax.workdir import AT_ROUND, Workdir
+
+
+def render(source: str) -> str:
+  """Returns the card of a model that was loaded from `source`, '' being none.
+
+  A round of a run has what the run says of it, a Hugging Face directory keeps its own card, others have a short one.
+
+  Raises:
+    ValueError: a file of the run is damaged.
+  """
+  if at_round := AT_ROUND.fullmatch(source):
+    return _of_round(Workdir(at_round['workdir']), int(at_round['round']))
+  own = pathlib.Path(source, 'README.md')
+  if source and own.is_file():
+    return own.read_text(encoding='utf-8')
+  name = _name(source)
+  came_from = f' from {name}' if name else ''
+  return f'{_front_matter(source)}\n# {name or "A model"}\n\nWritten by imm_jax {_version()}{came_from}.\n'
+
+
+def _of_round(workdir: Workdir, round_: int) -> str:
+  config, rows = workdir.read_config(), workdir.finished()[: round_ + 1]
+  base, row = config['model']['path'], rows[-1]
+  domains = {domain: list(rows[0][domain]) for domain in ('id', 'ood')}
+  columns = [f'{domain.upper()} {name}' for domain, names in domains.items() for name in names]
+  lines = [
+    _front_matter(base, 'merge', 'self-improvement', 'iterative-model-merging'),
+    f'# {_name(base)}, round {round_} of Iterative Model Merging',
+    '',
+    'In each round the model answers questions, learns from its answers that a verifier accepts, and is merged with the'
+    ' original ([arXiv 2503.02103](https://arxiv.org/abs/2503.02103)); by imm_jax.',
+    '',
+    f'- Original model: {_name(base)}',
+    f'- Rounds: {round_}; seed: {config["seed"]}',
+    *(f'- {domain.upper()} tasks: {_tasks(names, config, rows[0])}' for domain, names in domains.items() if names),
+    f'- Versions: {", ".join(f"{name} {version}" for name, version in row["versions"].items())}; {row["devices"]}',
+    '',
+    'Accuracy in %, [95 % interval], change from the original in points; ID is what it practised, OOD is not; *tuned* is'
+    ' before the merge.',
+    '',
+    *_table(['params', *columns], _results(rows, domains)),
+  ]  # fmt: skip
+  if round_:
+    columns = ('round', 'samples', 'acceptance rate', 'learned from', 'steps', 'merge', 'alpha', 'drift')
+    lines += ['', *_table(columns, [_learned(row) for row in rows[1:]])]
+  lines += ['', 'To run it again, put this into `config.py`:', '', '```python', *_config_file(config), '```', '']
+  command = f'imm run --config=config.py --workdir=runs/again && imm convert runs/again@{round_} model/'
+  return '\n'.join([*lines, '```', command, '```', ''])
+
+
+def _front_matter(base: str, *tags: str) -> str:
+  """Returns the YAML on top: the license where the base says one."""
+  license_ = _license(base)
+  lines = ['---', 'library_name: transformers', *([f'license: {license_}'] if license_ else [])]
+  lines += [f'base_model: {json.dumps(_name(base))}'] if base else []
+  return '\n'.join([*lines, 'tags:', *(f'- {tag}' for tag in ('imm_jax', *tags)), '---', ''])
+
+
+def _name(path: str) -> str:
+  """Returns what a model is called, without the place where it lay."""
+  return os.path.basename(os.path.normpath(path)) if path else ''
+
+
+def _license(path: str) -> str:
+  if at_round := AT_ROUND.fullmatch(path):
+    return _license(Workdir(at_round['workdir']).read_config()['model']['path'])
+  return formats.read_license(path) if os.path.exists(path) else ''
+
+
+def _version() -> str:
+  return importlib.metadata.version('imm_jax')
+
+
+def _tasks(names: Sequence[str], config: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+  texts = []
+  for name in names:
+    task = next(tasks[name] for tasks in config['tasks'].values() if name in tasks)
+    counts, data = first['tasks'][name], task.get('dataset') or task.get('operation')
+    kind = f'{task["family"]} {data}' if data else task['family']
+    texts.append(f'{name} ({kind}; {counts["num_train"]} train and {counts["num_test"]} test questions)')
+  return ', '.join(texts)
+
+
+def _results(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Sequence[str]]) -> list[list[str]]:
+  """Returns a line for the original, and for each round before, where measured, and after its merge."""
+  table = []
+  for row in rows:
+    for which, prefix in (('tuned', 'tuned_'), ('merged', '')):
+      if prefix + 'id' in row:
+        cells = []
+        for domain, names in domains.items():
+          for name in names:
+            result, before = row[prefix + domain][name], rows[0][domain][name]['accuracy']
+            text = f'{100 * result["accuracy"]:.1f} [{100 * result["low"]:.0f}, {100 * result["high"]:.0f}]'
+            cells.append(text if row is rows[0] else f'{text} {100 * (result["accuracy"] - before):+.1f}')
+        table.append([f'round {row["round"]} {which}' if row['round'] else 'original', *cells])
+  return table
+
+
+def _learned(row: Mapping[str, Any]) -> list[str]:
+  sample, merge = row['sample'], row['merge']
+  rate = f'{100 * sample["acceptance_rate"]:.1f} %' if 'acceptance_rate' in sample else ''  # none where all are real
+  counts = sample['num_samples'], rate, sample['num_accepted'], row['finetune']['steps']
+  alpha = merge.get('alpha_by_layer', merge['alpha'])
+  return [*map(str, (row['round'], *counts, merge['method'], json.dumps(alpha))), f'{merge["drift_norm"]:.1e}']
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+  """Returns the lines of a Markdown table."""
+  return [f'| {" | ".join(cells)} |' for cells in (header, ['---'] * len(header), *rows)]
+
+
+def _config_file(config: Mapping[str, Any]) -> list[str]:
+  """Returns the lines of a config file with these values."""
+  return [
+    'import json',
+    '',
+    'import ml_collections',
+    '',
+    f"CONFIG = r'''{json.dumps(config, indent=1)}'''",
+    '',
+    '',
+    "def get_config(arg=''):",
+    '  return ml_collections.ConfigDict(json.loads(CONFIG))',
+  ]
