@@ -14,6 +14,7 @@ def config(**overrides) -> ml_collections.ConfigDict:
       'sample_from': 'merged',  # or 'tuned': whose samples a round learns from
       'finetune_from': 'merged',  # or 'base': where a round's fine-tuning starts
       'tensorboard': False,  # needs the `logging` extra
+      'logger': '',  # 'MODULE:CLASS' of one of your own, see the README
       'compilation_cache': '',  # directory of compiled programs, for later runs; '' is .xla_cache beside the workdir
       'model': {
         'path': '',  # Hugging Face directory, .gguf file or WORKDIR@ROUND
@@ -82,6 +83,10 @@ def config(**overrides) -> ml_collections.ConfigDict:
       },
       'checkpoint': {
         'every_steps': 100,  # of fine-tuning, and at its end; 0 saves at a notice to stop and at a round's end only
+      },
+      'profile': {
+        'first_step': 10,  # of each round's fine-tuning; jax.profiler's traces go to WORKDIR/profile
+        'num_steps': 0,  # 0 is off
       },
       'mesh': {'data': 1, 'fsdp': -1, 'tensor': 1},  # devices an axis; -1 is the rest
     }

@@ -1,4 +1,4 @@
-"""The README.md of a model that is written: what it was made from, how, and what it scored, with front matter for the hub."""
+"""The README.md of a model that is written: what it was made from, how, what it scored; with front matter for the hub."""
 
 from collections.abc import Mapping, Sequence
 import importlib.metadata
@@ -32,16 +32,17 @@ def render(source: str) -> str:
 def _of_round(workdir: Workdir, round_: int) -> str:
   config, rows = workdir.read_config(), workdir.finished()[: round_ + 1]
   base, row = config['model']['path'], rows[-1]
+  name = _name(base) or 'random weights'
   domains = {domain: list(rows[0][domain]) for domain in ('id', 'ood')}
   columns = [f'{domain.upper()} {name}' for domain, names in domains.items() for name in names]
   lines = [
     _front_matter(base, 'merge', 'self-improvement', 'iterative-model-merging'),
-    f'# {_name(base)}, round {round_} of Iterative Model Merging',
+    f'# {name}, round {round_} of Iterative Model Merging',
     '',
     'In each round the model answers questions, learns from its answers that a verifier accepts, and is merged with the'
     ' original ([arXiv 2503.02103](https://arxiv.org/abs/2503.02103)); by imm_jax.',
     '',
-    f'- Original model: {_name(base)}',
+    f'- Original model: {name}',
     f'- Rounds: {round_}; seed: {config["seed"]}',
     *(f'- {domain.upper()} tasks: {_tasks(names, config, rows[0])}' for domain, names in domains.items() if names),
     f'- Versions: {", ".join(f"{name} {version}" for name, version in row["versions"].items())}; {row["devices"]}',

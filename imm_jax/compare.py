@@ -16,7 +16,8 @@ import numpy as np
 from imm_jax.workdir import Workdir
 
 DOMAINS = {'id': 'in domain', 'ood': 'out of domain'}
-_OF_ONE_ARM = ('seed', 'num_rounds', 'mesh', 'compilation_cache')  # keys in which the runs of an arm may differ
+# Keys in which the runs of an arm may differ.
+_OF_ONE_ARM = ('seed', 'num_rounds', 'mesh', 'compilation_cache', 'tensorboard', 'logger', 'profile')
 _SEED = re.compile(r'[-_/](seed|s)?[-_]?\d+$')  # at the end of a workdir's name
 
 

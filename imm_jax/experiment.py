@@ -8,7 +8,7 @@ from typing import Any, cast, Literal, TypeVar
 
 import jax
 
-from imm_jax import formats, tasks
+from imm_jax import formats, metrics, tasks
 from imm_jax.checkpoint import CheckpointConfig
 from imm_jax.evaluate import EvaluateConfig
 from imm_jax.finetune import FinetuneConfig
@@ -67,6 +67,7 @@ class Experiment:
   sample_from: Literal['merged', 'tuned']  # whose samples a round learns from
   finetune_from: Literal['merged', 'base']  # where a round's fine-tuning starts
   tensorboard: bool
+  logger: str
   compilation_cache: str
   model: ModelSpec
   id_tasks: dict[str, tasks.Task]  # in domain: what the model improves itself on
@@ -81,6 +82,7 @@ class Experiment:
   evaluate: EvaluateConfig
   checkpoint: CheckpointConfig
   mesh: MeshSpec
+  profile: metrics.ProfileConfig
 
   def __post_init__(self):
     for name in ('seed', 'num_rounds'):
@@ -88,6 +90,8 @@ class Experiment:
         raise ValueError(f'config.{name}: {getattr(self, name)} is negative')
     if self.tensorboard and importlib.util.find_spec('tensorboardX') is None:
       raise ValueError("config.tensorboard: tensorboardX is not installed; pip install 'imm_jax[logging]'")
+    if self.logger:
+      metrics.find_logger(self.logger)
     for name, task in self.id_tasks.items():
       if task.scoring != 'generate':
         raise ValueError(f'tasks.id.{name}: its answers are options, not samples to learn from; put it under tasks.ood')
@@ -126,6 +130,7 @@ _SECTIONS = {
   'evaluate': EvaluateConfig,
   'checkpoint': CheckpointConfig,
   'mesh': MeshSpec,
+  'profile': metrics.ProfileConfig,
 }
 
 

@@ -1,6 +1,6 @@
 """Supervised fine-tuning on packed rows: loss, train step, fine_tune(params, rows) -> params."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import functools
 import math
@@ -165,6 +165,7 @@ def fine_tune(
   saved: checkpoint.Steps | None = None,
   save_every: int = 0,
   report: Callable[[str], None] = print,
+  profiled: Callable[[range, Callable[[], None]], Iterable[int]] = lambda steps, wait: steps,
 ) -> tuple[Params, Any]:
   """Returns params fine-tuned on packed rows, and the optimizer's state. Params and moments are donated.
 
@@ -184,6 +185,7 @@ def fine_tune(
     saved: the checkpoints of an earlier process that was cut off, to go on from, and where new ones go.
     save_every: steps between two of them; 0 saves only at a notice to stop.
     report: is told what of `saved` is damaged.
+    profiled: profiled(steps, wait) gives the steps back, tracing some; wait() returns when none is running.
 
   Raises:
     processes.Stopped: a notice to stop came, and where `saved` is given the state is there.
@@ -226,7 +228,7 @@ def fine_tune(
     return config.max_drift > 0 and bool(history) and history[-1]['drift_norm'] >= np.float32(config.max_drift)
 
   drift = jax.device_put(np.float32(history[-1]['drift_norm'] if history and config.max_drift else 0), replicated)
-  for step in range(first, len(parts)):
+  for step in profiled(range(first, len(parts)), lambda: look(keep=0)):
     if far():
       break
     on_device = jax.device_put(parts[step], sharded), jax.device_put(rates[step], replicated)

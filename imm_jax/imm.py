@@ -69,9 +69,8 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     anchor = weights.first_anchor(exp, workdir, lm, params, first_round)
     merge = weights.make_merge(exp, lm)
     lines = [line for round_ in range(first_round) for line in workdir.read_lines(round_, 'metrics.jsonl')]
-    writer = stack.enter_context(
-      contextlib.closing(metrics.Writer(workdir.path, lines, tensorboard=exp.tensorboard, writes=processes.is_first()))
-    )
+    asked = {'tensorboard': exp.tensorboard, 'logger': exp.logger, 'writes': processes.is_first()}
+    writer = stack.enter_context(contextlib.closing(metrics.Writer(workdir.path, lines, **asked)))
 
     for round_ in range(first_round, exp.num_rounds + 1):
       entry, answers = phases.Entry(round_), []

@@ -149,6 +149,7 @@ def fine_tune(
     params, moments = finetune.fine_tune(
         trainer(lm), params, rows, exp.finetune, exp.optimizer, lm.mesh, seed=exp.seed, round_=round_, write=write,
         base=lm.params, moments=moments, saved=saved, save_every=exp.checkpoint.every_steps, report=metrics.note,
+        profiled=lambda steps, wait: metrics.profiled(steps, exp.profile, writer.workdir, wait),
     )  # fmt: skip
   tokens = sum(values['num_tokens'] for values in history)
   loss = sum(values['loss_nats'] * values['num_tokens'] for values in history) / tokens
@@ -200,6 +201,9 @@ def evaluate_domains(
       result, items = part(f'evaluate-{which}-{name}', measure)
       results |= result
       answers += [{'params': which, **item} for item in items]
+  found = {domain: entry.values[prefix + domain] for domain in ('id', 'ood')}
+  texts = [f'{domain.upper()} {name} {100 * x["accuracy"]:.1f}' for domain in found for name, x in found[domain].items()]
+  metrics.note(f'round {entry.round_} {which}: {", ".join(texts)} % right')
   if exp.evaluate.text_source:
     measure = functools.partial(
       evaluate.text_nll, model, on_sampler.params, lm.tokenizer, exp.evaluate, exp.sampler.num_slots

@@ -29,7 +29,8 @@ from imm_jax import processes
 AT_ROUND = re.compile(r'(?P<workdir>.+)@(?P<round>\d+)')  # WORKDIR@ROUND names the model of a round
 _PARTS = ('parts', 'steps')  # of a round that is not done
 _ANALYSIS = 'analysis.json'
-_MAY_CHANGE = ('config.mesh.', 'config.compilation_cache')  # and num_rounds, down to the rounds that are done
+# And num_rounds, down to the rounds that are done.
+_MAY_CHANGE = ('config.mesh.', 'config.compilation_cache', 'config.tensorboard', 'config.logger', 'config.profile')
 # What round 0 depends on, the original model's evaluation: as long as nothing else is done, the rest may change.
 _OF_ROUND_0 = (
   'config.seed',

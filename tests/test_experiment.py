@@ -67,6 +67,8 @@ def test_the_arms_of_the_testbed_share_model_and_tasks():
     ('merge.alpha', [{'filter': 'mlp', 'value': 0.2}], 'merge.alpha: .* has no rule without a filter'),
     ('merge.alpha', {'default': {'schedule': 'linear'}}, 'a schedule stands for merge.alpha as a whole'),
     ('merge.density', 0.0, r'merge.density: 0.0 is not in \(0, 1\]'),
+    ('logger', 'no_such_module:Logger', "config.logger: 'no_such_module:Logger' is not 'MODULE:CLASS'"),
+    ('profile.num_steps', -1, 'profile: first_step and num_steps are not negative'),
     ('num_rounds', 2.5, 'config.num_rounds: 2.5 is not a whole number'),
     ('sample_from', 'both', "sample_from: 'both' is not one of merged, tuned"),
     ('finetune_from', 'tuned', "finetune_from: 'tuned' is not one of merged, base"),

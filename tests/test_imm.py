@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import importlib
 import json
 import os
 import shutil
@@ -380,6 +381,19 @@ def test_another_config_is_refused_with_the_difference(finished):
     imm.run(tiny(**{'merge.alpha': 0.4}), finished[0])
   with pytest.raises(ValueError, match='config.num_rounds was 2 and is 1'):
     imm.run(tiny(num_rounds=1), finished[0])
+
+
+def test_a_run_may_be_watched(tmp_path, capsys):
+  watched = {'logger': 'tests.test_metrics:Recorder', 'profile.first_step': 0, 'profile.num_steps': 2}
+  rows = imm.run(tiny(num_rounds=1, **watched), str(tmp_path / 'run'))
+  *found, end = importlib.import_module('tests.test_metrics').Recorder.last.found
+  lines = [{'round': round_} | ({} if step is None else {'step': step}) | values for round_, step, values in found]
+  assert lines == read_lines(tmp_path / 'run' / 'metrics.jsonl') and end == 'closed'
+  assert len(list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))) == 1
+  right = [f'{100 * row[domain][task]["accuracy"]:.1f}' for row in rows for domain, task in (('id', 'sum'), ('ood', 'max'))]
+  told = capsys.readouterr().err.splitlines()
+  assert f'round 0 merged: ID sum {right[0]}, OOD max {right[1]} % right' in told
+  assert f'round 1 merged: ID sum {right[2]}, OOD max {right[3]} % right' in told
 
 
 def test_a_round_loads_as_a_model_and_converts(finished, tmp_path):

@@ -1,6 +1,9 @@
 """Metrics as they come: all lines or none, and progress is told where there is no terminal."""
 
+import importlib
 import json
+
+import pytest
 
 from imm_jax import metrics
 
@@ -48,6 +51,63 @@ def test_tensorboard_gets_the_same_values(tmp_path):
     values += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
     data = data[12 + length + 4 :]
   assert values == [('finetune/loss_nats/round1', 4, 2.5), ('eval/x/accuracy', 1, 0.5)]
+
+
+class Recorder:
+  """A logger of a user's own."""
+
+  def __init__(self, workdir):
+    self.workdir, self.found = workdir, []
+    Recorder.last = self
+
+  def write(self, round_, step, values):
+    self.found.append((round_, step, dict(values)))
+
+  def close(self):
+    self.found.append('closed')
+
+
+def test_a_logger_of_ones_own_gets_the_same_values(tmp_path):
+  writer = metrics.Writer(str(tmp_path), [], tensorboard=False, logger='tests.test_metrics:Recorder')
+  writer.write(1, {'finetune/loss_nats': 2.5}, 4)
+  writer.write(1, {'eval/x/accuracy': 0.5})
+  writer.close()
+  found = importlib.import_module('tests.test_metrics').Recorder.last
+  assert found.workdir == str(tmp_path)
+  assert found.found == [(1, 4, {'finetune/loss_nats': 2.5}), (1, None, {'eval/x/accuracy': 0.5}), 'closed']
+
+
+@pytest.mark.parametrize('name', ['tests.test_metrics', 'tests.test_metrics:Nobody', 'no_such_module:Logger', ''])
+def test_a_logger_that_is_not_there_is_named(name):
+  with pytest.raises(ValueError, match=f"config.logger: '{name}' is not 'MODULE:CLASS'"):
+    metrics.find_logger(name)
+
+
+@pytest.mark.parametrize(
+  ('steps', 'config', 'waits'),
+  [
+    (range(9), (3, 2), [3, 5]),
+    (range(4, 9), (3, 2), [4, 5]),  # an earlier process has done the first of them
+    (range(4), (3, 2), [3, 4]),  # the round ends before
+    (range(9), (3, 0), []),
+    (range(3), (3, 2), []),
+    (range(5, 9), (3, 2), []),
+  ],
+)
+def test_steps_are_traced_whole(tmp_path, steps, config, waits):
+  done, waited = steps.start, []
+  for step in metrics.profiled(steps, metrics.ProfileConfig(*config), str(tmp_path), lambda: waited.append(done)):
+    assert step == done
+    done += 1
+  assert done == steps.stop and waited == waits
+  assert len(list((tmp_path / 'profile').rglob('*.xplane.pb'))) == bool(waits)
+
+
+def test_leaving_within_traced_steps_ends_the_trace(tmp_path):
+  for _ in range(2):  # a trace that still runs would not let the second begin
+    for step in metrics.profiled(range(9), metrics.ProfileConfig(3, 4), str(tmp_path), lambda: None):
+      if step == 4:
+        break
 
 
 def test_progress_without_a_terminal_is_plain_lines(capsys, monkeypatch):
