@@ -6,14 +6,14 @@ the entry point in pyproject.toml; until then lm-eval knows no models but its ow
 
 from collections.abc import Mapping, Sequence
 import itertools
-from typing import Any
+from typing import Any, cast
 
-import lm_eval
 from lm_eval import tasks as lm_eval_tasks
 from lm_eval import utils as lm_eval_utils
 from lm_eval.__main__ import cli_evaluate
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
+from lm_eval.evaluator import simple_evaluate
 
 from imm_jax import lm as lm_lib
 from imm_jax import metrics, sharding
@@ -79,10 +79,13 @@ class HarnessLM(TemplateLM):
     return self._lm.tokenizer.end_id
 
   @property
-  def prefix_token_id(self) -> int | None:
-    """Returns the token that stands for an empty context."""
-    bos = self._lm.tokenizer.bos_id
-    return self.eot_token_id if bos is None else bos
+  def prefix_token_id(self) -> int:
+    """Returns the token that stands for an empty context. Raises ValueError when the tokenizer has none."""
+    tokenizer = self._lm.tokenizer
+    token = tokenizer.end_id if tokenizer.bos_id is None else tokenizer.bos_id
+    if token is None:
+      raise ValueError(f'{self._name}: the tokenizer names no bos and no eos token to stand for an empty context')
+    return token
 
   def tok_encode(self, string: str, add_special_tokens: bool | None = None, **unused_kwargs: Any) -> list[int]:
     """Returns the tokens of a text, by default with what the tokenizer puts in front of a prompt."""
@@ -141,8 +144,9 @@ class HarnessLM(TemplateLM):
     for (_, row), of_row in zip(rows, scores, strict=True):
       for i, score in zip(row, of_row, strict=True):
         answers[i] = float(score.logprobs.sum()), bool(score.greedy.all())
-        if requests[i][0] is not None:  # a window of a longer text is none of lm-eval's requests
-          self.cache_hook.add_partial('loglikelihood', requests[i][0], answers[i])
+        texts = requests[i][0]
+        if texts is not None:  # a window of a longer text is none of lm-eval's requests
+          self.cache_hook.add_partial('loglikelihood', texts, answers[i])
     return answers
 
   def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
@@ -216,9 +220,7 @@ def evaluate(lm: LM, tasks: Sequence[str], include: str = '', batch_size: int = 
   if unknown := [name for name in tasks if name not in manager.all_tasks]:
     raise ValueError(f'lm-eval: {", ".join(unknown)}: no such task; `python -m imm_jax.harness ls tasks` lists them')
   model = HarnessLM(lm, batch_size=batch_size)
-  results = lm_eval.simple_evaluate(model, tasks=list(tasks), task_manager=manager, log_samples=False)
-  assert results is not None  # only processes of rank 1 and above get nothing
-  return results
+  return cast(Any, simple_evaluate(model, tasks=list(tasks), task_manager=manager, log_samples=False))
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -194,4 +194,4 @@ def test_scores_equal_the_full_forward_of_each_option(config, params):
       logits = jax.jit(Transformer(config).apply)({'params': params}, tokens, jnp.arange(tokens.shape[1])[None])[0]
       rows = jax.nn.log_softmax(logits[0])[len(prompt) - 1 : tokens.shape[1] - 1]
       np.testing.assert_allclose(score.logprobs, np.asarray(rows)[np.arange(len(option)), option], atol=2e-5)
-      np.testing.assert_array_equal(score.greedy, np.argmax(rows, axis=-1) == option)
+      np.testing.assert_array_equal(score.greedy, np.argmax(rows, axis=-1) == np.asarray(option, int))
