@@ -107,7 +107,7 @@ def text_nll(
         model, params, [piece[:1] for piece in pieces], [[piece[1:]] for piece in pieces], batch_size=batch_size,
         advance=advance,
     )  # fmt: skip
-  logprobs = np.concatenate([score for [score] in scores])
+  logprobs = np.concatenate([score.logprobs for [score] in scores])
   return {'nll_nats': -float(logprobs.mean(dtype=np.float64)), 'num_tokens': logprobs.size}
 
 

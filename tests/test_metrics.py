@@ -95,11 +95,14 @@ def test_a_logger_that_is_not_there_is_named(name):
   ],
 )
 def test_steps_are_traced_whole(tmp_path, steps, config, waits):
-  done, waited = steps.start, []
-  for step in metrics.profiled(steps, metrics.ProfileConfig(*config), str(tmp_path), lambda: waited.append(done)):
-    assert step == done
-    done += 1
-  assert done == steps.stop and waited == waits
+  done, waited = [], []
+
+  def wait():
+    waited.append(steps.start + len(done))
+
+  for step in metrics.profiled(steps, metrics.ProfileConfig(*config), str(tmp_path), wait):
+    done.append(step)
+  assert done == list(steps) and waited == waits
   assert len(list((tmp_path / 'profile').rglob('*.xplane.pb'))) == bool(waits)
 
 
