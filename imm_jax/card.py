@@ -33,6 +33,7 @@ def _of_round(workdir: Workdir, round_: int) -> str:
   config, rows = workdir.read_config(), workdir.finished()[: round_ + 1]
   base, row = config['model']['path'], rows[-1]
   name = _name(base) or 'random weights'
+  versions = ', '.join(f'{package} {version}' for package, version in row.get('versions', {}).items())  # older rounds: none
   domains = {domain: list(rows[0][domain]) for domain in ('id', 'ood')}
   columns = [f'{domain.upper()} {name}' for domain, names in domains.items() for name in names]
   lines = [
@@ -45,7 +46,7 @@ def _of_round(workdir: Workdir, round_: int) -> str:
     f'- Original model: {name}',
     f'- Rounds: {round_}; seed: {config["seed"]}',
     *(f'- {domain.upper()} tasks: {_tasks(names, config, rows[0])}' for domain, names in domains.items() if names),
-    f'- Versions: {", ".join(f"{name} {version}" for name, version in row["versions"].items())}; {row["devices"]}',
+    *([f'- Versions: {versions}; {row["devices"]}'] if versions else []),
     '',
     'Accuracy in %, [95 % interval], change from the original in points; ID is what it practised, OOD is not; *tuned* is'
     ' before the merge.',
