@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from imm_jax import imm, lm, merging, report
+from imm_jax.tasks.synthetic import CHARACTERS
 from tests.conftest import load_config
 
 ROUND_FILES = ('samples.jsonl', 'evaluations.jsonl')
@@ -141,7 +142,7 @@ def test_a_teacher_samples_in_every_round(finished, tmp_path):
 
 
 def test_a_teacher_of_another_vocabulary_is_refused_at_once(finished, tmp_path):
-  other = tiny(**{'num_rounds': 0, 'model.random.characters': '9876543210+-<>=\n'})
+  other = tiny(**{'num_rounds': 0, 'model.random.characters': '9876543210' + CHARACTERS.removeprefix('0123456789')})
   imm.run(other, str(tmp_path / 'other'))
   teacher = f'{tmp_path}/other@0'
   with pytest.raises(ValueError, match=f'synthesize.teacher: {teacher}: its tokenizer has another vocabulary: 10 tokens'):

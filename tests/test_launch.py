@@ -159,7 +159,7 @@ def test_a_study_compares_arms_that_share_their_base(tmp_path, arms):
   result = json.loads((tmp_path / 'study' / 'study.json').read_text())
   assert result['imm']['0'][1]['drift_norm'] == imm[1]['merge']['drift_norm']
   assert result['vanilla']['0'][1]['tuned_ood']['max'] == vanilla[1]['tuned_ood']['max']['accuracy']
-  assert '\n| imm, points | ' in done.stdout and done.stdout.endswith('/study.json\n')
+  assert '\n| imm, points | ' in done.stdout and done.stdout.endswith('/report.html\n')
 
   again = launch('study', *arms, '--base=base', '--arms=vanilla,imm', '--', '--config.synthesize.num_questions=40')
   assert again.returncode == 0 and again.stdout == done.stdout and 'evaluate' not in again.stderr
