@@ -171,8 +171,9 @@ def some_pairs(
   exp: Experiment, lm: LM, records: Sequence[Mapping[str, Any]], num: int
 ) -> list[tuple[list[int], list[int]]]:  # fmt: skip
   """Returns at most num of the accepted pairs, drawn by the seed: what the importance of layers is measured on."""
-  pairs = accepted_pairs(exp, lm, records)
-  return [pairs[i] for i in np.random.default_rng(exp.seed).permutation(len(pairs))[:num]]
+  accepted = [record for record in records if record['accepted']]
+  chosen = np.random.default_rng(exp.seed).permutation(len(accepted))[:num]
+  return accepted_pairs(exp, lm, [accepted[i] for i in chosen])
 
 
 def task_of(record: Mapping[str, Any]) -> str:

@@ -39,6 +39,7 @@ _OF_ROUND_0 = (
   'config.sampler.top_',
   'config.evaluate.num_samples_per_prompt',
   'config.evaluate.temperature',
+  'config.evaluate.text_',
 )
 
 

@@ -1,11 +1,11 @@
 """Tasks whose questions are rows of files, the hub or TensorFlow Datasets: data sets of the catalog, or a user's own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import re
 import string
-from typing import Any
+from typing import Any, ClassVar
 
 from imm_jax.tasks import base, catalog, sources, splits, verifiers
 
@@ -31,6 +31,8 @@ class Questions(base.Task):
   stop: tuple[str, ...] = ('\n',)
   max_new_tokens: int = 16
 
+  read: ClassVar[Callable[[str], list[base.Example]]]  # source -> its questions, a method
+
   def __post_init__(self) -> None:
     """Raises ValueError naming the field that is out of range."""
     super().__post_init__()
@@ -39,10 +41,6 @@ class Questions(base.Task):
         f"tasks.{self.name}.train_source: is empty; give a .json, .jsonl or .csv file, a hub id 'owner/name:config:split' "
         "or 'tfds:name:split' (without it, a task with a test_source is only measured, with shots of a shots_source)"
       )
-
-  def read(self, source: str) -> list[base.Example]:
-    """Returns the questions of a source. Raises ValueError naming the row that is not as the task expects."""
-    raise NotImplementedError
 
   @functools.cached_property
   def split(self) -> splits.Split:
