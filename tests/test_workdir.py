@@ -64,6 +64,15 @@ def test_what_round_0_does_not_depend_on_may_change_until_round_1_is_done(tmp_pa
     workdir.open(CONFIG)
 
 
+def test_a_text_that_round_0_was_measured_on_may_not_change(tmp_path):
+  workdir = Workdir(str(tmp_path))
+  workdir.open(CONFIG | {'evaluate': {'text_source': 'one.txt', 'tuned': False}})
+  finish(workdir, 0)
+  workdir.open(CONFIG | {'evaluate': {'text_source': 'one.txt', 'tuned': True}})
+  with pytest.raises(ValueError, match='config.evaluate.text_source was'):
+    workdir.open(CONFIG | {'evaluate': {'text_source': 'other.txt', 'tuned': True}})
+
+
 def test_parts_of_a_round_under_another_config_are_not_taken(tmp_path):
   workdir = Workdir(str(tmp_path))
   workdir.open(CONFIG)
