@@ -47,6 +47,7 @@ ARMS = {
     'merge.alpha': 1.0,
   },
   'vanilla': {'merge.alpha': 1.0},  # plain self-improvement
+  'distill': {'synthesize.teacher': '{workdir}/vanilla/seed{seed}@4'},  # imm on what vanilla's last model samples
   'imm': {},
   'dare': {'merge.method': 'dare'},
   'lines': {'merge.method': 'lines', 'merge.alpha': 0.25},

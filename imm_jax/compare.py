@@ -148,12 +148,11 @@ def group(runs: Sequence[Run]) -> list[Arm]:
 
 
 def _without_seeds(config: Mapping[str, Any]) -> str:
-  """Returns the config as text, without the keys in which the runs of an arm may differ, and the seed of their model."""
-  model = config['model'] | {'path': re.sub(r'seed\d+', 'seed', config['model']['path'])}
-  if model.get('random'):
-    model['random'] = {key: value for key, value in model['random'].items() if key != 'seed'}
+  """Returns the config as text, without the keys in which the runs of an arm may differ, and the seed of their models."""
   alike = {key: value for key, value in config.items() if key not in _OF_ONE_ARM}
-  return json.dumps(alike | {'model': model}, sort_keys=True)
+  if random := config['model'].get('random'):
+    alike['model'] = config['model'] | {'random': {key: value for key, value in random.items() if key != 'seed'}}
+  return re.sub(r'seed\d+', 'seed', json.dumps(alike, sort_keys=True))  # in model.path and synthesize.teacher
 
 
 def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:

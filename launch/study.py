@@ -4,7 +4,8 @@ python -m launch.study --config=configs/testbed.py --base=base --arms=vanilla,im
 
 An arm is what the config's get_config takes, its workdir WORKDIR/ARM/seedN. `--base` names the arm whose last round is the
 model that the others start from. All arms of a seed have the same model and tasks: the first evaluates the original, and the
-others copy that. The same command goes on where a study stopped; when a study is told to stop, so is its run, which saves.
+others copy that. In a config's synthesize.teacher {workdir} is the study's and {seed} the run's: so it may name the model of
+an arm before. The same command goes on where a study stopped; when a study is told to stop, so is its run, which saves.
 Overrides of the config stand behind `--`.
 """
 
@@ -13,6 +14,7 @@ import json
 import math
 import os
 import pathlib
+import runpy
 import shutil
 import signal
 import statistics
@@ -30,6 +32,13 @@ _ARMS = flags.DEFINE_list('arms', None, 'What get_config takes, for each arm.', 
 _SEEDS = flags.DEFINE_list('seeds', ['0'], 'A run of each arm for each of them.')
 _BASE = flags.DEFINE_string('base', '', 'The arm that makes the model the others start from; without, the config names it.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Of the study.', required=True)
+
+
+def teachers() -> dict[str, str]:
+  """Returns synthesize.teacher of each arm as its config has it. Raises ValueError or OSError where there is none."""
+  sys.path.insert(0, str(pathlib.Path(_CONFIG.value).parent))  # A config imports what stands beside it, as a script does.
+  get_config = runpy.run_path(_CONFIG.value)['get_config']
+  return {arm: get_config(arm).synthesize.teacher for arm in _ARMS.value}
 
 
 def run(arm: str, seed: str, overrides: Sequence[str], round_0_of: str = '') -> None:
@@ -105,6 +114,10 @@ def table(results: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
 
 def main(arguments: Sequence[str]) -> None:
   """Runs what the flags say, with the overrides behind `--`, prints the table, writes study.json and report.html."""
+  try:
+    teacher = teachers()
+  except (ValueError, OSError) as error:
+    raise SystemExit(f'study: --config: {error}') from None
   for seed in _SEEDS.value:
     overrides = list(arguments[1:])
     if _BASE.value:
@@ -112,7 +125,8 @@ def main(arguments: Sequence[str]) -> None:
       overrides.append(f'--config.model.path={_workdir(_BASE.value, seed)}@{result(_BASE.value, seed)[-1]["round"]}')
     first = _ARMS.value[0]
     for arm in _ARMS.value:
-      run(arm, seed, overrides, round_0_of='' if arm == first else first)
+      named = teacher[arm].replace('{workdir}', _WORKDIR.value).replace('{seed}', seed)
+      run(arm, seed, [f'--config.synthesize.teacher={named}', *overrides], round_0_of='' if arm == first else first)
   results = {arm: {seed: result(arm, seed) for seed in _SEEDS.value} for arm in _ARMS.value}
   path = pathlib.Path(_WORKDIR.value, 'study.json')
   path.write_text(json.dumps(results, indent=1) + '\n')

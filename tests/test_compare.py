@@ -146,11 +146,12 @@ def test_runs_that_differ_by_their_seed_are_one_arm(tmp_path):
   ]  # fmt: skip
 
 
-def test_each_seed_of_an_arm_may_have_a_model_of_its_own(tmp_path):
+def test_each_seed_of_an_arm_may_have_models_of_its_own(tmp_path):
   for arm, merge in (('imm', {'alpha': 0.5}), ('vanilla', {'alpha': 1.0})):
     for seed in range(2):
       model = {'path': f'runs/base/seed{seed}@1', 'random': {'seed': seed, 'num_layers': 2}}
-      make_run(tmp_path / f'{arm}/seed{seed}', seed, merge=merge, model=model)
+      teacher = {'teacher': f'runs/vanilla/seed{seed}@4'}
+      make_run(tmp_path / f'{arm}/seed{seed}', seed, merge=merge, model=model, synthesize=teacher)
   paths = [tmp_path / f'{arm}/seed{seed}' for arm in ('imm', 'vanilla') for seed in range(2)]
   arms = compare.group([compare.read(str(path)) for path in paths])
   assert [(arm.name, len(arm.runs)) for arm in arms] == [('imm', 2), ('vanilla', 2)]
