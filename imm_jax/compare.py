@@ -3,7 +3,7 @@
 Workdirs whose configs are equal but for the seed are one arm; its accuracies are means over its runs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import json
@@ -40,6 +40,15 @@ class State(NamedTuple):
   round_: int
   which: str  # 'merged' or 'tuned'
 
+  def key(self, domain: str) -> str:
+    """Returns the key under which the round's row has their accuracies in a domain."""
+    return domain if self.which == 'merged' else f'tuned_{domain}'
+
+  @property
+  def name(self) -> str:
+    """Returns what they are called in a table."""
+    return 'base' if self == BASE else f'round {self.round_} {self.which}'
+
 
 BASE = State(0, 'merged')  # the original model
 
@@ -75,10 +84,7 @@ class Arm:
   @functools.cached_property
   def states(self) -> list[State]:
     """Returns the params that all its runs measured, in order."""
-    rows = self.runs[0].rows[: min(len(run.rows) for run in self.runs)]
-    return [
-      State(row['round'], name) for row in rows for name in ('tuned', 'merged') if name == 'merged' or 'tuned_id' in row
-    ]
+    return states(self.runs[0].rows[: min(len(run.rows) for run in self.runs)])
 
   def accuracy(self, state: State, domain: str, tasks: Sequence[str]) -> Interval:
     """Returns the mean accuracy over runs and tasks.
@@ -86,8 +92,7 @@ class Arm:
     A task's interval is the mean of its runs' Wilson intervals: they answer the same questions. Tasks have different
     ones: the interval of their mean is put together from theirs (MOVER; Zou and Donner, doi 10.1002/sim.3095).
     """
-    key = domain if state.which == 'merged' else f'tuned_{domain}'
-    cells = [[run.rows[state.round_][key][task] for run in self.runs] for task in tasks]
+    cells = [[run.rows[state.round_][state.key(domain)][task] for run in self.runs] for task in tasks]
     mean, low, high = (
       np.mean([[cell[name] for cell in row] for row in cells], axis=1) for name in ('accuracy', 'low', 'high')
     )
@@ -108,6 +113,32 @@ class Arm:
         shares.append((moves.count(1) / len(moves), moves.count(-1) / len(moves)))
     gained, lost = np.mean(shares, axis=0)
     return float(gained), float(lost)
+
+
+def states(rows: Sequence[Mapping[str, Any]]) -> list[State]:
+  """Returns the params that a run's rows tell of, in order."""
+  return [State(i, which) for i, row in enumerate(rows) for which in ('tuned', 'merged') if State(i, which).key('id') in row]
+
+
+def results(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[State, list[str]]]:
+  """Returns the columns of the table of what a run measured, and each state's cells.
+
+  A cell is '27.5 [22, 34] +1.5': accuracy in %, its 95 % interval, and the change from the original in points.
+  """
+  columns = [(domain, task) for domain in DOMAINS for task in rows[0][domain]]
+  cells = {state: [_cell(rows, state, *column) for column in columns] for state in states(rows)}
+  return [f'{domain.upper()} {task}' for domain, task in columns], cells
+
+
+def _cell(rows: Sequence[Mapping[str, Any]], state: State, domain: str, task: str) -> str:
+  result, before = rows[state.round_][state.key(domain)][task], rows[0][domain][task]
+  text = f'{100 * result["accuracy"]:.1f} [{100 * result["low"]:.0f}, {100 * result["high"]:.0f}]'
+  return text if state == BASE else f'{text} {100 * (result["accuracy"] - before["accuracy"]):+.1f}'
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+  """Returns the lines of a Markdown table."""
+  return [f'| {" | ".join(cells)} |' for cells in (header, ['---'] * len(header), *rows)]
 
 
 def read(path: str) -> Run:

@@ -136,7 +136,6 @@ def _row(arm: Arm, state: State, tasks: Mapping[str, Sequence[str]]) -> dict[str
   return {
     'arm': arm,
     'state': state,
-    'name': 'base' if state == BASE else f'round {state.round_} {state.which}',
     'cells': [
       (arm.accuracy(state, domain, names), change)
       for (domain, names, _), change in zip(_columns(tasks), changes, strict=True)
