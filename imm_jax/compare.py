@@ -12,6 +12,7 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 from imm_jax.workdir import Workdir
 
@@ -99,6 +100,18 @@ class Arm:
     middle, down, up = float(mean.mean()), np.linalg.norm(mean - low), np.linalg.norm(high - mean)
     return Interval(middle, middle - float(down) / len(tasks), middle + float(up) / len(tasks))
 
+  def change(self, domain: str, tasks: Sequence[str]) -> Interval:
+    """Returns how much more accurate its last round is than the original: means over tasks, and `student` of its runs."""
+
+    def accuracy(run: Run, state: State) -> float:
+      return Arm('', [run]).accuracy(state, domain, tasks).mean
+
+    return student([accuracy(run, self.states[-1]) - accuracy(run, BASE) for run in self.runs])
+
+  def drift(self, state: State) -> float:
+    """Returns the mean over its runs of ‖params - base‖ / ‖base‖ of merged params."""
+    return float(np.mean([run.rows[state.round_]['merge']['drift_norm'] if state.round_ else 0.0 for run in self.runs]))
+
   def guess(self, domain: str, tasks: Sequence[str]) -> float:
     """Returns the mean over tasks of the accuracy of always giving the commonest answer."""
     return float(np.mean([self.runs[0].rows[0][domain][task]['guess'] for task in tasks]))
@@ -139,6 +152,22 @@ def _cell(rows: Sequence[Mapping[str, Any]], state: State, domain: str, task: st
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
   """Returns the lines of a Markdown table."""
   return [f'| {" | ".join(cells)} |' for cells in (header, ['---'] * len(header), *rows)]
+
+
+def table(arms: Sequence[Arm]) -> str:
+  """Returns a Markdown table: the original's accuracies, and what each arm's last round changed, with Student's interval."""
+  tasks = shared_tasks([run for arm in arms for run in arm.runs])
+  levels = [f'{100 * arms[0].accuracy(BASE, *item).mean:.1f}' for item in tasks.items()]
+  lines = [['original, %', *levels, '', str(len(arms[0].runs))]]
+  for arm in arms:
+    changes = [_points(arm.change(*item)) for item in tasks.items()]
+    lines.append([f'{arm.name}, points', *changes, f'{arm.drift(arm.states[-1]):.1e}', str(len(arm.runs))])
+  return '\n'.join(markdown(['arm', *map(str.upper, tasks), 'drift', 'seeds'], lines))
+
+
+def _points(change: Interval) -> str:
+  mean, low, high = (f'{100 * value:+.1f}' for value in change)
+  return f'{mean} [{low}, {high}]' if np.isfinite(change.low) else mean
 
 
 def read(path: str) -> Run:
@@ -193,6 +222,13 @@ def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:
   if not tasks['id']:
     raise ValueError(f'{", ".join(run.path for run in runs)}: have no task in domain in common; report them one by one')
   return {domain: names for domain, names in tasks.items() if names}
+
+
+def student(values: Sequence[float]) -> Interval:
+  """Returns the mean of independent values with Student's interval; that of a single one is without ends."""
+  mean, n = float(np.mean(values)), len(values)
+  half = float(special.stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
+  return Interval(mean, mean - half, mean + half)
 
 
 def difference(a: tuple[Arm, State], b: tuple[Arm, State], tasks: Sequence[str]) -> Interval:

@@ -131,8 +131,6 @@ def _columns(tasks: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str
 def _row(arm: Arm, state: State, tasks: Mapping[str, Sequence[str]]) -> dict[str, Any]:
   """Returns a row of the table of results: accuracies, changes from base, and what the round did."""
   changes = [compare.difference((arm, state), (arm, BASE), names) for _, names, _ in _columns(tasks)]
-  rows = [run.rows[state.round_] for run in arm.runs]
-  drift = [row['merge']['drift_norm'] for row in rows if 'merge' in row and state.which == 'merged']
   return {
     'arm': arm,
     'state': state,
@@ -140,7 +138,7 @@ def _row(arm: Arm, state: State, tasks: Mapping[str, Sequence[str]]) -> dict[str
       (arm.accuracy(state, domain, names), change)
       for (domain, names, _), change in zip(_columns(tasks), changes, strict=True)
     ],
-    'drift': f'{sum(drift) / len(drift):.1e}' if drift else '',
+    'drift': f'{arm.drift(state):.1e}' if state.round_ and state.which == 'merged' else '',
   }
 
 

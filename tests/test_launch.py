@@ -11,7 +11,7 @@ import sys
 import pytest
 import yaml
 
-from launch import study, tpu
+from launch import tpu
 from tests.conftest import ROOT
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'launch'
@@ -194,8 +194,3 @@ def test_the_run_of_a_study_ends_with_it(tmp_path, arms, signal_):
   rest = process.stderr.read()  # until the run too has closed it
   assert 'imm: stopped as asked to, and saved' in rest
   assert process.wait() == (42 if signal_ == signal.SIGTERM else -signal.SIGKILL)
-
-
-def test_intervals_are_students():
-  assert study.interval([1.0, 2.0, 3.0]) == '+2.0 [-0.5, +4.5]'  # 2 -+ 4.303 / sqrt(3)
-  assert study.interval([-1.25]) == '-1.2'
