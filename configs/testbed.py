@@ -45,9 +45,9 @@ ARMS = {
     'finetune.batch_size': 32,
     'finetune.num_epochs': 12,
     'merge.alpha': 1.0,
-    'evaluate.tuned': False,
   },
   'vanilla': {'merge.alpha': 1.0},  # plain self-improvement
+  'distill': {'synthesize.teacher': '{workdir}/vanilla/seed{seed}@4'},  # imm on what vanilla's last model samples
   'imm': {},
   'dare': {'merge.method': 'dare'},
   'lines': {'merge.method': 'lines', 'merge.alpha': 0.25},
@@ -104,7 +104,6 @@ def get_config(arg: str = 'imm'):
     sampler={'num_samples_per_prompt': 4, 'temperature': 1.0, 'num_slots': 256},
     finetune={'max_length': 64, 'batch_size': 16, 'num_epochs': 4},
     optimizer={'learning_rate': 1e-3},
-    evaluate={'tuned': True},
     checkpoint={'every_steps': 0},
   )
   with c.ignore_type():

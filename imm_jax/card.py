@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import Any
 
-from imm_jax import formats
+from imm_jax import compare, formats
 from imm_jax.workdir import AT_ROUND, Workdir
 
 
@@ -34,8 +34,8 @@ def _of_round(workdir: Workdir, round_: int) -> str:
   base, row = config['model']['path'], rows[-1]
   name = _name(base) or 'random weights'
   versions = ', '.join(f'{package} {version}' for package, version in row.get('versions', {}).items())  # older rounds: none
-  domains = {domain: list(rows[0][domain]) for domain in ('id', 'ood')}
-  columns = [f'{domain.upper()} {name}' for domain, names in domains.items() for name in names]
+  domains = {domain: list(rows[0][domain]) for domain in compare.DOMAINS}
+  columns, results = compare.results(rows)
   lines = [
     _front_matter(base, 'merge', 'self-improvement', 'iterative-model-merging'),
     f'# {name}, round {round_} of Iterative Model Merging',
@@ -48,14 +48,14 @@ def _of_round(workdir: Workdir, round_: int) -> str:
     *(f'- {domain.upper()} tasks: {_tasks(names, config, rows[0])}' for domain, names in domains.items() if names),
     *([f'- Versions: {versions}; {row["devices"]}'] if versions else []),
     '',
-    'Accuracy in %, [95 % interval], change from the original in points; ID is what it practised, OOD is not; *tuned* is'
-    ' before the merge.',
+    'Accuracy in %, [95 % interval], change from the original, *base*, in points; ID is what it practised, OOD is not;'
+    ' *tuned* is before the merge.',
     '',
-    *_table(['params', *columns], _results(rows, domains)),
+    *compare.markdown(['params', *columns], [[state.name, *cells] for state, cells in results.items()]),
   ]  # fmt: skip
   if round_:
     columns = ('round', 'samples', 'acceptance rate', 'learned from', 'steps', 'merge', 'alpha', 'drift')
-    lines += ['', *_table(columns, [_learned(row) for row in rows[1:]])]
+    lines += ['', *compare.markdown(columns, [_learned(row) for row in rows[1:]])]
   lines += ['', 'To run it again, put this into `config.py`:', '', '```python', *_config_file(config), '```', '']
   command = f'imm run --config=config.py --workdir=runs/again && imm convert runs/again@{round_} model/'
   return '\n'.join([*lines, '```', command, '```', ''])
@@ -94,33 +94,12 @@ def _tasks(names: Sequence[str], config: Mapping[str, Any], first: Mapping[str, 
   return ', '.join(texts)
 
 
-def _results(rows: Sequence[Mapping[str, Any]], domains: Mapping[str, Sequence[str]]) -> list[list[str]]:
-  """Returns a line for the original, and for each round before, where measured, and after its merge."""
-  table = []
-  for row in rows:
-    for which, prefix in (('tuned', 'tuned_'), ('merged', '')):
-      if prefix + 'id' in row:
-        cells = []
-        for domain, names in domains.items():
-          for name in names:
-            result, before = row[prefix + domain][name], rows[0][domain][name]['accuracy']
-            text = f'{100 * result["accuracy"]:.1f} [{100 * result["low"]:.0f}, {100 * result["high"]:.0f}]'
-            cells.append(text if row is rows[0] else f'{text} {100 * (result["accuracy"] - before):+.1f}')
-        table.append([f'round {row["round"]} {which}' if row['round'] else 'original', *cells])
-  return table
-
-
 def _learned(row: Mapping[str, Any]) -> list[str]:
   sample, merge = row['sample'], row['merge']
   rate = f'{100 * sample["acceptance_rate"]:.1f} %' if 'acceptance_rate' in sample else ''  # none where all are real
   counts = sample['num_samples'], rate, sample['num_accepted'], row['finetune']['steps']
   alpha = merge.get('alpha_by_layer', merge['alpha'])
   return [*map(str, (row['round'], *counts, merge['method'], json.dumps(alpha))), f'{merge["drift_norm"]:.1e}']
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-  """Returns the lines of a Markdown table."""
-  return [f'| {" | ".join(cells)} |' for cells in (header, ['---'] * len(header), *rows)]
 
 
 def _config_file(config: Mapping[str, Any]) -> list[str]:

@@ -443,36 +443,21 @@ def _parameters(texts: Sequence[str]) -> dict[str, Any]:
 
 def _print_table(rows: Sequence[dict[str, Any]], first: str = 'base') -> None:
   """Prints a row for each set of params: accuracy [95 % interval] and the change from base, in points."""
-  domains = [(domain, task) for domain in ('id', 'ood') for task in rows[0][domain]]
-  table = Table(title='accuracy in % [95 % interval]' + (', change from base in points' if len(rows) > 1 else ''))
-  table.add_column('params')
-  for domain, task in domains:
-    table.add_column(f'{domain.upper()} {task}', justify='right')
-  table.add_column('drift', justify='right')  # of the params from the original ones, relative to their norm
-  guesses = [f'{100 * rows[0][domain][task]["guess"]:.1f}' for domain, task in domains]
-  table.add_row('guess', *guesses, '')
-  for row in rows:
-    if 'tuned_id' in row:
-      table.add_row(f'round {row["round"]} tuned', *_cells(row, rows[0], domains, 'tuned_'), '')
-    name = f'round {row["round"]} merged' if row['round'] else first
-    drift = f'{row["merge"]["drift_norm"]:.1e}' if 'merge' in row else ''
-    table.add_row(name, *_cells(row, rows[0], domains, ''), drift)
+  from imm_jax import compare
+
+  columns, results = compare.results(rows)
+  tasks = rows[0]['id'] | rows[0]['ood']
+  table = Table('params', title='accuracy in % [95 % interval]' + (', change from base in points' if len(rows) > 1 else ''))
+  for name in (*columns, 'drift'):  # drift: of the params from the original ones, relative to their norm
+    table.add_column(name, justify='right')
+  table.add_row('guess', *(f'{100 * result["guess"]:.1f}' for result in tasks.values()), '')
+  for state, cells in results.items():
+    has_drift = state.round_ and state.which == 'merged'
+    drift = f'{rows[state.round_]["merge"]["drift_norm"]:.1e}' if has_drift else ''
+    table.add_row(first if state == compare.BASE else state.name, *cells, drift)
   console = Console(width=None if sys.stdout.isatty() else 160)
   console.print(table)
-  for domain, task in domains:
-    sampled = {name: value for name, value in rows[-1][domain][task].items() if '@' in name or name == 'accuracy_flexible'}
+  for task, result in (rows[-1]['id'] | rows[-1]['ood']).items():
+    sampled = [f'{key} {100 * value:.1f} %' for key, value in result.items() if '@' in key or key == 'accuracy_flexible']
     if sampled:
-      console.print(
-        f'{task}: ' + ', '.join(f'{name} {100 * value:.1f} %' for name, value in sampled.items()), highlight=False
-      )
-
-
-def _cells(row, base, domains, prefix) -> list[str]:
-  cells = []
-  for domain, task in domains:
-    result, before = row[prefix + domain][task], base[domain][task]['accuracy']
-    text = f'{100 * result["accuracy"]:.1f} [{100 * result["low"]:.0f}, {100 * result["high"]:.0f}]'
-    if row is not base:
-      text += f' {100 * (result["accuracy"] - before):+.1f}'
-    cells.append(text.replace('[', r'\['))
-  return cells
+      console.print(f'{task}: {", ".join(sampled)}', highlight=False)

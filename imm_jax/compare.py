@@ -3,7 +3,7 @@
 Workdirs whose configs are equal but for the seed are one arm; its accuracies are means over its runs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import functools
 import json
@@ -12,6 +12,7 @@ import re
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy import special
 
 from imm_jax.workdir import Workdir
 
@@ -39,6 +40,15 @@ class State(NamedTuple):
 
   round_: int
   which: str  # 'merged' or 'tuned'
+
+  def key(self, domain: str) -> str:
+    """Returns the key under which the round's row has their accuracies in a domain."""
+    return domain if self.which == 'merged' else f'tuned_{domain}'
+
+  @property
+  def name(self) -> str:
+    """Returns what they are called in a table."""
+    return 'base' if self == BASE else f'round {self.round_} {self.which}'
 
 
 BASE = State(0, 'merged')  # the original model
@@ -75,10 +85,7 @@ class Arm:
   @functools.cached_property
   def states(self) -> list[State]:
     """Returns the params that all its runs measured, in order."""
-    rows = self.runs[0].rows[: min(len(run.rows) for run in self.runs)]
-    return [
-      State(row['round'], name) for row in rows for name in ('tuned', 'merged') if name == 'merged' or 'tuned_id' in row
-    ]
+    return states(self.runs[0].rows[: min(len(run.rows) for run in self.runs)])
 
   def accuracy(self, state: State, domain: str, tasks: Sequence[str]) -> Interval:
     """Returns the mean accuracy over runs and tasks.
@@ -86,13 +93,24 @@ class Arm:
     A task's interval is the mean of its runs' Wilson intervals: they answer the same questions. Tasks have different
     ones: the interval of their mean is put together from theirs (MOVER; Zou and Donner, doi 10.1002/sim.3095).
     """
-    key = domain if state.which == 'merged' else f'tuned_{domain}'
-    cells = [[run.rows[state.round_][key][task] for run in self.runs] for task in tasks]
+    cells = [[run.rows[state.round_][state.key(domain)][task] for run in self.runs] for task in tasks]
     mean, low, high = (
       np.mean([[cell[name] for cell in row] for row in cells], axis=1) for name in ('accuracy', 'low', 'high')
     )
     middle, down, up = float(mean.mean()), np.linalg.norm(mean - low), np.linalg.norm(high - mean)
     return Interval(middle, middle - float(down) / len(tasks), middle + float(up) / len(tasks))
+
+  def change(self, domain: str, tasks: Sequence[str]) -> Interval:
+    """Returns how much more accurate its last round is than the original: means over tasks, and `student` of its runs."""
+
+    def accuracy(run: Run, state: State) -> float:
+      return Arm('', [run]).accuracy(state, domain, tasks).mean
+
+    return student([accuracy(run, self.states[-1]) - accuracy(run, BASE) for run in self.runs])
+
+  def drift(self, state: State) -> float:
+    """Returns the mean over its runs of ‖params - base‖ / ‖base‖ of merged params."""
+    return float(np.mean([run.rows[state.round_]['merge']['drift_norm'] if state.round_ else 0.0 for run in self.runs]))
 
   def guess(self, domain: str, tasks: Sequence[str]) -> float:
     """Returns the mean over tasks of the accuracy of always giving the commonest answer."""
@@ -108,6 +126,48 @@ class Arm:
         shares.append((moves.count(1) / len(moves), moves.count(-1) / len(moves)))
     gained, lost = np.mean(shares, axis=0)
     return float(gained), float(lost)
+
+
+def states(rows: Sequence[Mapping[str, Any]]) -> list[State]:
+  """Returns the params that a run's rows tell of, in order."""
+  return [State(i, which) for i, row in enumerate(rows) for which in ('tuned', 'merged') if State(i, which).key('id') in row]
+
+
+def results(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[State, list[str]]]:
+  """Returns the columns of the table of what a run measured, and each state's cells.
+
+  A cell is '27.5 [22, 34] +1.5': accuracy in %, its 95 % interval, and the change from the original in points.
+  """
+  columns = [(domain, task) for domain in DOMAINS for task in rows[0][domain]]
+  cells = {state: [_cell(rows, state, *column) for column in columns] for state in states(rows)}
+  return [f'{domain.upper()} {task}' for domain, task in columns], cells
+
+
+def _cell(rows: Sequence[Mapping[str, Any]], state: State, domain: str, task: str) -> str:
+  result, before = rows[state.round_][state.key(domain)][task], rows[0][domain][task]
+  text = f'{100 * result["accuracy"]:.1f} [{100 * result["low"]:.0f}, {100 * result["high"]:.0f}]'
+  return text if state == BASE else f'{text} {100 * (result["accuracy"] - before["accuracy"]):+.1f}'
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+  """Returns the lines of a Markdown table."""
+  return [f'| {" | ".join(cells)} |' for cells in (header, ['---'] * len(header), *rows)]
+
+
+def table(arms: Sequence[Arm]) -> str:
+  """Returns a Markdown table: the original's accuracies, and what each arm's last round changed, with Student's interval."""
+  tasks = shared_tasks([run for arm in arms for run in arm.runs])
+  levels = [f'{100 * arms[0].accuracy(BASE, *item).mean:.1f}' for item in tasks.items()]
+  lines = [['original, %', *levels, '', str(len(arms[0].runs))]]
+  for arm in arms:
+    changes = [_points(arm.change(*item)) for item in tasks.items()]
+    lines.append([f'{arm.name}, points', *changes, f'{arm.drift(arm.states[-1]):.1e}', str(len(arm.runs))])
+  return '\n'.join(markdown(['arm', *map(str.upper, tasks), 'drift', 'seeds'], lines))
+
+
+def _points(change: Interval) -> str:
+  mean, low, high = (f'{100 * value:+.1f}' for value in change)
+  return f'{mean} [{low}, {high}]' if np.isfinite(change.low) else mean
 
 
 def read(path: str) -> Run:
@@ -148,12 +208,11 @@ def group(runs: Sequence[Run]) -> list[Arm]:
 
 
 def _without_seeds(config: Mapping[str, Any]) -> str:
-  """Returns the config as text, without the keys in which the runs of an arm may differ, and the seed of their model."""
-  model = config['model'] | {'path': re.sub(r'seed\d+', 'seed', config['model']['path'])}
-  if model.get('random'):
-    model['random'] = {key: value for key, value in model['random'].items() if key != 'seed'}
+  """Returns the config as text, without the keys in which the runs of an arm may differ, and the seed of their models."""
   alike = {key: value for key, value in config.items() if key not in _OF_ONE_ARM}
-  return json.dumps(alike | {'model': model}, sort_keys=True)
+  if random := config['model'].get('random'):
+    alike['model'] = config['model'] | {'random': {key: value for key, value in random.items() if key != 'seed'}}
+  return re.sub(r'seed\d+', 'seed', json.dumps(alike, sort_keys=True))  # in model.path and synthesize.teacher
 
 
 def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:
@@ -163,6 +222,13 @@ def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:
   if not tasks['id']:
     raise ValueError(f'{", ".join(run.path for run in runs)}: have no task in domain in common; report them one by one')
   return {domain: names for domain, names in tasks.items() if names}
+
+
+def student(values: Sequence[float]) -> Interval:
+  """Returns the mean of independent values with Student's interval; that of a single one is without ends."""
+  mean, n = float(np.mean(values)), len(values)
+  half = float(special.stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
+  return Interval(mean, mean - half, mean + half)
 
 
 def difference(a: tuple[Arm, State], b: tuple[Arm, State], tasks: Sequence[str]) -> Interval:

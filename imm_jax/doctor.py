@@ -12,7 +12,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from imm_jax import experiment, processes, report, sharding
+from imm_jax import experiment, processes, sharding
 from imm_jax import model as model_lib
 from imm_jax.experiment import Experiment
 from imm_jax.workdir import Workdir
@@ -28,7 +28,7 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
   exp = experiment.resolve(config)
   yield 'versions', _versions()
   mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
-  yield 'devices', f'{report.devices()}, mesh {dict(mesh.shape)}'
+  yield 'devices', f'{processes.devices()}, mesh {dict(mesh.shape)}'
   yield 'batch', _batch(exp, mesh)
   model = experiment.read_config(exp.model, mesh)
   num_params = sum(x.size for x in jax.tree.leaves(model_lib.abstract_params(model)[0]))
@@ -41,7 +41,7 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
 
 
 def _versions() -> str:
-  text = ', '.join(f'{name} {version}' for name, version in report.versions().items())
+  text = ', '.join(f'{name} {version}' for name, version in processes.versions().items())
   if jax.process_count() > 1:
     first = processes.on_first(lambda: text)
     same = multihost_utils.process_allgather(np.uint32(zlib.crc32(text.encode())))

@@ -18,7 +18,7 @@ from imm_jax.optimizer import OptimizerConfig
 from imm_jax.sampler import SamplerConfig
 from imm_jax.synthesize import SynthesizeConfig
 from imm_jax.tokenizer import Tokenizer
-from imm_jax.workdir import AT_ROUND, Workdir
+from imm_jax.workdir import source_of
 
 T = TypeVar('T')
 
@@ -178,9 +178,7 @@ def read_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
   """Returns the architecture of the config's model; its weights are not looked at."""
   if not spec.path:
     return random_config(spec, mesh)
-  at_round = AT_ROUND.fullmatch(spec.path)
-  config = formats.read_config(Workdir(at_round['workdir']).model() if at_round else spec.path)
-  config = dataclasses.replace(config, dtype=spec.dtype, remat=spec.remat)
+  config = dataclasses.replace(formats.read_config(source_of(spec.path)), dtype=spec.dtype, remat=spec.remat)
   return dataclasses.replace(config, attention=choose_attention(spec.attention, config, mesh))
 
 

@@ -76,8 +76,7 @@ def make_train_step(
 
   With lora_rank the params that are trained are adapters, and the step is step(adapters, opt_state, batch, rate, params).
   """
-  tx = optimizer.make(config)
-  replicated = jax.NamedSharding(mesh, jax.P())
+  tx, replicated = optimizer.make(config), jax.NamedSharding(mesh, jax.P())
   shardings = param_shardings(model.config, mesh, model.rules)
   if lora_rank:
     shardings = jax.tree.map(lambda _: replicated, lora.abstract(model.config, lora_rank))
@@ -86,28 +85,14 @@ def make_train_step(
     tx, lambda _, s: s, jax.eval_shape(tx.init, abstract), shardings, transform_non_params=lambda _: replicated
   )
 
-  def loss(trained, part, num_targets, *frozen):
-    params = lora.attach(frozen[0], trained, lora_scale) if lora_rank else trained
-    return loss_fn(params, model, part, num_targets)
+  def step(params, opt_state, batch, rate):
+    return _update(tx, lambda params, *of: loss_fn(params, model, *of), params, opt_state, batch, rate)
 
-  def step(params, opt_state, batch, rate, *frozen):
-    num_targets = jnp.sum(batch.loss_mask, dtype=jnp.float32)
+  def step_adapters(adapters, opt_state, batch, rate, params):
+    def loss(adapters, *of):
+      return loss_fn(lora.attach(params, adapters, lora_scale), model, *of)
 
-    def add_part(carry, part):
-      return jax.tree.map(jnp.add, carry, jax.value_and_grad(loss)(params, part, num_targets, *frozen)), None
-
-    # One part needs no accumulator the size of the params.
-    if batch.tokens.shape[0] == 1:
-      part = jax.tree.map(lambda x: x[0], batch)
-      value, grads = jax.value_and_grad(loss)(params, part, num_targets, *frozen)
-    else:
-      zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-      (value, grads), _ = jax.lax.scan(add_part, zeros, batch)
-    with jax.numpy_dtype_promotion('standard'):  # optax's Adam raises a float to an int power
-      updates, opt_state = tx.update(grads, opt_state, params)
-    params = optax.apply_updates(params, jax.tree.map(lambda u: -rate * u, updates))
-    metrics = {'loss_nats': value, 'grad_norm': optax.global_norm(grads), 'num_tokens': num_targets}
-    return params, opt_state, metrics
+    return _update(tx, loss, adapters, opt_state, batch, rate)
 
   def step_to_drift(params, opt_state, batch, rate, base, drift):
     def stay(params, opt_state, *_):
@@ -116,16 +101,32 @@ def make_train_step(
     params, opt_state, metrics = jax.lax.cond(drift < max_drift, step, stay, params, opt_state, batch, rate)
     return params, opt_state, metrics | {'drift_norm': merging.drift_norm(base, params)}
 
-  return (
-    jax.jit(tx.init, out_shardings=opt_shardings),
-    jax.jit(
-      step_to_drift if max_drift else step,
-      out_shardings=(shardings, opt_shardings, replicated),
-      donate_argnums=(0, 1),
-      compiler_options=_TPU_OPTIONS if mesh.devices.flat[0].platform == 'tpu' else None,
-    ),
-    opt_shardings,
+  jitted = jax.jit(
+    step_adapters if lora_rank else step_to_drift if max_drift else step,
+    out_shardings=(shardings, opt_shardings, replicated),
+    donate_argnums=(0, 1),
+    compiler_options=_TPU_OPTIONS if mesh.devices.flat[0].platform == 'tpu' else None,
   )
+  return jax.jit(tx.init, out_shardings=opt_shardings), jitted, opt_shardings
+
+
+def _update(tx: Any, loss: Callable[..., jax.Array], params: Any, opt_state: Any, batch: Batch, rate: jax.Array) -> Any:
+  """Returns params, the optimizer's state and the metrics of a step down loss(params, part, num_targets), over all parts."""
+  num_targets = jnp.sum(batch.loss_mask, dtype=jnp.float32)
+
+  def add_part(carry, part):
+    return jax.tree.map(jnp.add, carry, jax.value_and_grad(loss)(params, part, num_targets)), None
+
+  # One part needs no accumulator the size of the params.
+  if batch.tokens.shape[0] == 1:
+    value, grads = jax.value_and_grad(loss)(params, jax.tree.map(lambda x: x[0], batch), num_targets)
+  else:
+    zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+    (value, grads), _ = jax.lax.scan(add_part, zeros, batch)
+  with jax.numpy_dtype_promotion('standard'):  # optax's Adam raises a float to an int power
+    updates, opt_state = tx.update(grads, opt_state, params)
+  params = optax.apply_updates(params, jax.tree.map(lambda u: -rate * u, updates))
+  return params, opt_state, {'loss_nats': value, 'grad_norm': optax.global_norm(grads), 'num_tokens': num_targets}
 
 
 def num_steps(rows: Batch, config: FinetuneConfig) -> int:
@@ -147,6 +148,32 @@ def batches(rows: Batch, config: FinetuneConfig, seed: int, round_: int, multipl
   parts = order.reshape(-1, config.accumulation_steps, config.batch_size // config.accumulation_steps)
   parts = np.pad(parts, ((0, 0), (0, 0), (0, -parts.shape[2] % multiple_of)), constant_values=num_rows)
   return [Batch(*(field[part] for field in padded)) for part in parts]
+
+
+@dataclasses.dataclass
+class _History:
+  """The metrics of all steps, fetched late, so that the devices never wait: up to the one that drifts as far as it may."""
+
+  write: Callable[[int, Mapping[str, float]], None]
+  max_drift: float
+  steps: list[dict[str, float]] = dataclasses.field(default_factory=list)
+  waiting: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of steps that may be running still
+
+  def fetch(self, keep: int = 0) -> None:
+    """Fetches all that wait but the newest so many; those behind the last step changed nothing."""
+    while len(self.waiting) > keep and not self.is_far:
+      self.extend([{name: float(value) for name, value in self.waiting.pop(0).items()}])
+
+  def extend(self, steps: Iterable[dict[str, float]]) -> None:
+    """Adds and writes what is fetched."""
+    for metrics in steps:
+      self.steps.append(metrics)
+      self.write(len(self.steps) - 1, metrics)
+
+  @property
+  def is_far(self) -> bool:
+    """Returns whether the newest step that is fetched is the last."""
+    return bool(self.max_drift and self.steps and self.steps[-1]['drift_norm'] >= np.float32(self.max_drift))
 
 
 def fine_tune(
@@ -191,62 +218,47 @@ def fine_tune(
     processes.Stopped: a notice to stop came, and where `saved` is given the state is there.
   """
   scale = config.lora_alpha / max(1, config.lora_rank)
-  init, step_fn, opt_shardings = make_train_step(model, optimizer_config, mesh, config.max_drift, config.lora_rank, scale)  # pyright: ignore[reportArgumentType]
+  init, step, opt_shardings = make_train_step(model, optimizer_config, mesh, config.max_drift, config.lora_rank, scale)  # pyright: ignore[reportArgumentType]
   parts = batches(rows, config, seed, round_, multiple_of=model.rules.num_parts('batch', mesh.shape))
-  shape = parts[0].tokens.shape[1:]
-  replicated = jax.NamedSharding(mesh, jax.P())
-  sharded = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), shape, mesh.shape)))
+  replicated, shape = jax.NamedSharding(mesh, jax.P()), parts[0].tokens.shape[1:]
+  places = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), shape, mesh.shape))), replicated
   schedule = optimizer.learning_rate(optimizer_config, len(parts))
-  rates = np.asarray([schedule(step) for step in range(len(parts))], np.float32)  # now: a step must not wait for one
-  frozen = ()
+  rates = np.asarray([schedule(i) for i in range(len(parts))], np.float32)  # now: a step must not wait for one
+  frozen, history, first = (), _History(write, config.max_drift), 0
   if config.lora_rank:
     key = jax.random.fold_in(jax.random.key(seed), round_)
     frozen, params = (params,), jax.device_put(lora.init(key, model.config, config.lora_rank), replicated)
-  first, history = 0, []
-  waiting: list[dict[str, Any]] = []
   wanted = {
     'params': checkpoint.abstract(params, jax.tree.map(lambda x: x.sharding, params)),
     'moments': checkpoint.abstract(jax.eval_shape(init, params), opt_shardings),
   }
   if found := saved and saved.restore(wanted, report):
     first, trees, state = found
-    params, opt_state, history = trees['params'], trees['moments'], state['history']
-    for step, values in enumerate(history):
-      write(step, values)
-  else:
-    opt_state = init(params) if moments is None else moments
+    params, moments = trees['params'], trees['moments']
+    history.extend(state['history'])
+  elif moments is None:
+    moments = init(params)
+  drift = jax.device_put(np.float32(history.steps[-1].get('drift_norm', 0) if history.steps else 0), replicated)
 
-  def look(keep: int) -> None:
-    """Fetches the metrics of all steps but the newest so many."""
-    while len(waiting) > keep:
-      history.append({name: float(value) for name, value in waiting.pop(0).items()})
-      write(len(history) - 1, history[-1])
-      if far():
-        waiting.clear()  # a step that changed nothing
-
-  def far() -> bool:
-    return config.max_drift > 0 and bool(history) and history[-1]['drift_norm'] >= np.float32(config.max_drift)
-
-  drift = jax.device_put(np.float32(history[-1]['drift_norm'] if history and config.max_drift else 0), replicated)
-  for step in profiled(range(first, len(parts)), lambda: look(keep=0)):
-    if far():
+  for i in profiled(range(first, len(parts)), history.fetch):
+    if history.is_far:
       break
-    on_device = jax.device_put(parts[step], sharded), jax.device_put(rates[step], replicated)
+    on_device = jax.device_put((parts[i], rates[i]), places)
     with jax.transfer_guard('disallow'):
-      params, opt_state, metrics = step_fn(params, opt_state, *on_device, *((base, drift) if config.max_drift else frozen))
+      params, moments, metrics = step(params, moments, *on_device, *((base, drift) if config.max_drift else frozen))
     drift = metrics.get('drift_norm')
-    waiting.append(metrics | {'learning_rate': rates[step]})
-    look(keep=1)
-    stop, done = processes.should_stop(), step + 1
-    if saved and (stop or save_every and (done % save_every == 0 or done == len(parts) or far())):
-      look(keep=0)
-      saved.save(done, {'params': params, 'moments': opt_state}, {'history': history})
+    history.waiting.append(metrics | {'learning_rate': rates[i]})
+    history.fetch(keep=1)
+    stop, done = processes.should_stop(), i + 1
+    if saved and (stop or save_every and (done % save_every == 0 or done == len(parts) or history.is_far)):
+      history.fetch()
+      saved.save(done, {'params': params, 'moments': moments}, {'history': history.steps})
     if stop:
       raise processes.Stopped
-  look(keep=0)
-  if frozen:
+  history.fetch()
+  if config.lora_rank:
     params = lora.make_merge(model, mesh, scale)(*frozen, params)  # pyright: ignore[reportArgumentType]
-  return params, opt_state
+  return params, moments
 
 
 def restore_moments(path: str, model: Transformer, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh) -> Any:

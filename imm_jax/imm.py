@@ -36,7 +36,7 @@ from imm_jax.lm import LM
 from imm_jax.model import Params
 from imm_jax.tasks import Task
 from imm_jax.tokenizer import Tokenizer
-from imm_jax.workdir import Workdir
+from imm_jax.workdir import source_of, Workdir
 
 
 def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
@@ -124,7 +124,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
 def check_teacher(exp: Experiment, lm: LM) -> None:
   """Raises ValueError when the teacher's samples could not be learned from: its tokens are not those of lm."""
   if exp.synthesize.teacher:
-    tokenizer = formats.load_tokenizer(lm_lib.source_of(exp.synthesize.teacher))
+    tokenizer = formats.load_tokenizer(source_of(exp.synthesize.teacher))
     lm.tokenizer.check_same(tokenizer, f'synthesize.teacher: {exp.synthesize.teacher}')
 
 

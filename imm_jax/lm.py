@@ -18,7 +18,7 @@ from imm_jax.formats import peft
 from imm_jax.model import ModelConfig, Params, Transformer
 from imm_jax.sampler import Completion, SamplerConfig, Score
 from imm_jax.tokenizer import Tokenizer
-from imm_jax.workdir import AT_ROUND, Workdir
+from imm_jax.workdir import AT_ROUND, source_of, Workdir
 
 
 @dataclasses.dataclass
@@ -197,20 +197,6 @@ def load_adapter(path: str | os.PathLike[str], base: str | None = None) -> LM:
   tokenizer = formats.load_tokenizer(source)
   tokenizer.check_vocab_size(config.vocab_size, source)
   return LM(config, formats.hf.load_params(adapter.base, config, mesh, sharding.SAMPLE, adapter), tokenizer, mesh)
-
-
-def source_of(path: str | os.PathLike[str]) -> str:
-  """Returns where the config and the tokenizer of a model are: of WORKDIR@ROUND in the workdir, else the path itself.
-
-  Raises FileNotFoundError when there is no such workdir, ValueError when the path is one without a round.
-  """
-  path = os.path.expanduser(os.fspath(path))
-  at_round = AT_ROUND.fullmatch(path)
-  if at_round and not epath.Path(at_round['workdir']).is_dir():
-    raise FileNotFoundError(f'{path}: there is no run in {at_round["workdir"]}')
-  if os.path.isdir(os.path.join(path, 'rounds')):
-    raise ValueError(f'{path}: is a run; name one of its rounds, such as {path}@0')
-  return Workdir(at_round['workdir']).model() if at_round else path
 
 
 def restore(workdir: Workdir, round_: int, name: str, like: LM) -> Params:

@@ -19,7 +19,6 @@ from imm_jax import (
   metrics,
   packing,
   processes,
-  report,
   sampler,
   sharding,
   synthesize,
@@ -42,8 +41,8 @@ class Entry:
   def __post_init__(self):
     self.values: dict[str, Any] = {
       'round': self.round_,
-      'versions': report.versions(),
-      'devices': report.devices(),
+      'versions': processes.versions(),
+      'devices': processes.devices(),
       'secs': {},
     }
 

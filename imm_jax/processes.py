@@ -1,13 +1,15 @@
-"""One program in many processes: joining them, what one does for all, whole arrays, and notices to stop.
+"""One program in many processes: joining them, what they run on, what one does for all, whole arrays, notices to stop.
 
 Every process runs the same program on the same host values; only arrays are split. Nothing is sent but what jax sends, and
 process 0 writes what goes to disk.
 """
 
 from collections.abc import Callable
+import importlib.metadata
 import itertools
 import json
 import os
+import platform
 import socket
 from typing import Any
 
@@ -15,6 +17,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
+_PACKAGES = ('imm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers')
 _checks = itertools.count()
 
 
@@ -53,6 +56,17 @@ def free_port() -> int:
   with socket.socket() as free:
     free.bind(('localhost', 0))
     return free.getsockname()[1]
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of Python and of the packages that results depend on."""
+  return {name: importlib.metadata.version(name) for name in _PACKAGES} | {'python': platform.python_version()}
+
+
+def devices() -> str:
+  """Returns what this process and those of its run compute on."""
+  found = jax.devices()
+  return f'{len(found)} x {found[0].device_kind} in {jax.process_count()} processes'
 
 
 def is_first() -> bool:

@@ -5,31 +5,17 @@ import importlib.metadata
 import itertools
 import json
 import os
-import platform
 from typing import Any
 
-import jax
 import jinja2
 
 from imm_jax import compare, plots
 from imm_jax.compare import Arm, BASE, DOMAINS, Interval, Run, State
 from imm_jax.workdir import Workdir
 
-_PACKAGES = ('imm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers')
 _LEARNED = ('num_samples', 'right_rate', 'acceptance_rate', 'num_accepted', 'steps', 'loss_nats')
 _NUM_EXAMPLES = 2  # of a kind
 _MAX_CHARACTERS = 600  # of an example
-
-
-def versions() -> dict[str, str]:
-  """Returns the versions of Python and of the packages that results depend on."""
-  return {name: importlib.metadata.version(name) for name in _PACKAGES} | {'python': platform.python_version()}
-
-
-def devices() -> str:
-  """Returns what this process and those of its run compute on."""
-  found = jax.devices()
-  return f'{len(found)} x {found[0].device_kind} in {jax.process_count()} processes'
 
 
 def write(path: str) -> None:
@@ -145,17 +131,14 @@ def _columns(tasks: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str
 def _row(arm: Arm, state: State, tasks: Mapping[str, Sequence[str]]) -> dict[str, Any]:
   """Returns a row of the table of results: accuracies, changes from base, and what the round did."""
   changes = [compare.difference((arm, state), (arm, BASE), names) for _, names, _ in _columns(tasks)]
-  rows = [run.rows[state.round_] for run in arm.runs]
-  drift = [row['merge']['drift_norm'] for row in rows if 'merge' in row and state.which == 'merged']
   return {
     'arm': arm,
     'state': state,
-    'name': 'base' if state == BASE else f'round {state.round_} {state.which}',
     'cells': [
       (arm.accuracy(state, domain, names), change)
       for (domain, names, _), change in zip(_columns(tasks), changes, strict=True)
     ],
-    'drift': f'{sum(drift) / len(drift):.1e}' if drift else '',
+    'drift': f'{arm.drift(state):.1e}' if state.round_ and state.which == 'merged' else '',
   }
 
 

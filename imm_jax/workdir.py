@@ -239,6 +239,20 @@ class Workdir:
     _write(self._path / 'summary.json', json.dumps({'rounds': rows}, indent=2) + '\n')
 
 
+def source_of(path: str | os.PathLike[str]) -> str:
+  """Returns where the config and the tokenizer of a model are: of WORKDIR@ROUND in the workdir, else the path itself.
+
+  Raises FileNotFoundError when there is no such workdir, ValueError when the path is one without a round.
+  """
+  path = os.path.expanduser(os.fspath(path))
+  at_round = AT_ROUND.fullmatch(path)
+  if at_round and not epath.Path(at_round['workdir']).is_dir():
+    raise FileNotFoundError(f'{path}: there is no run in {at_round["workdir"]}')
+  if os.path.isdir(os.path.join(path, 'rounds')):
+    raise ValueError(f'{path}: is a run; name one of its rounds, such as {path}@0')
+  return Workdir(at_round['workdir']).model() if at_round else path
+
+
 def _files(path: epath.Path) -> list[epath.Path]:
   """Returns all files below a directory, in order."""
   entries = sorted(path.iterdir()) if path.exists() else []

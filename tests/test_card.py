@@ -40,7 +40,7 @@ def test_a_rounds_card_says_what_it_is(run, monkeypatch):
   }  # fmt: skip
   lines = [re.split(r' *\| *', line.strip('| ')) for line in text.splitlines() if line.startswith('|')]
   assert [line[0] for line in lines] == [
-    'params', '---', 'original', 'round 1 tuned', 'round 1 merged', 'round 2 tuned', 'round 2 merged',
+    'params', '---', 'base', 'round 1 tuned', 'round 1 merged', 'round 2 tuned', 'round 2 merged',
     'round', '---', '1', '2',
   ]  # fmt: skip
   result = rows[2]['id']['sum']

@@ -88,6 +88,25 @@ def test_questions_are_paired_by_id(tmp_path):
   assert compare.difference((one, BASE), (fewer, BASE), ['sum']).mean == 0  # the same draws, on the first 10
 
 
+def test_students_interval_is_that_of_the_tables():
+  half = 4.3027 / np.sqrt(3)  # t of 2 degrees of freedom at 97.5 %
+  np.testing.assert_allclose(compare.student([1.0, 2.0, 3.0]), (2, 2 - half, 2 + half), rtol=1e-4)
+  assert compare.student([-1.25]) == (-1.25, -np.inf, np.inf)
+
+
+def test_arms_are_a_table_of_changes_over_their_seeds(tmp_path):
+  paths = [make_run(tmp_path / f'imm/seed{seed}', seed) for seed in range(2)]
+  paths.append(make_run(tmp_path / 'vanilla/seed0', merge={'alpha': 1.0}))
+  arms = compare.group([compare.read(path) for path in paths])
+  lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in compare.table(arms).splitlines()]
+  assert lines[0] == ['arm', 'ID', 'OOD', 'drift', 'seeds'] and lines[1] == ['---'] * 5
+  accuracies = [[run.rows[i]['id']['sum']['accuracy'] for i in (0, -1)] for run in arms[0].runs]
+  assert lines[2][1] == f'{50 * sum(before for before, _ in accuracies):.1f}' and lines[2][4] == '2'
+  mean, low, high = compare.student([100 * (after - before) for before, after in accuracies])
+  assert lines[3][:2] == ['imm, points', f'{mean:+.1f} [{low:+.1f}, {high:+.1f}]'] and lines[3][3:] == ['1.0e-03', '2']
+  assert lines[4][0] == 'vanilla, points' and '[' not in lines[4][1]  # one seed
+
+
 def answers(rng, shape, share=0.5):
   return (rng.random(shape) < share).astype(np.float32)
 
@@ -146,11 +165,12 @@ def test_runs_that_differ_by_their_seed_are_one_arm(tmp_path):
   ]  # fmt: skip
 
 
-def test_each_seed_of_an_arm_may_have_a_model_of_its_own(tmp_path):
+def test_each_seed_of_an_arm_may_have_models_of_its_own(tmp_path):
   for arm, merge in (('imm', {'alpha': 0.5}), ('vanilla', {'alpha': 1.0})):
     for seed in range(2):
       model = {'path': f'runs/base/seed{seed}@1', 'random': {'seed': seed, 'num_layers': 2}}
-      make_run(tmp_path / f'{arm}/seed{seed}', seed, merge=merge, model=model)
+      teacher = {'teacher': f'runs/vanilla/seed{seed}@4'}
+      make_run(tmp_path / f'{arm}/seed{seed}', seed, merge=merge, model=model, synthesize=teacher)
   paths = [tmp_path / f'{arm}/seed{seed}' for arm in ('imm', 'vanilla') for seed in range(2)]
   arms = compare.group([compare.read(str(path)) for path in paths])
   assert [(arm.name, len(arm.runs)) for arm in arms] == [('imm', 2), ('vanilla', 2)]

@@ -21,6 +21,7 @@ def test_a_page(tmp_path):
   [
     ({'mesh.fsdp': 3}, 'needs 3 devices and there are 8'),
     ({'model.path': '/nowhere'}, '/nowhere'),
+    ({'model.path': '/nowhere@2'}, '/nowhere@2: there is no run in /nowhere'),
     ({'model.random.embed_dim': 2**17, 'model.random.num_layers': 500}, 'memory: .* take more devices'),
     ({'num_rounds': 10**9}, 'workdir: .* make room'),
   ],

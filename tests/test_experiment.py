@@ -22,7 +22,7 @@ def test_every_config_resolves_and_is_plain_data(name):
 
 
 def test_the_arms_of_the_testbed_share_model_and_tasks():
-  arms = 'vanilla imm dare lines layer_adaptive_shuffled search single_merge early_stop low_lr real official'
+  arms = 'vanilla distill imm dare lines layer_adaptive_shuffled search single_merge early_stop low_lr real official'
   shared = {}
   for arm in arms.split():
     config = load_config('testbed', arm).to_dict()
@@ -32,7 +32,7 @@ def test_the_arms_of_the_testbed_share_model_and_tasks():
   base = load_config('testbed', 'base').to_dict()
   assert base['tasks']['id'] == shared['imm'][1]['id'] | shared['imm'][1]['ood']
   experiment.resolve(base)
-  with pytest.raises(ValueError, match="'im' is no arm; the arms are base, vanilla, imm, "):
+  with pytest.raises(ValueError, match="'im' is no arm; the arms are base, vanilla, distill, "):
     load_config('testbed', 'im')
 
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 import yaml
 
-from launch import study, tpu
+from launch import tpu
 from tests.conftest import ROOT
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'launch'
@@ -129,7 +129,8 @@ import tiny
 def get_config(arm):
   c = tiny.get_config()
   c.num_rounds, c.model.random.num_layers, c.model.random.embed_dim = 1, 1, 32
-  c.merge.alpha = {{'base': 1.0, 'vanilla': 1.0, 'imm': 0.5, 'wrong': 2.0}}[arm]
+  c.merge.alpha = {{'base': 1.0, 'vanilla': 1.0, 'imm': 0.5, 'distill': 0.5, 'wrong': 2.0}}[arm]
+  c.synthesize.teacher = '{{workdir}}/vanilla/seed{{seed}}@1' if arm == 'distill' else ''
   return c
 """
 
@@ -149,19 +150,23 @@ def accuracies(row):
 
 
 def test_a_study_compares_arms_that_share_their_base(tmp_path, arms):
-  done = launch('study', *arms, '--base=base', '--arms=vanilla,imm', '--', '--config.synthesize.num_questions=40')
+  command = ['study', *arms, '--base=base', '--arms=vanilla,distill,imm', '--', '--config.synthesize.num_questions=40']
+  done = launch(*command)
   assert done.returncode == 0, done.stderr
-  base, vanilla, imm = (rows(tmp_path, arm) for arm in ('base', 'vanilla', 'imm'))
+  base, vanilla, distill, imm = (rows(tmp_path, arm) for arm in ('base', 'vanilla', 'distill', 'imm'))
   assert accuracies(vanilla[0]) == accuracies(base[1])
   assert imm[0] == vanilla[0]  # its seconds too: it was not measured again
   assert imm[1]['sample'] == vanilla[1]['sample'] and imm[1]['sample']['num_samples'] == 40 * 16
   assert imm[1]['merge']['drift_norm'] == pytest.approx(vanilla[1]['merge']['drift_norm'] / 2, rel=1e-4)
+  config = json.loads((tmp_path / 'study' / 'distill' / 'seed0' / 'config.json').read_text())
+  assert config['synthesize']['teacher'] == f'{tmp_path}/study/vanilla/seed0@1'
+  assert distill[0] == vanilla[0] and distill[1]['sample'] != vanilla[1]['sample']
   result = json.loads((tmp_path / 'study' / 'study.json').read_text())
   assert result['imm']['0'][1]['drift_norm'] == imm[1]['merge']['drift_norm']
   assert result['vanilla']['0'][1]['tuned_ood']['max'] == vanilla[1]['tuned_ood']['max']['accuracy']
   assert '\n| imm, points | ' in done.stdout and done.stdout.endswith('/report.html\n')
 
-  again = launch('study', *arms, '--base=base', '--arms=vanilla,imm', '--', '--config.synthesize.num_questions=40')
+  again = launch(*command)
   assert again.returncode == 0 and again.stdout == done.stdout and 'evaluate' not in again.stderr
 
 
@@ -170,6 +175,12 @@ def test_a_study_ends_with_the_arm_that_fails(tmp_path, arms):
   assert done.returncode == 1
   assert done.stderr.splitlines()[-1].startswith('imm: merge.alpha: 2.0 is not in [0, 1]')
   assert not (tmp_path / 'study' / 'imm').exists()
+
+
+def test_a_study_knows_its_arms_before_it_runs_one(tmp_path, arms):
+  done = launch('study', f'--config={ROOT}/configs/testbed.py', *arms[1:], '--arms=vanilla,im')
+  assert done.returncode == 1 and done.stderr.startswith("study: --config: 'im' is no arm; the arms are base, ")
+  assert not (tmp_path / 'study').exists()
 
 
 @pytest.mark.parametrize('signal_', [signal.SIGTERM, signal.SIGKILL])
@@ -183,8 +194,3 @@ def test_the_run_of_a_study_ends_with_it(tmp_path, arms, signal_):
   rest = process.stderr.read()  # until the run too has closed it
   assert 'imm: stopped as asked to, and saved' in rest
   assert process.wait() == (42 if signal_ == signal.SIGTERM else -signal.SIGKILL)
-
-
-def test_intervals_are_students():
-  assert study.interval([1.0, 2.0, 3.0]) == '+2.0 [-0.5, +4.5]'  # 2 -+ 4.303 / sqrt(3)
-  assert study.interval([-1.25]) == '-1.2'

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from imm_jax.workdir import AT_ROUND, Workdir
+from imm_jax.workdir import AT_ROUND, source_of, Workdir
 
 
 def finish(workdir, round_):
@@ -208,3 +208,13 @@ def test_a_part_is_done_once_unless_it_is_damaged(tmp_path, damage):
 def test_a_round_is_named_by_workdir_and_number(path, parts):
   match = AT_ROUND.fullmatch(path)
   assert (match and match.groups()) == parts
+
+
+def test_a_model_is_a_path_or_a_round_of_a_run(tmp_path):
+  Workdir(tmp_path / 'run').open(CONFIG)
+  assert source_of(f'{tmp_path}/run@7') == f'{tmp_path}/run/model'
+  assert source_of(tmp_path / 'model.gguf') == f'{tmp_path}/model.gguf'
+  with pytest.raises(ValueError, match='run: is a run; name one of its rounds, such as .*run@0'):
+    source_of(tmp_path / 'run')
+  with pytest.raises(FileNotFoundError, match='nowhere@1: there is no run in '):
+    source_of(tmp_path / 'nowhere@1')

@@ -1,7 +1,7 @@
 """Tasks: questions, the prompts that ask them, the verifiers of their answers; and a table of known data sets."""
 
 from imm_jax.tasks.base import Example, guess_accuracy, nearest, Task
-from imm_jax.tasks.questions import Custom, DataSet
+from imm_jax.tasks.questions import Custom, Known
 from imm_jax.tasks.reasoning_gym import ReasoningGym
 from imm_jax.tasks.synthetic import Synthetic
 
@@ -9,7 +9,7 @@ __all__ = ['FAMILIES', 'Example', 'Task', 'guess_accuracy', 'nearest']
 
 FAMILIES = {
   'custom': Custom,
-  'dataset': DataSet,
+  'dataset': Known,
   'reasoning_gym': ReasoningGym,
   'synthetic': Synthetic,
 }

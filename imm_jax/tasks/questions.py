@@ -130,8 +130,8 @@ class Questions(base.Task):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataSet(Questions):
-  """A data set of catalog.DATASETS, which knows its columns."""
+class Known(Questions):
+  """Questions of a data set of catalog.DATASETS, which knows its columns."""
 
   dataset: str
 
