@@ -70,7 +70,7 @@ def config(**overrides) -> ml_collections.ConfigDict:
       },
       'merge': {
         'method': 'linear',  # or 'dare', 'ties', ...: `imm merge --help` lists them
-        'alpha': 0.5,  # weight of tuned: 0 is the anchor, 1 is plain self-improvement; or one by layer, name or round: docs/merging.md
+        'alpha': 0.5,  # weight of tuned: 0 is the anchor, 1 is plain self-improvement; or a rule: docs/merging.md
         'drop_rate': 0.2,  # fraction of elements that dare drops
         'density': 0.5,  # fraction of elements that ties, dare_*, della* and breadcrumbs* keep
         'anchor': 'base',  # or 'previous', 'all_previous': what tuned is merged with

@@ -20,9 +20,13 @@ _BLOCK = re.compile(r'(<!-- (\w+) -->\n).*?(<!-- end -->)', re.DOTALL)
 
 def page(name: str) -> str:
   """Returns docs/NAME with its tables as the code has them."""
-  tables = {'methods': methods, 'catalog': data_sets}
   text = (ROOT / 'docs' / name).read_text(encoding='utf-8')
-  return _BLOCK.sub(lambda block: f'{block[1]}{tables[block[2]]() if block[2] in tables else keys(block[2])}\n{block[3]}', text)
+  return _BLOCK.sub(lambda block: f'{block[1]}{table(block[2])}\n{block[3]}', text)
+
+
+def table(name: str) -> str:
+  """Returns the table of that name: 'methods', 'catalog', or a function of configs/common.py."""
+  return {'methods': methods, 'catalog': data_sets}.get(name, lambda: keys(name))()
 
 
 def keys(function: str) -> str:
@@ -38,7 +42,7 @@ def keys(function: str) -> str:
   [found] = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name]
   written = next(node for node in ast.walk(found) if isinstance(node, ast.Dict) and len(node.keys) > 1)
   rows = [(f'`{key}`', *_value(value), comments.get(line, '')) for key, value, line in _leaves(written)]
-  return _table(('key', 'default', 'type', ''), rows)
+  return _rows(('key', 'default', 'type', ''), rows)
 
 
 def _leaves(node: ast.Dict, prefix: str = '') -> Iterator[tuple[str, ast.expr, int]]:
@@ -71,7 +75,7 @@ def methods() -> str:
     source = row.reference.removeprefix('https://').replace('arxiv.org/abs/', 'arXiv ')
     source = 'mergekit 0.1.5' if 'mergekit' in source else source
     rows.append((f'`{name}`', row.base, models, parameters, row.alpha, pieces, f'[{source}]({row.reference})'))
-  return _table(('method', 'base', 'models', 'parameters', 'alpha sets', 'merged in', 'source'), rows)
+  return _rows(('method', 'base', 'models', 'parameters', 'alpha sets', 'merged in', 'source'), rows)
 
 
 def data_sets() -> str:
@@ -80,10 +84,10 @@ def data_sets() -> str:
   for name, row in catalog.DATASETS.items():
     sources = ', '.join(f'`{source}`' for source in (row.train, row.test) if source)
     rows.append((f'`{name}`', *map(str, row.sizes), row.verifier, row.scoring, row.licence, sources))
-  return _table(('name', 'train', 'test', 'verifier', 'scoring', 'licence', 'where the hub has it'), rows)
+  return _rows(('name', 'train', 'test', 'verifier', 'scoring', 'licence', 'where the hub has it'), rows)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _rows(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
   lines = [head, ('---',) * len(head), *rows]
   return '\n'.join('| ' + ' | '.join(cell.replace('|', '\\|') for cell in line) + ' |' for line in lines)
 

@@ -1,7 +1,6 @@
 """README and docs: what they link to is there, what they show runs, what they quote stands in the code."""
 
 import ast
-import pathlib
 import re
 import shlex
 import subprocess
@@ -15,17 +14,17 @@ from imm_jax import cli, experiment, lm, sharding
 from imm_jax import model as model_lib
 from imm_jax.merging import recipe
 from imm_jax.tokenizer import Tokenizer
-from tests.conftest import ROOT
+from tests.conftest import load_config, ROOT
 
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
 _FENCE = re.compile(r'^```([^\n]*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
-_RUNS = ('merge', 'tasks', 'convert')  # the commands of which examples run here, on the models of `directory`
+_RUNS = ('merge', 'tasks')  # the commands whose examples run here, on what is in `directory`
 
 
 def blocks(kind):
   """Returns the blocks of a kind, ready to be a test's parameters."""
-  found = [(page, match) for page in PAGES for match in _FENCE.finditer(page.read_text(encoding='utf-8')) if match[1] == kind]
-  return [pytest.param(match[2], id=f'{page.stem}-{i}') for i, (page, match) in enumerate(found)]
+  found = [(page.stem, *match) for page in PAGES for match in _FENCE.findall(page.read_text(encoding='utf-8'))]
+  return [pytest.param(text, id=f'{stem}-{i}') for i, (stem, of, text) in enumerate(found) if of == kind]
 
 
 def lines():
@@ -90,7 +89,6 @@ def test_tables_are_those_of_the_code(name):
 
 def test_every_key_of_a_config_has_a_row():
   """Counted by running the config, where the table is made by reading it."""
-  from tests.conftest import load_config
 
   def leaves(section, prefix=''):
     for key, value in section.items():
@@ -136,8 +134,6 @@ def test_commands_are_understood(directory, monkeypatch, capsys, words):
 
 @pytest.mark.parametrize('words', [words for words in lines() if words[:2][-1] in _RUNS], ids=' '.join)
 def test_small_commands_run(directory, monkeypatch, capsys, words):
-  if words[1] == 'convert' and not (directory / words[2]).exists():
-    pytest.skip(f'{words[2]} is made by a longer example')
   code, text = run(monkeypatch, capsys, *words[1:])
   assert code == 0, text
 
