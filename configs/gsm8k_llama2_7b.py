@@ -17,6 +17,6 @@ import gsm8k_qwen25_0p5b
 def get_config(arg: str = 'llama2-7b'):
   """Returns three rounds of the whole training set, four samples a question; arg: an architecture of configs/models."""
   config = gsm8k_qwen25_0p5b.get_config(arg)
-  config.tasks.id.gsm8k = common.dataset('gsm8k', test_size=0)  # in plain text: it has no chat template
-  config.tasks.ood.svamp = common.dataset('svamp', test_size=0)
+  plain = {name: common.dataset(name, test_size=0) for name in ('gsm8k', 'svamp')}  # it has no chat template
+  config.update({'tasks': {'id': {'gsm8k': plain['gsm8k']}, 'ood': {'svamp': plain['svamp']}}})
   return config
