@@ -1,4 +1,7 @@
-"""The sub-dicts that experiments share. Every key there is stands here or in the experiment's own file."""
+"""The sub-dicts that experiments share. Every key there is stands here or in the experiment's own file.
+
+docs/configs.md is made of this file: a key's comment, behind it, is its line there (python docs/generate.py).
+"""
 
 import ml_collections
 
@@ -14,7 +17,7 @@ def config(**overrides) -> ml_collections.ConfigDict:
       'sample_from': 'merged',  # or 'tuned': whose samples a round learns from
       'finetune_from': 'merged',  # or 'base': where a round's fine-tuning starts
       'tensorboard': False,  # needs the `logging` extra
-      'logger': '',  # 'MODULE:CLASS' of one of your own, see the README
+      'logger': '',  # 'MODULE:CLASS' of one of your own, see docs/runs.md
       'compilation_cache': '',  # directory of compiled programs, for later runs; '' is .xla_cache beside the workdir
       'model': {
         'path': '',  # Hugging Face directory, .gguf file or WORKDIR@ROUND
@@ -26,8 +29,8 @@ def config(**overrides) -> ml_collections.ConfigDict:
       'tasks': {
         'id': {},  # in domain: what the model improves itself on
         'ood': {},  # out of domain: only measured
-        'dev': {},  # in domain, and
-        'probe': {},  # out of domain: what merge.rule 'search' chooses alpha by; no question of theirs is in a test above
+        'dev': {},  # in domain: where merge.rule 'search' looks for the best alpha; none of its questions is in a test above
+        'probe': {},  # out of domain: where that alpha may lose no more than search_eps; likewise
       },
       'synthesize': {
         'num_questions': 0,  # train questions a round; 0 takes all
@@ -67,11 +70,11 @@ def config(**overrides) -> ml_collections.ConfigDict:
       },
       'merge': {
         'method': 'linear',  # or 'dare', 'ties', ...: `imm merge --help` lists them
-        'alpha': 0.5,  # weight of tuned: 0 is the anchor, 1 is plain self-improvement; or a rule, see the README
+        'alpha': 0.5,  # weight of tuned: 0 is the anchor, 1 is plain self-improvement; or a rule: docs/merging.md
         'drop_rate': 0.2,  # fraction of elements that dare drops
         'density': 0.5,  # fraction of elements that ties, dare_*, della* and breadcrumbs* keep
         'anchor': 'base',  # or 'previous', 'all_previous': what tuned is merged with
-        'rule': 'fixed',  # alpha itself; or 'layer_adaptive', 'layer_adaptive_shuffled', 'search': see the README
+        'rule': 'fixed',  # alpha itself; or 'layer_adaptive', 'layer_adaptive_shuffled', 'search': docs/configs.md
         'search_eps': 0.0,  # accuracy in tasks.probe, of 1, that the alpha of 'search' may lose
       },
       'evaluate': {

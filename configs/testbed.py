@@ -4,7 +4,7 @@ A model of 0.7M parameters, one token a character, first learns seven families o
 their solutions, and is half-competent at each (the arm `base`). The other arms go on from there: in each round the model
 answers questions of one family, `sum`, and learns from what is right. The six other families are out of domain.
 
-Expected: README.md, "Testbed". Hardware: 2 CPU cores. Minutes: one for the base, one for an arm.
+Expected: README.md, "Testbed", and docs/results.md. Hardware: 2 CPU cores. Minutes: one for the base, one for an arm.
 Command: make testbed, or
 python -m launch.study --config=configs/testbed.py --base=base --arms=vanilla,imm --seeds=0,1,2,3,4 --workdir=runs/testbed
 """

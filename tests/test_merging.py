@@ -15,7 +15,6 @@ import pytest
 from imm_jax import merging, sharding
 from imm_jax import model as model_lib
 from imm_jax.merging import coefficients, METHODS, methods, sparsify, trees
-from tests.conftest import ROOT
 
 SHAPES = {'embedding': (32, 16), 'layers': {'mlp': {'kernel': (2, 16, 8)}, 'norm': {'scale': (2, 16)}}}
 ODD = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, 1.0, -2.5], np.float32)
@@ -465,7 +464,6 @@ def test_the_table_is_complete():
     assert row.reference.startswith('https://') and row.function.__doc__ or isinstance(row.function, functools.partial)
     assert not row.alpha or row.alpha in row.parameters, name
     assert set(row.parameters) & set(methods.STATIC) == {k for k, v in row.parameters.items() if isinstance(v, bool)}
-    assert name in (ROOT / 'README.md').read_text(encoding='utf-8'), name
 
 
 @pytest.mark.parametrize('name', ['linear', 'task_arithmetic', 'ties', 'karcher', 'multislerp', 'model_stock', 'sce'])

@@ -299,7 +299,7 @@ def test_hostile_programs_do_not_pass(name):
 
 
 def test_the_hostile_are_many():
-  assert len(TEXTS) == 30 and len(PROGRAMS) == 42  # as the README says
+  assert len(TEXTS) == 30 and len(PROGRAMS) == 42  # as docs/tasks.md says
 
 
 ALLOWED = [  # statement, and what it must raise; each in a process with no business there
