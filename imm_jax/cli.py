@@ -313,7 +313,7 @@ def _plan(values: flags.FlagValues, arguments: list[str]) -> None:
 
 
 def _tasks(values: flags.FlagValues, arguments: list[str]) -> None:
-  flags.DEFINE_string('source', None, "Of NAME's questions, in place of the hub's: see README, Tasks.", flag_values=values)
+  flags.DEFINE_string('source', None, "Of NAME's questions, in place of the hub's: see docs/tasks.md.", flag_values=values)
   flags.DEFINE_integer('show', 0, 'Questions of NAME to print, with prompts and golds.', 0, flag_values=values)
   names = [argument for argument in arguments[1:2] if not argument.startswith('-')]
   arguments = [arguments[0], *arguments[1 + len(names) :]]

@@ -2,7 +2,7 @@
 
 theta_0 is the original model and M_0 = theta_0. In round t the model samples solutions and a verifier keeps the right ones,
 fine-tuning on them gives S_t, and M_t = merge(theta_0, S_t) starts the next round. The method's switches, and the baselines
-that they make, are in the README.
+that they make, are in docs/configs.md.
 """
 
 from collections.abc import Mapping
