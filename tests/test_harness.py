@@ -173,6 +173,7 @@ metric_list: [{{metric: exact_match}}]
   return path
 
 
+@pytest.mark.slow
 def test_a_model_of_lm_evals_own_command(path, tmp_path):
   arguments = ['--model', 'imm_jax', '--model_args', f'pretrained={path},max_length=48', '--batch_size', '4']
   arguments += ['--tasks', 'tiny_options,tiny_written', '--include_path', str(write_tasks(tmp_path / 'tasks'))]

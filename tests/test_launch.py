@@ -149,6 +149,7 @@ def accuracies(row):
   return [result['accuracy'] for domain in ('id', 'ood') for result in row[domain].values()]
 
 
+@pytest.mark.slow
 def test_a_study_compares_arms_that_share_their_base(tmp_path, arms):
   command = ['study', *arms, '--base=base', '--arms=vanilla,distill,imm', '--', '--config.synthesize.num_questions=40']
   done = launch(*command)
