@@ -446,18 +446,19 @@ def _print_table(rows: Sequence[dict[str, Any]], first: str = 'base') -> None:
   from imm_jax import compare
 
   columns, results = compare.results(rows)
-  tasks = rows[0]['id'] | rows[0]['ood']
+  tasks = [(domain, task) for domain in compare.DOMAINS for task in rows[0][domain]]
   table = Table('params', title='accuracy in % [95 % interval]' + (', change from base in points' if len(rows) > 1 else ''))
   for name in (*columns, 'drift'):  # drift: of the params from the original ones, relative to their norm
     table.add_column(name, justify='right')
-  table.add_row('guess', *(f'{100 * result["guess"]:.1f}' for result in tasks.values()), '')
+  table.add_row('guess', *(f'{100 * rows[0][domain][task]["guess"]:.1f}' for domain, task in tasks), '')
   for state, cells in results.items():
     has_drift = state.round_ and state.which == 'merged'
     drift = f'{rows[state.round_]["merge"]["drift_norm"]:.1e}' if has_drift else ''
     table.add_row(first if state == compare.BASE else state.name, *cells, drift)
   console = Console(width=None if sys.stdout.isatty() else 160)
   console.print(table)
-  for task, result in (rows[-1]['id'] | rows[-1]['ood']).items():
-    sampled = [f'{key} {100 * value:.1f} %' for key, value in result.items() if '@' in key or key == 'accuracy_flexible']
+  for domain, task in tasks:
+    result = rows[-1][domain][task].items()
+    sampled = [f'{key} {100 * value:.1f} %' for key, value in result if '@' in key or key == 'accuracy_flexible']
     if sampled:
       console.print(f'{task}: {", ".join(sampled)}', highlight=False)

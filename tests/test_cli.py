@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -374,3 +375,10 @@ def test_sigterm_leaves_no_half_of_a_merge(tmp_path):
   printed, _ = process.communicate()
   assert process.returncode == 130 and 'Traceback' not in printed, printed
   assert sorted(path.name for path in tmp_path.iterdir()) == ['base', 'tuned']
+
+
+def test_a_task_of_both_domains_has_two_columns(capsys):
+  result = {'accuracy': 0.5, 'low': 0.4, 'high': 0.6, 'accuracy_flexible': 0.625}
+  cli._print_table([{'round': 0, 'id': {'sum': result | {'guess': 0.125}}, 'ood': {'sum': result | {'guess': 0.25}}}])
+  out = capsys.readouterr().out
+  assert re.search(r'guess +│ +12\.5 │ +25\.0 │', out) and out.count('sum: accuracy_flexible 62.5 %') == 2

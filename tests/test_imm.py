@@ -164,7 +164,6 @@ ARMS = {
   'shuffled': {'merge.rule': 'layer_adaptive_shuffled'},
   'search': {'merge.rule': 'search'},
 }
-QUICK = ('search',)
 
 
 @pytest.fixture(scope='module')
@@ -191,7 +190,7 @@ def arms(tmp_path_factory):
   return run
 
 
-@pytest.mark.parametrize('name', [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ARMS])
+@pytest.mark.parametrize('name', [name if name == 'search' else pytest.param(name, marks=pytest.mark.slow) for name in ARMS])
 def test_each_arm_goes_on_to_the_same_bytes(arms, name, tmp_path):
   path, _, changes = arms(name)
   for num_rounds in (1, 2):
