@@ -1,5 +1,6 @@
 """The `imm` command."""
 
+import atexit
 from collections.abc import Sequence
 import ctypes
 import dataclasses
@@ -44,6 +45,7 @@ config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback
 def main() -> None:
   """Runs the command that sys.argv names; exit code 0 is done, 1 a user's error in one line, RESTART go on with me."""
   signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: temporary files are removed
+  atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Or one that comes now would take the exit code's place.
   commands = {
       'run': _run, 'doctor': _doctor, 'evaluate': _evaluate, 'analyze': _analyze, 'convert': _convert, 'merge': _merge,
       'report': _report, 'plan': _plan, 'tasks': _tasks,

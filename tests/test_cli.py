@@ -382,3 +382,17 @@ def test_a_task_of_both_domains_has_two_columns(capsys):
   cli._print_table([{'round': 0, 'id': {'sum': result | {'guess': 0.125}}, 'ood': {'sum': result | {'guess': 0.25}}}])
   out = capsys.readouterr().out
   assert re.search(r'guess +│ +12\.5 │ +25\.0 │', out) and out.count('sum: accuracy_flexible 62.5 %') == 2
+
+
+def test_a_notice_to_stop_that_comes_when_all_is_done_changes_no_exit_code():
+  code = """
+import os, signal
+from imm_jax import cli
+class Last:
+  def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGTERM):
+    kill(pid, number)
+last = Last()
+cli.main()
+"""
+  result = subprocess.run([sys.executable, '-c', code, '--help'], cwd=ROOT, capture_output=True, check=False)
+  assert result.returncode == 0 and b'imm run' in result.stdout

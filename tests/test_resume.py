@@ -45,7 +45,7 @@ def start(path, num_processes=1, flags=()):
 
 def kill(process, signal_, path, rng):
   """Sends a signal at random, while a file is written or a while after a phase began; returns the exit code."""
-  num_lines, num_writes, delay = rng.randrange(30), rng.randrange(60), rng.random()
+  num_lines, num_writes, delay = rng.randrange(10), rng.randrange(20), rng.random()
   in_write = rng.random() < 0.5
   seen: set[str] = set()
   lines, stderr = 0, process.stderr.fileno()
