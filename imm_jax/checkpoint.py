@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
+import copy
 import dataclasses
 from typing import Any
 
@@ -96,7 +97,8 @@ def _writing(path: str) -> Iterator[None]:
 def _items(trees: Mapping[str, Any], state: Mapping[str, Any]) -> ocp.args.Composite:
   items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
   digests = {name: digests_of(tree) for name, tree in trees.items()}
-  return ocp.args.Composite(**items, **{_STATE: ocp.args.JsonSave({'digests': digests, **state})})
+  # A copy: it is written later, when who gave it may have changed it.
+  return ocp.args.Composite(**items, **{_STATE: ocp.args.JsonSave({'digests': digests, **copy.deepcopy(dict(state))})})
 
 
 def _checked(path: str, abstract: Mapping[str, Any], read: Callable[[Any], Any]) -> tuple[dict[str, Any], dict[str, Any]]:

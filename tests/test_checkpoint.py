@@ -97,3 +97,17 @@ def test_the_newest_step_that_is_whole_is_used_and_two_are_kept(tmp_path):
   assert steps.restore(target, lines.append)[0] == 2
   assert len(lines) == 1 and f'{tmp_path}/3: is damaged' in lines[0]
   steps.close()
+
+
+def test_what_is_saved_is_what_was_given_though_it_changes_before_it_is_written(tmp_path):
+  tree = {'x': jnp.zeros(2**22)}
+  target, found = {'params': abstract(tree, sharding.make_mesh(), jax.P())}, []
+  for i in range(10):  # the writer's thread may win
+    steps, history = checkpoint.Steps(str(tmp_path / str(i))), ['of step 0']
+    steps.save(1, {'params': tree}, {'history': history})
+    history.append('of step 1')
+    steps.close()
+    steps = checkpoint.Steps(str(tmp_path / str(i)))
+    found.append(steps.restore(target, print)[2])
+    steps.close()
+  assert found == 10 * [{'history': ['of step 0']}]
