@@ -85,6 +85,7 @@ def recipe(path: pathlib.Path, method: str, dtype: str) -> str:
 def measure(command: list[str], out: pathlib.Path) -> dict[str, float]:
   """Runs a command that writes `out`; returns wall and CPU seconds and peak GiB."""
   shutil.rmtree(out, ignore_errors=True)
+  os.sync()  # what was written before is on its way to the disk no more
   start, peak, anonymous = time.monotonic(), 0, 0
   environment = {name: value for name, value in os.environ.items() if not name.startswith('JAX_')}
   with open(os.devnull, 'w') as nowhere:
@@ -138,7 +139,7 @@ def on_disk(mergekit: str, repeats: int, scratch: pathlib.Path) -> list[dict]:
         ([sys.executable, '-m', 'imm_jax', 'merge', f'--recipe={file}', '--out'], ours),
         ([mergekit, file], theirs),
       ]
-      for i in range(repeats):  # each is first in turn: what the other has written is still on its way to the disk
+      for i in range(repeats):  # each is first in turn
         order = commands if i % 2 == 0 else commands[::-1]
         measured = {str(out): measure(command, out) for command, out in order}
         runs.append((measured[str(ours)], measured[str(theirs)]))
@@ -188,7 +189,7 @@ def main() -> None:
   """Measures, prints a table and writes JSON."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--mergekit', required=True, help="mergekit's mergekit-yaml")
-  parser.add_argument('--repeats', type=int, default=3)
+  parser.add_argument('--repeats', type=int, default=5)
   parser.add_argument('--out', default='merge.json')
   parser.add_argument('--scratch', default=None, help='where the models go: 12 GB')
   args = parser.parse_args()

@@ -1,0 +1,39 @@
+"""SmolLM2-135M-Instruct improves itself on arithmetic, by arms; out of domain are choices, short reasoning and text.
+
+Expected: not run to its end yet. Hardware: 2 CPU cores, 6 GB.
+Command: python -m launch.study --config=configs/smollm2.py --arms=vanilla,imm,dare,layer_adaptive,search --seeds=0,1,2
+--workdir=runs/smollm2 -- --config.evaluate.text_source=FILE, a text; files in place of the hub's likewise behind `--`, as
+--config.tasks.ood.arc_easy.test_source=FILE.
+"""
+
+import common
+import quickstart
+
+ARMS = {
+  'vanilla': {'merge.alpha': 1.0},  # plain self-improvement
+  'imm': {},
+  'dare': {'merge.method': 'dare'},
+  'layer_adaptive': {'merge.rule': 'layer_adaptive'},
+  'search': {'merge.rule': 'search', 'merge.search_eps': 0.02},
+}
+BBH = ('hyperbaton', 'navigate')
+
+
+def get_config(arg: str = 'imm'):
+  """Returns the config of an arm: three rounds of the quickstart's."""
+  if arg not in ARMS:
+    raise ValueError(f'{arg!r} is no arm; the arms are {", ".join(ARMS)}')
+  c = quickstart.get_config()
+  arithmetic = c.to_dict()['tasks']['id']['basic_arithmetic']
+  arc = {name: common.dataset(name, test_size=150) for name in ('arc_easy', 'arc_challenge')}
+  bbh = {name: common.dataset('bbh', train_source=f'lukaemon/bbh:{name}:test', test_size=100) for name in BBH}
+  probe = common.dataset('arc_easy', train_source='', test_source='allenai/ai2_arc:ARC-Easy:validation', test_size=60)
+  with c.ignore_type():
+    c.tasks = {
+      'id': {'arithmetic': arithmetic},
+      'ood': arc | bbh,
+      'dev': {'arithmetic_dev': arithmetic | {'train_size': 20, 'test_size': 100, 'test_seed': 9_000_000}},
+      'probe': {'arc_easy_probe': probe},
+    }
+    c.update_from_flattened_dict({'num_rounds': 3, 'evaluate.tuned': False, **ARMS[arg]})
+  return c
