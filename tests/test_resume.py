@@ -29,7 +29,9 @@ FLAGS = [
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory):
   path = tmp_path_factory.mktemp('resume') / 'uninterrupted'
-  assert [process.wait() for process in start(path)] == [0]
+  [process] = start(path)
+  _, errors = process.communicate()
+  assert process.returncode == 0, errors
   return path
 
 
