@@ -75,6 +75,8 @@ def main() -> None:
 def _one_line(error: Exception) -> str:
   if isinstance(error, OSError) and error.strerror:
     return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
+  if isinstance(error, SyntaxError):
+    return f'{error.filename}, line {error.lineno}: {error.msg}'
   # ml_collections puts the whole traceback of a config's own error into its message: the last line is the error.
   text = ': '.join(map(str, error.args)) if len(error.args) > 1 else str(error)
   if 'Traceback (most recent call last)' in text:
@@ -89,11 +91,14 @@ def _parse(
   if {'-h', '--help'} & set(arguments):
     print('\n'.join([arguments[0], values.main_module_help() or values.get_help(), epilog]).rstrip())
     sys.exit(0)
-  # ml_collections reports a mistake in a config or an override as one of these.
+  # A config is a program of the user's: whatever it raises, as ml_collections does about an override, is a mistake in it.
   try:
     positional = values(arguments)[1:]
-  except (AttributeError, KeyError, TypeError) as error:
-    raise ValueError(f'--config: {_one_line(error)}') from error
+  except (ValueError, OSError, flags.Error):
+    raise
+  except Exception as error:
+    hint = '; a config imports what stands beside it or on PYTHONPATH' if isinstance(error, ImportError) else ''
+    raise ValueError(f'--config: {_one_line(error)}{hint}') from error
   if num_positional is not None and len(positional) != num_positional:
     raise ValueError(f'{arguments[0]}: takes {num_positional} arguments and got {len(positional)}: {" ".join(positional)}')
   return positional
@@ -329,6 +334,8 @@ def _tasks(values: flags.FlagValues, arguments: list[str]) -> None:
     )
     specs = {name: catalog.spec(name, test_size=values.show or 1) for name in catalog.DATASETS}
   if not names and not configured:
+    if values.source or values.show:
+      raise ValueError('imm tasks: --source and --show are about one data set; name it first: imm tasks NAME --show=3')
     Console(width=None if sys.stdout.isatty() else 160).print(_catalog())
     print('Beside these: any data set of reasoning_gym, rows of your own (custom) and what is made in code (synthetic).')
     return

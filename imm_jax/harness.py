@@ -6,6 +6,7 @@ the entry point in pyproject.toml; until then lm-eval knows no models but its ow
 
 from collections.abc import Mapping, Sequence
 import itertools
+import os
 from typing import Any, cast
 
 from lm_eval import tasks as lm_eval_tasks
@@ -214,11 +215,14 @@ def evaluate(lm: LM, tasks: Sequence[str], include: str = '', batch_size: int = 
     batch_size: rows computed at once.
 
   Raises:
+    FileNotFoundError: there is no such directory.
     ValueError: a task is unknown.
   """
+  if include and not os.path.isdir(include):
+    raise FileNotFoundError(f'{include}: no such directory of task files')
   manager = lm_eval_tasks.TaskManager(include_path=include or None)
   if unknown := [name for name in tasks if name not in manager.all_tasks]:
-    raise ValueError(f'lm-eval: {", ".join(unknown)}: no such task; `python -m imm_jax.harness ls tasks` lists them')
+    raise ValueError(f'lm-eval: {", ".join(unknown)}: no such task; `python -m imm_jax.harness ls tasks` lists its own')
   model = HarnessLM(lm, batch_size=batch_size)
   return cast(Any, simple_evaluate(model, tasks=list(tasks), task_manager=manager, log_samples=False))
 

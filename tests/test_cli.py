@@ -234,7 +234,10 @@ def test_merge_flags(fails, model_dir, tmp_path):
     ('--alpha=nan', 'alpha: nan is not in [0, 1]'),
     ('--param=density=0.5', 'the command.density: linear has no such parameter here'),
     ('--param=weight', "--param: 'weight' is not NAME=VALUE"),
-    (f'--tuned={model_dir}@2', 'no such directory; imm merge reads Hugging Face directories (imm convert writes them)'),
+    (
+      f'--tuned={model_dir}@2',
+      'no such directory; imm merge reads Hugging Face directories; a round becomes one',
+    ),
   ):
     assert says in fails(*merge, flag)
   assert '--out: is missing' in fails('merge', f'--base={model_dir}', f'--tuned={model_dir}')
@@ -356,6 +359,24 @@ def test_an_error_inside_a_config_is_its_own_line(fails, tmp_path):
   empty = '--config.tasks.id.mawps.train_source='
   line = fails('run', f'{WORDS}:mawps', '--config.model.path=x', f'--workdir={tmp_path}/run', empty)
   assert line.startswith('imm: tasks.mawps.train_source: is empty')
+
+
+@pytest.mark.parametrize(
+  'text, line',
+  [
+    ('import commmon', "No module named 'commmon'; a config imports what stands beside it or on PYTHONPATH"),
+    ('x = {1 2}', '{path}, line 1: invalid syntax. Perhaps you forgot a comma?'),
+    ('def get_config():\n  return 1 / 0', 'division by zero'),
+  ],
+)
+def test_a_config_that_is_no_program_is_one_line(fails, tmp_path, text, line):
+  path = tmp_path / 'own.py'
+  path.write_text(text + '\n')
+  assert fails('doctor', f'--config={path}', f'--workdir={tmp_path}/run') == f'imm: --config: {line.format(path=path)}'
+
+
+def test_source_and_show_want_a_name(fails):
+  assert 'name it first: imm tasks NAME --show=3' in fails('tasks', '--show=2')
 
 
 def test_sigterm_leaves_no_half_of_a_merge(tmp_path):

@@ -73,6 +73,11 @@ def peer(path):
   return huggingface.HFLM(pretrained=path, device='cpu', dtype='float32', batch_size=1)
 
 
+def test_a_directory_of_task_files_that_is_not_there(path):
+  with pytest.raises(FileNotFoundError, match='nowhere: no such directory of task files'):
+    harness.evaluate(imm_jax.load(path), ['sums'], 'nowhere')
+
+
 def test_log_likelihoods_are_those_of_the_models_logits(model, path):
   lm = imm_jax.load(path)
   context, continuation = lm.tokenizer.encode_prompt('Q: 1'), lm.tokenizer.encode(' a12')

@@ -435,7 +435,9 @@ def test_the_hub_is_asked_for_config_and_split():
 
 
 def test_a_missing_field_names_those_there_are(tmp_path):
-  with pytest.raises(ValueError, match=r"a.jsonl: row 1 has no field 'target', only input, goal; is it this data set\?$"):
+  with pytest.raises(
+    ValueError, match=r"a.jsonl: row 1 has no field 'target', only input, goal; rows of your own: common.custom$"
+  ):
     mawps(tmp_path / 'a.jsonl', [{'input': 'q', 'goal': 1}]).split  # noqa: B018
   with pytest.raises(ValueError, match=r"a.jsonl: row 2 has no field 'target', only input, target"):
     sources.columns('a.jsonl', [{'input': 'q', 'target': 0}, {'input': 'q', 'target': None}], ('input', 'target'))
@@ -444,6 +446,14 @@ def test_a_missing_field_names_those_there_are(tmp_path):
 def test_an_answer_that_is_no_number(tmp_path):
   with pytest.raises(ValueError, match=r"a.jsonl: row 1: the answer 'many' is not a number"):
     mawps(tmp_path / 'a.jsonl', [{'input': 'q', 'target': 'many'}]).split  # noqa: B018
+
+
+def test_a_gsm8k_answer_that_is_a_bare_number(tmp_path):
+  rows = write(tmp_path / 'a.jsonl', [{'question': 'q', 'answer': 7}])
+  with pytest.raises(
+    ValueError, match="row 1: its answer 7 is no text that ends with '#### 7'; rows of your own: common.custom"
+  ):
+    data_set('gsm8k', rows, test_size=1).split  # noqa: B018
 
 
 def test_arc_rows_of_files_and_of_the_hub(tmp_path):

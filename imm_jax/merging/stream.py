@@ -127,7 +127,7 @@ def open_model(model: str) -> dict[str, shards.Tensor]:
   path = pathlib.Path(model).expanduser()
   if not path.is_dir():
     raise FileNotFoundError(
-      f'{model}: no such directory; imm merge reads Hugging Face directories (imm convert writes them)'
+      f'{model}: no such directory; imm merge reads Hugging Face directories; a round becomes one by imm convert {model} DIR'
     )
   return shards.open_tensors(path)
 

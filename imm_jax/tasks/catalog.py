@@ -53,7 +53,7 @@ class DataSet:
       try:
         parsed.append(convert(*values))
       except (AttributeError, LookupError, TypeError, ValueError) as error:  # a column is not what it is in this data set
-        raise ValueError(f'{source}: row {number}: {error}; is it this data set?') from error
+        raise ValueError(f'{source}: row {number}: {error}; rows of your own: common.custom') from error
     return parsed
 
 
@@ -61,6 +61,8 @@ class DataSet:
 
 
 def _gsm8k(question: str, answer: str) -> Parsed:
+  if not isinstance(answer, str) or '####' not in answer:
+    raise ValueError(f"its answer {answer!r} is no text that ends with '#### 7'")
   solution, _, gold = re.sub(r'<<.*?>>', '', answer).partition('####')
   return Parsed(question, gold, solution)
 

@@ -53,7 +53,7 @@ def columns(source: str, rows: Sequence[Row], fields: Sequence[str]) -> list[lis
     for field in fields:
       if row.get(field) is None:
         raise ValueError(
-          f'{source}: row {number} has no field {field!r}, only {", ".join(map(str, row))}; is it this data set?'
+          f'{source}: row {number} has no field {field!r}, only {", ".join(map(str, row))}; rows of your own: common.custom'
         )
   return [[row[field] for field in fields] for row in rows]
 
