@@ -213,30 +213,21 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-  """The product of x [..., inputs] with a kernel [inputs, outputs], either of one or more dimensions, and a bias of outputs.
+  """The product of x [..., inputs] with a kernel [inputs, outputs], and a bias of outputs."""
 
-  As matrices: of more dimensions XLA's CPU backend copies the operands of the backward pass.
-  """
-
-  shape: tuple[int, ...]
-  axes: tuple[str, ...]
-  num_inputs: int = 1
+  shape: tuple[int, int]
+  axes: tuple[str, str]
   use_bias: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    inputs, outputs = tuple(range(self.num_inputs)), tuple(range(self.num_inputs, len(self.shape)))
-    init = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal', in_axis=inputs, out_axis=outputs)
-    kernel = param(self, 'kernel', init, self.shape, self.axes)
+    kernel = param(self, 'kernel', nn.initializers.variance_scaling(1.0, 'fan_in', 'normal'), self.shape, self.axes)
     if self.has_variable('params', 'lora_a'):  # an adapter is trained: lora.attach
-      a, b = (self.get_variable('params', name) for name in ('lora_a', 'lora_b'))
-      kernel += (a @ b).reshape(kernel.shape)
-    batch, num_features = x.shape[: x.ndim - self.num_inputs], math.prod(self.shape[: self.num_inputs])
-    y = x.reshape(-1, num_features) @ kernel.astype(x.dtype).reshape(num_features, -1)
-    y = y.reshape(*batch, *self.shape[self.num_inputs :])
+      kernel += self.get_variable('params', 'lora_a') @ self.get_variable('params', 'lora_b')
+    # As matrices: of more dimensions XLA's CPU backend copies the operands of the backward pass.
+    y = (x.reshape(-1, self.shape[0]) @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], self.shape[1])
     if self.use_bias:
-      bias = param(self, 'bias', nn.initializers.zeros, self.shape[self.num_inputs :], self.axes[self.num_inputs :])
-      y += bias.astype(x.dtype)[None, None]
+      y += param(self, 'bias', nn.initializers.zeros, self.shape[1:], self.axes[1:]).astype(x.dtype)[None, None]
     return y
 
 
@@ -265,11 +256,13 @@ class Attention(nn.Module):
     self, x, positions, segment_ids, past: Sequence[KeyValues], is_global: jax.Array | None
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     c = self.config
-    q_shape, kv_shape = (c.embed_dim, c.num_heads, c.head_dim), (c.embed_dim, c.num_kv_heads, c.head_dim)
-    q_axes, kv_axes = ('embed', 'heads', 'head_dim'), ('embed', 'kv_heads', 'head_dim')
-    q = Projection(q_shape, q_axes, use_bias=c.qkv_bias, name='q')(x)
-    k = Projection(kv_shape, kv_axes, use_bias=c.qkv_bias, name='k')(x)
-    v = Projection(kv_shape, kv_axes, use_bias=c.qkv_bias, name='v')(x)
+    D, q_size, kv_size = c.embed_dim, c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
+
+    def heads(name, size, axis):
+      y = Projection((D, size), ('embed', axis), use_bias=c.qkv_bias, name=name)(x)
+      return y.reshape(*y.shape[:-1], -1, c.head_dim)
+
+    q, k, v = heads('q', q_size, 'heads'), heads('k', kv_size, 'kv_heads'), heads('v', kv_size, 'kv_heads')
     if c.qk_norm == 'head':
       q = RMSNorm(c.rms_norm_eps, 'head_dim', c.norm_plus_one, name='q_norm')(q)
       k = RMSNorm(c.rms_norm_eps, 'head_dim', c.norm_plus_one, name='k_norm')(k)
@@ -303,7 +296,7 @@ class Attention(nn.Module):
     else:  # a kernel's window is part of its program
       mixed = jax.lax.cond(is_global, lambda: kernel(window=None), lambda: kernel(window=c.sliding_window))
     mixed = sharding.constrain(mixed, ('batch', 'length', 'heads', 'head_dim'), self.rules)
-    out = Projection(q_shape[1:] + q_shape[:1], q_axes[1:] + q_axes[:1], num_inputs=2, name='o')(mixed)
+    out = Projection((q_size, D), ('heads', 'embed'), name='o')(mixed.reshape(*mixed.shape[:2], -1))
     return out, (k, v)
 
 

@@ -1,7 +1,6 @@
 """LoRA (arXiv 2106.09685): beside each kernel of attention and MLP a small product A B, which is trained in its place."""
 
 import functools
-import math
 from typing import Any
 import zlib
 
@@ -17,18 +16,16 @@ Adapters = dict[str, Any]
 @functools.partial(jax.jit, static_argnames=('config', 'rank'))
 def init(key: jax.Array, config: ModelConfig, rank: int) -> Adapters:
   """Returns adapters that change nothing: A is normal with variance 1 / inputs, f(key, path), and B is zero."""
-  abstract, axes = (tree['layers'] for tree in abstract_params(config))
+  abstract = abstract_params(config)[0]['layers']
   adapters: Adapters = {'layers': {}}
   for part in ('attn', 'mlp'):
     adapters['layers'][part] = {}
     for name, module in abstract[part].items():
       if 'kernel' in module:  # the others are norms
-        L, *shape = module['kernel'].shape
-        inputs = math.prod(shape[:-1]) if axes[part][name]['kernel'][-1] == 'embed' else shape[0]
+        L, inputs, outputs = module['kernel'].shape
         own = jax.random.fold_in(key, zlib.crc32(f'{part}/{name}'.encode()))
         a = jax.random.normal(own, (L, inputs, rank)) * inputs**-0.5
-        b = jnp.zeros((L, rank, math.prod(shape) // inputs))
-        adapters['layers'][part][name] = {'lora_a': a, 'lora_b': b}
+        adapters['layers'][part][name] = {'lora_a': a, 'lora_b': jnp.zeros((L, rank, outputs))}
   return adapters
 
 
@@ -48,7 +45,7 @@ def merge(params: Params, adapters: Adapters, scale: float) -> Params:
   """Returns params of the same model without adapters: W + scale A B."""
   if 'lora_a' in adapters:
     product = jnp.einsum('LIR,LRO->LIO', adapters['lora_a'], adapters['lora_b'])
-    return params | {'kernel': params['kernel'] + scale * product.reshape(params['kernel'].shape)}
+    return params | {'kernel': params['kernel'] + scale * product}
   return params | {name: merge(params[name], part, scale) for name, part in adapters.items()}
 
 

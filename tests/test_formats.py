@@ -90,20 +90,16 @@ def test_sharded_load_is_the_single_device_load(family, rules, mesh):
 
 
 def test_a_device_reads_its_part_only():
-  row = table.Row('path', 'name', '(N H) D -> D N H')
-  x, asked = np.arange(6 * 4 * 2, dtype=np.float32).reshape(4 * 2, 6), []
+  row = table.Row('layers/mlp/up/kernel', 'name')
+  x, asked = np.arange(8 * 6, dtype=np.float32).reshape(8, 6), []
 
   def read(name, index):
     asked.append((name, x[index].size))
     return x[index]
 
-  whole = x.reshape(4, 2, 6).transpose(2, 0, 1)
-  for index in [(slice(0, 3), slice(2, 4), slice(None)), (slice(None), slice(1, 2), slice(0, 2))]:
-    np.testing.assert_array_equal(row.read(read, 'name', whole.shape, index), whole[index])
+  for index in [(slice(0, 3), slice(4, 8)), (slice(0, 6), slice(2, 4))]:
+    np.testing.assert_array_equal(row.read(read, 'name', index), x.T[index])
   assert asked == [('name', 12), ('name', 12)]
-  # A part of the inner of two merged dimensions is cut out after reading.
-  index = (slice(2, 6), slice(0, 4), slice(1, 2))
-  np.testing.assert_array_equal(row.read(read, 'name', whole.shape, index), whole[index])
 
 
 def test_each_of_8_devices_reads_an_eighth():

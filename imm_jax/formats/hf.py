@@ -117,7 +117,7 @@ def _fetch(x: jax.Array, row: table.Row, layer: int | None, dtype: str) -> np.nd
 
 @functools.partial(jax.jit, static_argnames=('row', 'dtype'))
 def _to_file(x: jax.Array, row: table.Row, dtype: str) -> jax.Array:
-  return row.to_file(x).astype(dtype)
+  return row.turn(x).astype(dtype)
 
 
 @functools.partial(jax.jit, static_argnames=('row', 'dtype'))
