@@ -313,4 +313,4 @@ class MLP(nn.Module):
     shape, axes = (self.config.embed_dim, self.config.mlp_dim), ('embed', 'mlp')
     gate = Projection(shape, axes, name='gate')(x)
     up = Projection(shape, axes, name='up')(x)
-    return Projection(shape[::-1], axes[::-1], name='down')(ACTIVATIONS[self.config.activation](gate) * up)
+    return Projection(shape[::-1], ('mlp', 'embed'), name='down')(ACTIVATIONS[self.config.activation](gate) * up)
