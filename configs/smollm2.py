@@ -8,14 +8,9 @@ Command: python -m launch.study --config=configs/smollm2.py --arms=vanilla,imm,d
 
 import common
 import quickstart
+import testbed
 
-ARMS = {
-  'vanilla': {'merge.alpha': 1.0},  # plain self-improvement
-  'imm': {},
-  'dare': {'merge.method': 'dare'},
-  'layer_adaptive': {'merge.rule': 'layer_adaptive'},
-  'search': {'merge.rule': 'search', 'merge.search_eps': 0.02},
-}
+ARMS = {name: testbed.ARMS[name] for name in ('vanilla', 'imm', 'dare', 'layer_adaptive', 'search')}
 BBH = ('hyperbaton', 'navigate')
 
 

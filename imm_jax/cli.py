@@ -63,7 +63,7 @@ def main() -> None:
     commands[name](values, [f'imm {name}', *arguments])
   # What a user can cause is a ValueError or an OSError with one clear line; anything else is ours, and shows its traceback.
   except (ValueError, OSError, flags.Error) as error:
-    if values.is_parsed() and values.traceback:
+    if values.traceback if values.is_parsed() else '--traceback' in arguments:
       raise
     print(f'imm: {_one_line(error)}', file=sys.stderr)
     sys.exit(1)

@@ -188,10 +188,11 @@ def cudnn(q: jax.Array, kv: KeyValues, segment_ids: jax.Array, window: int | Non
 
 
 def param(
-  module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...], axes: tuple[str, ...]
+  module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...], axes: tuple[sharding.Axis, ...]
 ) -> Any:
   """Declares a float32 parameter, the logical axes beside its shape, and returns it."""
-  return module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.float32)
+  boxed = nn.with_logical_partitioning(init, axes)  # pyright: ignore[reportArgumentType]: flax only keeps them
+  return module.param(name, boxed, shape, jnp.float32)
 
 
 class RMSNorm(nn.Module):
@@ -216,7 +217,7 @@ class Projection(nn.Module):
   """The product of x [..., inputs] with a kernel [inputs, outputs], and a bias of outputs."""
 
   shape: tuple[int, int]
-  axes: tuple[str, str]
+  axes: tuple[sharding.Axis, sharding.Axis]
   use_bias: bool = False
 
   @nn.compact
@@ -259,7 +260,7 @@ class Attention(nn.Module):
     D, q_size, kv_size = c.embed_dim, c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
 
     def heads(name, size, axis):
-      y = Projection((D, size), ('embed', axis), use_bias=c.qkv_bias, name=name)(x)
+      y = Projection((D, size), ('embed', (axis, c.head_dim)), use_bias=c.qkv_bias, name=name)(x)
       return y.reshape(*y.shape[:-1], -1, c.head_dim)
 
     q, k, v = heads('q', q_size, 'heads'), heads('k', kv_size, 'kv_heads'), heads('v', kv_size, 'kv_heads')
@@ -296,7 +297,7 @@ class Attention(nn.Module):
     else:  # a kernel's window is part of its program
       mixed = jax.lax.cond(is_global, lambda: kernel(window=None), lambda: kernel(window=c.sliding_window))
     mixed = sharding.constrain(mixed, ('batch', 'length', 'heads', 'head_dim'), self.rules)
-    out = Projection((q_size, D), ('heads', 'embed'), name='o')(mixed.reshape(*mixed.shape[:2], -1))
+    out = Projection((q_size, D), (('heads', c.head_dim), 'embed'), name='o')(mixed.reshape(*mixed.shape[:2], -1))
     return out, (k, v)
 
 

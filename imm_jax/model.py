@@ -261,7 +261,7 @@ def _init(config: ModelConfig, key: jax.Array) -> Any:
 
 @functools.cache
 def abstract_params(config: ModelConfig) -> tuple[Any, Any]:
-  """Returns the params as ShapeDtypeStructs, and the logical axes of each as a tuple of names."""
+  """Returns the params as ShapeDtypeStructs, and the logical axes of each, a tuple of sharding.Axis."""
   boxed = jax.eval_shape(lambda: _init(config, jax.random.key(0)))
   axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
   return nn.meta.unbox(boxed), axes

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 AXES = ('data', 'fsdp', 'tensor')
+Axis = str | tuple[str, int] | None  # of a dimension; ('heads', 64) is split between blocks of 64 only
 
 # Logical axis -> (mesh axes when training, mesh axes when sampling).
 # Training shards every weight over `fsdp` and gathers it where it is used. While decoding, weights stay put: they are split
@@ -41,7 +42,7 @@ class Rules:
 
   table: tuple[tuple[str, tuple[str, ...]], ...]
 
-  def spec(self, axes: tuple[str | None, ...], shape: tuple[int, ...], mesh_shape: Mapping[str, int]) -> jax.P:
+  def spec(self, axes: tuple[Axis, ...], shape: tuple[int, ...], mesh_shape: Mapping[str, int]) -> jax.P:
     """Returns the PartitionSpec of a tensor with these logical axes.
 
     A mesh axis serves one dimension, the first that asks for it, and only one that it divides (9 heads on 8 devices are
@@ -50,9 +51,9 @@ class Rules:
     table, free = dict(self.table), {name for name, size in mesh_shape.items() if size > 1}
     entries = []
     for axis, size in zip(axes, shape, strict=True):
-      taken, parts = [], 1
-      for name in table[axis] if axis else ():
-        if name in free and size % (parts * mesh_shape[name]) == 0:
+      (logical, block), taken, parts = axis if isinstance(axis, tuple) else (axis, 1), [], 1
+      for name in table[logical] if logical else ():
+        if name in free and size % (block * parts * mesh_shape[name]) == 0:
           taken.append(name)
           parts *= mesh_shape[name]
       free -= set(taken)

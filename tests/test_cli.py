@@ -236,7 +236,7 @@ def test_merge_flags(fails, model_dir, tmp_path):
     ('--param=weight', "--param: 'weight' is not NAME=VALUE"),
     (
       f'--tuned={model_dir}@2',
-      'no such directory; imm merge reads Hugging Face directories; a round becomes one',
+      f'no such directory; imm merge reads Hugging Face directories; a round becomes one by imm convert {model_dir}@2 DIR',
     ),
   ):
     assert says in fails(*merge, flag)
@@ -372,7 +372,10 @@ def test_an_error_inside_a_config_is_its_own_line(fails, tmp_path):
 def test_a_config_that_is_no_program_is_one_line(fails, tmp_path, text, line):
   path = tmp_path / 'own.py'
   path.write_text(text + '\n')
-  assert fails('doctor', f'--config={path}', f'--workdir={tmp_path}/run') == f'imm: --config: {line.format(path=path)}'
+  command = ['doctor', f'--config={path}', f'--workdir={tmp_path}/run']
+  assert fails(*command) == f'imm: --config: {line.format(path=path)}'
+  with pytest.raises(ValueError, match='^--config: '):  # the place is in its traceback
+    fails(*command, '--traceback')
 
 
 def test_source_and_show_want_a_name(fails):

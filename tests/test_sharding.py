@@ -17,6 +17,8 @@ MESH = {'data': 2, 'fsdp': 4, 'tensor': 2}
     (sharding.TRAIN, ('batch', 'length', 'embed'), (16, 8, 64), (('data', 'fsdp'), None, None)),
     (sharding.TRAIN, ('batch', 'length', 'embed'), (2, 8, 64), ('data', None, 'fsdp')),
     (sharding.TRAIN, ('heads', 'head_dim'), (9, 64), (None, None)),
+    (sharding.TRAIN, ('embed', ('heads', 64)), (64, 9 * 64), ('fsdp', None)),  # never within a head
+    (sharding.SAMPLE, ('embed', ('kv_heads', 64)), (64, 2 * 64), (None, 'tensor')),
     (sharding.SAMPLE, ('embed', 'mlp'), (64, 64), (None, ('tensor', 'fsdp'))),
     (sharding.SAMPLE, ('embed', 'mlp'), (64, 4), (None, 'tensor')),
     (sharding.SAMPLE, ('kv_heads',), (4,), ('tensor',)),

@@ -48,12 +48,12 @@ class DataSet:
     fields, convert = next(
       (form for form in self.forms if all(rows[0].get(field) is not None for field in form[0])), self.forms[0]
     )
-    parsed = []
-    for number, values in enumerate(sources.columns(source, rows, fields), 1):
+    parsed, hint = [], '; rows of your own: common.custom'
+    for number, values in enumerate(sources.columns(source, rows, fields, hint), 1):
       try:
         parsed.append(convert(*values))
       except (AttributeError, LookupError, TypeError, ValueError) as error:  # a column is not what it is in this data set
-        raise ValueError(f'{source}: row {number}: {error}; rows of your own: common.custom') from error
+        raise ValueError(f'{source}: row {number}: {error}{hint}') from error
     return parsed
 
 

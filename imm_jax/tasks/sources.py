@@ -47,14 +47,12 @@ def read_source(source: str) -> list[Row]:
   return rows
 
 
-def columns(source: str, rows: Sequence[Row], fields: Sequence[str]) -> list[list[Any]]:
+def columns(source: str, rows: Sequence[Row], fields: Sequence[str], hint: str = '') -> list[list[Any]]:
   """Returns the values of `fields`, row by row. Raises ValueError naming the field that a row lacks and those it has."""
   for number, row in enumerate(rows, 1):
     for field in fields:
       if row.get(field) is None:
-        raise ValueError(
-          f'{source}: row {number} has no field {field!r}, only {", ".join(map(str, row))}; rows of your own: common.custom'
-        )
+        raise ValueError(f'{source}: row {number} has no field {field!r}, only {", ".join(map(str, row))}{hint}')
   return [[row[field] for field in fields] for row in rows]
 
 
