@@ -115,7 +115,8 @@ def task_vectors(
   masks = []
   for i, model in enumerate(models):
     own = {name: value[i] if name in PER_MODEL else value for name, value in p.items()}
-    masks.append(keep(model - base, own, drawn and drawn[i], whole) if keep else jnp.ones((), bool))
+    mask = keep(model - base, own, drawn and drawn[i], whole) if keep else jnp.ones((), bool)
+    masks.append(whole.drawn(mask) if drawn else mask)
   return combine(base, models, masks, p, whole, elect=elect, rescale=rescale)
 
 

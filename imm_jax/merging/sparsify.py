@@ -57,6 +57,7 @@ class Whole(NamedTuple):
   size: Any  # number of elements
   total: Callable[[jax.Array], jax.Array] = lambda x: x  # makes a sum over the piece one over the tensor
   largest: Callable[[jax.Array, Any], jax.Array] = largest  # of the tensor
+  drawn: Callable[[jax.Array], jax.Array] = lambda x: x  # a mask of the piece: it need not be drawn again
 
 
 def _kth_largest(bits: jax.Array, k: jax.Array, guesses: Sequence[jax.Array] = ()) -> tuple[jax.Array, jax.Array]:

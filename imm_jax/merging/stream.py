@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import functools
+import math
 import os
 import pathlib
 import shutil
@@ -20,7 +21,7 @@ from imm_jax.merging.sparsify import Whole
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _KNOWN = set(shards.DTYPES) - {'F64'}  # float64 would lose digits
-_PIECE = 2**19  # elements that are merged at once where a method allows it: they stay in the processor's cache
+_PIECE = (512, 1024)  # elements merged at once where a method allows it, in rows for XLA to share: they stay in cache
 _NUM_THREADS = 2  # one reads or writes while the other merges; one more where they hold pieces only
 
 
@@ -193,8 +194,8 @@ def _merged(
     yield views[0], None
     return
   row = METHODS[recipe.method]
-  size, width = views[0].size, (views[0].shape or (1,))[-1] if row.by_row else _PIECE
-  num_rows = max(1, _PIECE // width)
+  size, width = views[0].size, (views[0].shape or (1,))[-1] if row.by_row else _PIECE[1]
+  num_rows = max(1, math.prod(_PIECE) // width)
   options = {'method': recipe.method, 'static': plan.static, 'has_base': plan.has_base, 'dtype': recipe.dtype}
   starts = range(0, size, num_rows * width if row.in_pieces else size)
   key = trees.leaf_key(key, name)
@@ -203,16 +204,16 @@ def _merged(
     arrays = [_rows(x, start // width, num_rows, width) if row.in_pieces else jnp.array(x) for x in views]
     return arrays, plan.traced, key, np.uint32(start % 2**32), np.float32(size)
 
-  totals, cuts = [], []
+  totals, cuts, masks = [], [], [()] * len(starts)
   if row.by_whole:
-    parts, choices = zip(*(_ask(*inputs(start), **options) for start in starts), strict=True)
+    parts, choices, masks = zip(*(_ask(*inputs(start), **options) for start in starts), strict=True)
     totals = [np.float32(np.sum(part, dtype=np.float64)) for part in zip(*parts, strict=True)]
     cuts = [
       _cut([np.asarray(scores) for scores, _ in choice], size, int(choice[0][1])) for choice in zip(*choices, strict=True)
     ]
-  for start in starts:
+  for start, mask in zip(starts, masks, strict=True):
     at = [(threshold, np.int32(np.clip(last - start, -1, 2**31 - 1))) for threshold, last in cuts]
-    merged, count = _merge(*inputs(start), totals, at, **options, out_dtype=out_dtype)
+    merged, count = _merge(*inputs(start), totals, at, mask, **options, out_dtype=out_dtype)
     yield np.asarray(merged).reshape(-1)[: size - start], count
 
 
@@ -249,8 +250,8 @@ def _rows(x: np.ndarray, first: int, num: int, width: int) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype'))
 def _ask(arrays, traced, key, first, size, *, method, static, has_base, dtype):
-  """Returns a piece's part of what its method asks of the whole tensor: of each sum, and (scores, k) of each choice."""
-  parts, choices = [], []
+  """Returns a piece's part of what its method asks of the whole tensor: of each sum, (scores, k) of each choice; masks."""
+  parts, choices, masks = [], [], []
 
   def total(part):
     parts.append(part)
@@ -260,22 +261,28 @@ def _ask(arrays, traced, key, first, size, *, method, static, has_base, dtype):
     choices.append((scores, k))
     return jnp.ones(scores.shape, bool)
 
+  def drawn(mask):
+    masks.append(mask)
+    return mask
+
   arrays = [x.astype(dtype or x.dtype) for x in arrays]
-  whole = Whole(size, total, largest)
+  whole = Whole(size, total, largest, drawn)
   trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base, first=first, whole=whole)
-  return parts, choices
+  return parts, choices, masks
 
 
 @functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype', 'out_dtype'))
-def _merge(arrays, traced, key, first, size, totals, cuts, *, method, static, has_base, dtype, out_dtype):
+def _merge(arrays, traced, key, first, size, totals, cuts, masks, *, method, static, has_base, dtype, out_dtype):
   """Returns the merged tensor or piece, and for a narrow dtype the counts of Report if any; compiled once a shape.
 
-  totals and cuts are what was asked of the whole tensor, if anything was, in the order in which it is asked again.
+  totals, cuts and masks are what was asked of the whole tensor, if anything was, in the order in which it is asked again.
   """
   arrays = [x.astype(dtype or x.dtype) for x in arrays]
-  sums, choices, whole = iter(totals), iter(cuts), None
+  sums, choices, drawn, whole = iter(totals), iter(cuts), iter(masks), None
   if METHODS[method].by_whole:
-    whole = Whole(size, lambda _: next(sums), lambda scores, _: sparsify.at_least(scores, *next(choices)))
+    whole = Whole(
+      size, lambda _: next(sums), lambda scores, _: sparsify.at_least(scores, *next(choices)), lambda _: next(drawn)
+    )
   merged = trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base, first=first, whole=whole).astype(
     out_dtype
   )
