@@ -85,11 +85,15 @@ def _one_line(error: Exception) -> str:
 
 
 def _parse(
-  values: flags.FlagValues, arguments: Sequence[str], num_positional: int | None = 0, epilog: str = ''
+  values: flags.FlagValues,
+  arguments: Sequence[str],
+  num_positional: int | None = 0,
+  usage: str = '',
+  epilog: str = '',
 ) -> list[str]:
-  """Parses the flags; returns the positional arguments, None being any number. The epilog stands under the help."""
+  """Parses the flags; returns the positional arguments, None being any number. Help is usage, the flags and the epilog."""
   if {'-h', '--help'} & set(arguments):
-    print('\n'.join([arguments[0], values.main_module_help() or values.get_help(), epilog]).rstrip())
+    print('\n'.join([f'{arguments[0]} {usage}', values.main_module_help() or values.get_help(), epilog]).rstrip())
     sys.exit(0)
   # A config is a program of the user's: whatever it raises, as ml_collections does about an override, is a mistake in it.
   try:
@@ -229,11 +233,11 @@ def _analyze(values: flags.FlagValues, arguments: list[str]) -> None:
 def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_enum('dtype', 'float32', ['float32', 'bfloat16'], 'Of the weights in TARGET.', flag_values=values)
   flags.DEFINE_string('base', None, 'Of a LoRA adapter, in place of the one it names.', flag_values=values)
-  epilog = (
+  usage = (
     'SOURCE TARGET: a model (HF directory, .gguf, WORKDIR@ROUND) or a LoRA adapter of PEFT or TRL, which is merged into its'
     ' base, and the Hugging Face directory to write'
   )
-  source, target = _parse(values, arguments, num_positional=2, epilog=epilog)
+  source, target = _parse(values, arguments, num_positional=2, usage=usage)
   from imm_jax import lm
   from imm_jax.formats import peft
 
@@ -251,8 +255,8 @@ def _convert(values: flags.FlagValues, arguments: list[str]) -> None:
 def _report(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_string('out', '', 'File to write; default: report.html in the one WORKDIR.', flag_values=values)
   flags.DEFINE_string('figures', '', 'Directory to write the figures to as well, an SVG file each.', flag_values=values)
-  epilog = 'WORKDIR [WORKDIR ...]: of one run, or of several; those with configs equal but for the seed are one arm'
-  paths = _parse(values, arguments, num_positional=None, epilog=epilog)
+  usage = 'WORKDIR [WORKDIR ...]: of one run, or of several; those with configs equal but for the seed are one arm'
+  paths = _parse(values, arguments, num_positional=None, usage=usage)
   if not paths:
     raise ValueError('imm report: takes at least one WORKDIR')
   if len(paths) > 1 and not values.out:
@@ -329,9 +333,7 @@ def _tasks(values: flags.FlagValues, arguments: list[str]) -> None:
     config = _parse_config(values, arguments)
     specs = {name: spec for domain in config['tasks'].values() for name, spec in domain.items()}
   else:
-    _parse(
-      values, arguments, epilog='NAME: a data set, or with --config a task of it; without NAME the data sets are listed'
-    )
+    _parse(values, arguments, usage='[NAME]: a data set, or a task of the --config; without NAME the data sets are listed')
     specs = {name: catalog.spec(name, test_size=values.show or 1) for name in catalog.DATASETS}
   if not names and not configured:
     if values.source or values.show:

@@ -80,6 +80,7 @@ def _memory(num_params: int, mesh: jax.sharding.Mesh) -> str:
 
 def _workdir(path: str, num_bytes: int) -> str:
   probe = epath.Path(path) / 'probe.tmp'
+  is_new = not probe.parent.exists()
   probe.parent.mkdir(parents=True, exist_ok=True)
   probe.write_text('')
   probe.unlink()
@@ -87,6 +88,8 @@ def _workdir(path: str, num_bytes: int) -> str:
   if '://' in path:
     return text
   free = shutil.disk_usage(path).free
+  if is_new:
+    probe.parent.rmdir()
   if free < num_bytes:
     raise ValueError(f'workdir: {text}, and {free / 1e9:.1f} GB are free; make room, or take fewer rounds')
   return f'{text}, {free / 1e9:.1f} GB free'

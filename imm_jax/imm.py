@@ -85,7 +85,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
           records = phases.sample(exp, lm, sampling_lm(exp, lm, sample_params), round_, key, part)
           workdir.write_lines(round_, 'samples.jsonl', records)
           entry.values['sample'] = synthesize.summary(records)
-          metrics.note('{num_samples} samples, {num_accepted} accepted to learn from'.format(**entry.values['sample']))
+          metrics.note('{num_samples} samples; {num_accepted} pairs to learn from'.format(**entry.values['sample']))
         with entry.phase('finetune'), contextlib.closing(checkpoint.Steps(workdir.steps(round_))) as saved:
           start = base_params if exp.finetune_from == 'base' else params
           if start is base_params or start is anchor:  # needed again, and fine-tuning donates where it starts

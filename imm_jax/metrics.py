@@ -127,6 +127,10 @@ def note(text: str) -> None:
   Console(stderr=True, quiet=_muted).print(text, highlight=False, markup=False)
 
 
+def _digits(rate: float) -> str:
+  return f'{rate:.1f}' if rate >= 1 else f'{rate:.2g}'
+
+
 @contextlib.contextmanager
 def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
   """Yields advance(n). On a terminal a bar with rate and remaining time; elsewhere a plain line every now and then."""
@@ -142,7 +146,7 @@ def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None
       def advance(n: int) -> None:
         bars.advance(bar, n)
         rate = bars.tasks[0].completed / max(time.monotonic() - start, 1e-3)
-        bars.update(bar, rate=f'{rate:.1f} {unit}/s')
+        bars.update(bar, rate=f'{_digits(rate)} {unit}/s')
 
       yield advance
     return
@@ -156,7 +160,8 @@ def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None
     now = time.monotonic()
     if now - last >= PLAIN_EVERY_SECS and 0 < done < total:
       rate = done / (now - start)
-      console.print(f'{label}: {done}/{total} {unit}, {rate:.1f}/s, {(total - done) / rate:.0f} s left', highlight=False)
+      text = f'{label}: {done}/{total} {unit}, {_digits(rate)}/s, {(total - done) / rate:.0f} s left'
+      console.print(text, highlight=False)
       last = now
 
   yield advance_plain

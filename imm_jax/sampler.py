@@ -263,7 +263,6 @@ def sample(
   """
   copies = config.num_samples_per_prompt if config.temperature == 0 else 1
   n = config.num_samples_per_prompt // copies
-  config = dataclasses.replace(config, num_samples_per_prompt=n)
   if max_new_tokens < 1:
     raise ValueError(f'max_new_tokens: {max_new_tokens} is less than 1')
   if isinstance(stop, str) or '' in stop:
@@ -272,6 +271,8 @@ def sample(
   if not prompts:
     return []
   among = among or prompts
+  most = 2 ** (n * len(among) - 1).bit_length()  # a slot that no row takes is decoded too; powers of two compile seldom
+  config = dataclasses.replace(config, num_samples_per_prompt=n, num_slots=min(config.num_slots, most))
   start, prefix = _share_prefix(model, params, among)
   suffixes = [prompt[start:] for prompt in prompts]
   prompt_length = _bucket(max(map(len, among)) - start)

@@ -1,5 +1,6 @@
 """Questions + sampler + verifier -> accepted completions, and the reason why each of the others is not; real solutions."""
 
+import collections
 from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any, Literal
@@ -144,9 +145,11 @@ def summary(records: Sequence[dict[str, Any]]) -> dict[str, float]:
   num_accepted = sum(record['accepted'] for record in records)
   samples = [record for record in records if not record.get('real')]
   if not num_accepted:
+    reasons = collections.Counter(record['reason'] for record in records)
+    found = ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
     raise ValueError(
-      f'none of {len(records)} completions was accepted, so there is nothing to learn from: take an easier task, more'
-      ' questions (synthesize.num_questions) or more samples (sampler.num_samples_per_prompt)'
+      f'none of {len(records)} completions was accepted ({found}), so there is nothing to learn from: take an easier'
+      ' task, more questions (synthesize.num_questions) or more samples (sampler.num_samples_per_prompt)'
     )
   found: dict[str, float] = {'num_samples': len(samples)}
   if samples:

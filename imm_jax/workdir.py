@@ -76,7 +76,8 @@ class Workdir:
     done = self._num_done()
     differences = _differences(_read(saved), config, done - 1) if saved.exists() else []
     if lost := [line for line in differences if done > 1 or (done == 1 and line.startswith(_OF_ROUND_0))]:
-      raise ValueError(f'{self._path}: holds a run of another config: {"; ".join(lost)}; choose another workdir')
+      more = f'; and {len(lost) - 5} more' if len(lost) > 5 else ''
+      raise ValueError(f'{self._path}: holds a run of another config: {"; ".join(lost[:5])}{more}; choose another workdir')
     if differences:
       self._remove_parts(done)
     if done:
@@ -93,7 +94,9 @@ class Workdir:
     return lines
 
   def check(self) -> None:
-    """Raises ValueError when this is no run, or a finished round is damaged."""
+    """Raises FileNotFoundError when there is no such directory, ValueError when it is no run or a round is damaged."""
+    if not self._path.exists():
+      raise FileNotFoundError(f'{self._path}: no such directory')
     if not (self._path / 'config.json').exists() or not (self._path / 'rounds').is_dir():
       raise ValueError(f'{self._path}: is not the directory of a run')
     for round_ in range(self._num_done()):

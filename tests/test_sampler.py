@@ -144,6 +144,14 @@ def test_the_prefix_is_computed_once_and_each_question_once(run, monkeypatch):
   assert calls == [(1, 8), (2, 8), (2, 8), (2, 16)]
 
 
+def test_there_are_no_more_slots_than_rows_but_for_a_power_of_two(run, monkeypatch):
+  nums = []
+  original = sampler.empty_slots
+  monkeypatch.setattr(sampler, 'empty_slots', lambda model, num, *rest: nums.append(num) or original(model, num, *rest))
+  run(dataclasses.replace(CONFIG, num_slots=64), PROMPTS[:3], IDS[:3])
+  assert nums == [15]  # 5 questions of 3 samples are what goes into 16
+
+
 @pytest.mark.parametrize('shape', MESHES)
 def test_a_decode_step_gathers_no_weight_and_no_cache(config, shape):
   """Collectives of a decode step carry activations only: none is as large as the smallest matrix of a layer."""

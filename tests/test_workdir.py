@@ -100,6 +100,8 @@ def test_every_difference_is_named(tmp_path):
     workdir.open({'seed': 1, 'num_rounds': 2, 'merge': {'alpha': 0.5, 'method': 'dare'}})
   assert 'config.seed was 0 and is 1' in str(error.value)
   assert "config.merge.method was None and is 'dare'" in str(error.value)
+  with pytest.raises(ValueError, match='config.k04 was None and is 4; and 16 more; choose another workdir'):
+    workdir.open(CONFIG | {f'k{i:02}': i for i in range(21)})
   with open(tmp_path / 'config.json') as file:
     assert json.load(file) == CONFIG
 
@@ -186,6 +188,8 @@ def test_an_analysis_belongs_to_the_summary_and_to_no_manifest(tmp_path):
     workdir.check()
   with pytest.raises(ValueError, match='is not the directory of a run'):
     Workdir(str(tmp_path / 'rounds')).check()
+  with pytest.raises(FileNotFoundError, match='nowhere: no such directory'):
+    Workdir(str(tmp_path / 'nowhere')).check()
 
 
 @pytest.mark.parametrize('damage', [cut, flip])
