@@ -315,7 +315,8 @@ def tables(analyses: Sequence[Mapping[str, Any]]) -> list[Table]:
   """Returns what `analyze` found as tables for a terminal: layers, samples, answers."""
   first, later = analyses[0]['importance'], analyses[1:]
   layers = _table(
-    'layer importance of the original model, and change of the merged params: ‖params - base‖ / ‖base‖',
+    'layers: what skipping one does to right completions of the original model (Taylor: an estimate of it), and how far the'
+    ' merged params are from it, ‖params - base‖ / ‖base‖; rho (p): rank correlation of both',
     ['layer', 'NLL rise', 'accuracy drop', 'Taylor', *(f'round {i + 1}' for i in range(len(later)))],
   )
   for layer, values in enumerate(zip(*first.values(), strict=True)):
@@ -335,7 +336,7 @@ def tables(analyses: Sequence[Mapping[str, Any]]) -> list[Table]:
     samples.add_row(str(i), task, *('-' if value is None else f'{value:.3f}' for value in values))
 
   answers = _table(
-    'answers: right then wrong, ... since round 0', ['round', 'domain', 'task', '1->0', '0->1', '1->1', '0->0']
+    'answers right (1) or wrong (0) in round 0 -> in this round', ['round', 'domain', 'task', '1->0', '0->1', '1->1', '0->0']
   )
   for i, found in enumerate(later, 1):
     for domain, tasks in found['transitions'].items():

@@ -189,7 +189,8 @@ def evaluate_domains(
   exp: Experiment, lm: LM, params: Params, key: jax.Array, entry: Entry, which: str, part: Part
 ) -> list[dict[str, Any]]:
   """Measures params in and out of domain, task by task, into the entry; returns a record for each answer."""
-  metrics.note(f'evaluate the {which} params')
+  params_name = f'round {entry.round_} {which}' if entry.round_ else 'base'
+  metrics.note(f'evaluate {params_name}')
   on_sampler, model = for_sampling(lm, params), Transformer(lm.config, sharding.SAMPLE)
   answers, prefix = [], 'tuned_' if which == 'tuned' else ''
   for domain, domain_tasks in (('id', exp.id_tasks), ('ood', exp.ood_tasks)):
@@ -203,7 +204,7 @@ def evaluate_domains(
       answers += [{'params': which, **item} for item in items]
   found = {domain: entry.values[prefix + domain] for domain in ('id', 'ood')}
   texts = [f'{domain.upper()} {name} {100 * x["accuracy"]:.1f}' for domain in found for name, x in found[domain].items()]
-  metrics.note(f'round {entry.round_} {which}: {", ".join(texts)} % right')
+  metrics.note(f'{params_name}: {", ".join(texts)} % right')
   if exp.evaluate.text_source:
     measure = functools.partial(
       evaluate.text_nll, model, on_sampler.params, lm.tokenizer, exp.evaluate, exp.sampler.num_slots
