@@ -146,9 +146,9 @@ def summary(records: Sequence[dict[str, Any]]) -> dict[str, float]:
   samples = [record for record in records if not record.get('real')]
   if not num_accepted:
     reasons = collections.Counter(record['reason'] for record in records)
-    found = ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
+    why = ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
     raise ValueError(
-      f'none of {len(records)} completions was accepted ({found}), so there is nothing to learn from: take an easier'
+      f'none of {len(records)} completions was accepted ({why}), so there is nothing to learn from: take an easier'
       ' task, more questions (synthesize.num_questions) or more samples (sampler.num_samples_per_prompt)'
     )
   found: dict[str, float] = {'num_samples': len(samples)}
