@@ -93,7 +93,7 @@ def _parse(
 ) -> list[str]:
   """Parses the flags; returns the positional arguments, None being any number. Help is usage, the flags and the epilog."""
   if {'-h', '--help'} & set(arguments):
-    print('\n'.join([f'{arguments[0]} {usage}', values.main_module_help() or values.get_help(), epilog]).rstrip())
+    print('\n'.join([f'{arguments[0]} {usage}'.rstrip(), values.main_module_help() or values.get_help(), epilog]).rstrip())
     sys.exit(0)
   # A config is a program of the user's: whatever it raises, as ml_collections does about an override, is a mistake in it.
   try:

@@ -24,6 +24,7 @@ from imm_jax import (
   synthesize,
 )
 from imm_jax import model as model_lib
+from imm_jax.compare import State
 from imm_jax.experiment import Experiment
 from imm_jax.lm import LM
 from imm_jax.model import Params, Transformer
@@ -189,12 +190,12 @@ def evaluate_domains(
   exp: Experiment, lm: LM, params: Params, key: jax.Array, entry: Entry, which: str, part: Part
 ) -> list[dict[str, Any]]:
   """Measures params in and out of domain, task by task, into the entry; returns a record for each answer."""
-  params_name = f'round {entry.round_} {which}' if entry.round_ else 'base'
-  metrics.note(f'evaluate {params_name}')
+  state = State(entry.round_, which)
+  metrics.note(f'evaluate {state.name}')
   on_sampler, model = for_sampling(lm, params), Transformer(lm.config, sharding.SAMPLE)
-  answers, prefix = [], 'tuned_' if which == 'tuned' else ''
+  answers = []
   for domain, domain_tasks in (('id', exp.id_tasks), ('ood', exp.ood_tasks)):
-    results = entry.values[prefix + domain] = {}
+    results = entry.values[state.key(domain)] = {}
     for name, task in domain_tasks.items():
       measure = functools.partial(
         evaluate.evaluate, model, on_sampler.params, lm.tokenizer, {name: task}, exp.evaluate, exp.sampler, key=key
@@ -202,14 +203,14 @@ def evaluate_domains(
       result, items = part(f'evaluate-{which}-{name}', measure)
       results |= result
       answers += [{'params': which, **item} for item in items]
-  found = {domain: entry.values[prefix + domain] for domain in ('id', 'ood')}
+  found = {domain: entry.values[state.key(domain)] for domain in ('id', 'ood')}
   texts = [f'{domain.upper()} {name} {100 * x["accuracy"]:.1f}' for domain in found for name, x in found[domain].items()]
-  metrics.note(f'{params_name}: {", ".join(texts)} % right')
+  metrics.note(f'{state.name}: {", ".join(texts)} % right')
   if exp.evaluate.text_source:
     measure = functools.partial(
       evaluate.text_nll, model, on_sampler.params, lm.tokenizer, exp.evaluate, exp.sampler.num_slots
     )
-    entry.values[f'{prefix}text'] = part(f'evaluate-{which}-text', measure)
+    entry.values[state.key('text')] = part(f'evaluate-{which}-text', measure)
   return answers
 
 

@@ -61,7 +61,7 @@ class Workdir:
     Rounds at the end that are damaged are set aside, to be done again; returns a line about each.
 
     Raises:
-      ValueError: rounds were done under another config (each difference is named), other files are in the directory, or a
+      ValueError: rounds were done under another config (five differences are named), other files are in the directory, or a
         round is damaged that later ones build on.
       OSError: the directory cannot be written.
     """

@@ -1,6 +1,7 @@
 """Metrics as they come: all lines or none, and progress is told where there is no terminal."""
 
 import importlib
+import itertools
 import json
 
 import pytest
@@ -121,3 +122,10 @@ def test_progress_without_a_terminal_is_plain_lines(capsys, monkeypatch):
   lines = capsys.readouterr().err.splitlines()
   assert lines[0].startswith('sample: 1/4 rows, ') and lines[0].endswith(' s left')
   assert lines[1].startswith('sample: 4 rows in ')
+
+
+def test_a_slow_rate_is_not_nought(capsys, monkeypatch):
+  monkeypatch.setattr(metrics.time, 'monotonic', itertools.count(0, 50).__next__)
+  with metrics.progress('sample', 4, 'rows') as advance:
+    advance(1)
+  assert capsys.readouterr().err.startswith('sample: 1/4 rows, 0.02/s, 150 s left')

@@ -91,7 +91,7 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['thesis.tex']
 
 
-def test_every_difference_is_named(tmp_path):
+def test_differences_are_named_up_to_five_and_counted(tmp_path):
   workdir = Workdir(str(tmp_path))
   workdir.open(CONFIG)
   for round_ in (0, 1):

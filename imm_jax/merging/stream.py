@@ -45,8 +45,8 @@ def merge_dirs(
   """Writes the merge of Hugging Face directories to a new one, `out`; it appears whole or not at all.
 
   Tensors are read, merged and written one by one, _NUM_THREADS at the same time: about 2 (models + 1) of the largest are in
-  memory, only pieces where the method allows it. Tokenizer, config and other small files are those of the base (else the
-  first model).
+  memory, only pieces, and the masks that were drawn, where the method allows it. Tokenizer, config and other small files are
+  those of the base (else the first model).
 
   Args:
     recipe: of the merge.
