@@ -397,7 +397,7 @@ def test_a_run_may_be_watched(tmp_path, capsys):
   assert len(list((tmp_path / 'run' / 'profile').rglob('*.xplane.pb'))) == 1
   right = [f'{100 * row[domain][task]["accuracy"]:.1f}' for row in rows for domain, task in (('id', 'sum'), ('ood', 'max'))]
   told = capsys.readouterr().err.splitlines()
-  assert f'round 0 merged: ID sum {right[0]}, OOD max {right[1]} % right' in told
+  assert f'base: ID sum {right[0]}, OOD max {right[1]} % right' in told
   assert f'round 1 merged: ID sum {right[2]}, OOD max {right[3]} % right' in told
 
 
