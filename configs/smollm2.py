@@ -1,9 +1,12 @@
 """SmolLM2-135M-Instruct improves itself on arithmetic, by arms; out of domain are choices, short reasoning and text.
 
-Expected: not run to its end yet. Hardware: 2 CPU cores, 6 GB.
+Result: docs/results.md. Hardware: 2 CPU cores, 6 GB, 2 GB of disk a run. Minutes: 15 to 30 a run.
 Command: python -m launch.study --config=configs/smollm2.py --arms=vanilla,imm,dare,layer_adaptive,search --seeds=0,1,2
 --workdir=runs/smollm2 -- --config.evaluate.text_source=FILE, a text; files in place of the hub's likewise behind `--`, as
 --config.tasks.ood.arc_easy.test_source=FILE.
+
+Out of domain are tasks on which this model is above guess level. Of BIG-Bench Hard's it is on none of the seven tried: disambiguation_qa,
+hyperbaton, movie_recommendation, multistep_arithmetic_two, navigate, ruin_names, snarks.
 """
 
 import common
@@ -11,7 +14,6 @@ import quickstart
 import testbed
 
 ARMS = {name: testbed.ARMS[name] for name in ('vanilla', 'imm', 'dare', 'layer_adaptive', 'search')}
-BBH = ('hyperbaton', 'navigate')
 
 
 def get_config(arg: str = 'imm'):
@@ -19,14 +21,14 @@ def get_config(arg: str = 'imm'):
   if arg not in ARMS:
     raise ValueError(f'{arg!r} is no arm; the arms are {", ".join(ARMS)}')
   c = quickstart.get_config()
-  arithmetic = c.to_dict()['tasks']['id']['basic_arithmetic']
+  tasks = c.to_dict()['tasks']
+  arithmetic = tasks['id']['basic_arithmetic']
   arc = {name: common.dataset(name, test_size=150) for name in ('arc_easy', 'arc_challenge')}
-  bbh = {name: common.dataset('bbh', train_source=f'lukaemon/bbh:{name}:test', test_size=100) for name in BBH}
   probe = common.dataset('arc_easy', train_source='', test_source='allenai/ai2_arc:ARC-Easy:validation', test_size=60)
   with c.ignore_type():
     c.tasks = {
       'id': {'arithmetic': arithmetic},
-      'ood': arc | bbh,
+      'ood': arc | tasks['ood'],
       'dev': {'arithmetic_dev': arithmetic | {'train_size': 20, 'test_size': 100, 'test_seed': 9_000_000}},
       'probe': {'arc_easy_probe': probe},
     }
