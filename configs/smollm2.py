@@ -30,7 +30,12 @@ def get_config(arg: str = 'imm'):
     'test_size': 100,
     'test_seed': 9_000_000,
   }
-  arc = {name: common.dataset(name, test_size=150) for name in ('arc_easy', 'arc_challenge')}
+  arc = {
+    'arc_easy': common.dataset('arc_easy', test_size=150),
+    'arc_challenge': common.dataset(
+      'arc_challenge', test_size=150, normalize='per_character'
+    ),  # by sum it is at guess level
+  }
   probe = common.dataset('arc_easy', train_source='', test_source='allenai/ai2_arc:ARC-Easy:validation', test_size=60)
   with c.ignore_type():
     c.tasks = {
