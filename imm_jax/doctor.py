@@ -35,7 +35,8 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
   yield 'model', f'{exp.model.path or "random"}: {model.family}, {num_params / 1e6:,.0f}M parameters'
   yield 'memory', _memory(num_params, mesh)
   for name, task in exp.all_tasks.items():
-    yield f'task {name}', f'{len(task.train)} train and {len(task.test)} test questions'
+    yield f'task {name}', f'{len(exp.train_questions(task))} train and {len(task.test)} test questions'
+  exp.check_questions()
   num_bytes = 4 * num_params * (exp.num_rounds + 1 + 2 * 3)  # each round's end, and two steps with both moments
   yield 'workdir', processes.on_first(lambda: _workdir(Workdir(path).path, num_bytes))
 

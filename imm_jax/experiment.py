@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import importlib.util
 import typing
 from typing import Any, cast, Literal, TypeVar
@@ -113,6 +114,31 @@ class Experiment:
   def all_tasks(self) -> dict[str, tasks.Task]:
     """Those of all domains."""
     return self.id_tasks | self.ood_tasks | self.dev_tasks | self.probe_tasks
+
+  @functools.cached_property
+  def _measured(self) -> frozenset[str]:
+    return frozenset(example.asked for task in self.all_tasks.values() for example in task.test)
+
+  def train_questions(self, task: tasks.Task) -> list[tasks.Example]:
+    """Returns the train questions of a task that the test of none of all tasks asks. The first use reads them all."""
+    return [example for example in task.train if example.asked not in self._measured]
+
+  def check_questions(self) -> None:
+    """Raises ValueError when a search for alpha would see questions of the tests, or these leave nothing to learn from.
+
+    Reads the tasks, which may raise what a task's `train` raises.
+    """
+    for name, task in self.id_tasks.items():
+      if not self.train_questions(task):
+        raise ValueError(f'tasks.{name}: the tests ask all of its {len(task.train)} train questions; give it others')
+    reported = {example.asked: name for name, task in (self.id_tasks | self.ood_tasks).items() for example in task.test}
+    for name, task in (self.dev_tasks | self.probe_tasks).items():
+      shared = [reported[example.asked] for example in task.test if example.asked in reported]
+      if shared:
+        raise ValueError(
+          f'tasks.{name}: {len(shared)} of its {len(task.test)} test questions are in the test of {shared[0]} too, which'
+          ' would then measure what alpha was chosen by; choose another seed or source'
+        )
 
   @property
   def merge_donates(self) -> bool:

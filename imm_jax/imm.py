@@ -53,8 +53,8 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
   cache = exp.compilation_cache or str(epath.Path(workdir.path).parent / '.xla_cache')
   jax.config.update('jax_compilation_cache_dir', cache)
   mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
-  questions = {name: describe(task) for name, task in exp.all_tasks.items()}
-  weights.check_held_out(exp)
+  questions = {name: describe(exp, task) for name, task in exp.all_tasks.items()}
+  exp.check_questions()
   for line in workdir.open(config):
     metrics.note(line)
   write_report = functools.partial(processes.on_first, lambda: report.write(workdir.path))
@@ -176,9 +176,11 @@ def load_state(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh) -> tu
       processes.on_first(functools.partial(workdir.set_aside, done - 1))
 
 
-def describe(task: Task) -> dict[str, int]:
+def describe(exp: Experiment, task: Task) -> dict[str, int]:
   """Returns how many questions a task has, which reads them, and says so."""
-  counts = {'num_train': len(task.train), 'num_test': len(task.test), 'num_dropped': task.num_dropped}
+  num_train = len(exp.train_questions(task))
+  num_dropped = task.num_dropped + len(task.train) - num_train
+  counts = {'num_train': num_train, 'num_test': len(task.test), 'num_dropped': num_dropped}
   metrics.note('{}: {} train and {} test questions; {} duplicates dropped'.format(task.name, *counts.values()))
   return counts
 

@@ -76,7 +76,7 @@ def sample(exp: Experiment, lm: LM, source: LM, round_: int, key: jax.Array, par
   if fraction < 1:
     source = for_sampling(source, source.params)
   for task in exp.id_tasks.values():
-    examples = task.train[: exp.synthesize.num_questions or None]
+    examples = exp.train_questions(task)[: exp.synthesize.num_questions or None]
     sampled = sample_task(exp, lm, source, task, examples, key, part) if fraction < 1 else []
     if fraction:
       solutions = accept(exp, lm, task, examples, [[synthesize.solution(task, e, lm.tokenizer)] for e in examples])

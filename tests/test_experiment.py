@@ -97,3 +97,20 @@ def test_a_missing_key_is_named(section, key):
   del (config[section] if section else config)[key]
   with pytest.raises(ValueError, match=f'{section or "config"}.{key}: is missing'):
     experiment.resolve(config)
+
+
+def test_a_search_that_would_see_the_tests_is_refused():
+  config = copy.deepcopy(TINY)
+  config['tasks']['dev'] = {'dev': config['tasks']['id']['sum']}
+  with pytest.raises(ValueError, match='tasks.dev: 20 of its 20 test questions are in the test of sum too'):
+    experiment.resolve(config).check_questions()
+  config['tasks']['dev'] = {'dev': config['tasks']['id']['sum'] | {'operation': 'diff'}}
+  experiment.resolve(config).check_questions()
+
+
+def test_tests_that_leave_nothing_to_learn_from_are_refused():
+  config = copy.deepcopy(TINY)
+  questions = config['tasks']['id']['sum'] | {'test_size': 99}  # of 100
+  config['tasks']['ood'] = {'a': questions, 'b': questions | {'seed': 1}}
+  with pytest.raises(ValueError, match='tasks.sum: the tests ask all of its 80 train questions'):
+    experiment.resolve(config).check_questions()

@@ -1,4 +1,4 @@
-"""The row of a round, and greedy samples; the phases are tested through the rounds, in test_imm.py."""
+"""The row of a round, and samples; the phases are tested through the rounds, in test_imm.py."""
 
 import jax
 
@@ -22,12 +22,25 @@ def test_a_row_is_flat_metrics_by_phase_and_task():
   }  # fmt: skip
 
 
-def test_greedy_samples_of_a_question_are_alike():
-  exp = experiment.resolve(tiny(**{'sampler.temperature': 0.0, 'sampler.num_samples_per_prompt': 3}))
+def sample(exp):
   mesh = sharding.make_mesh()
   with jax.set_mesh(mesh):
     lm = imm.random_lm(exp, mesh)
-    records = phases.sample(exp, lm, lm, 1, jax.random.key(0), lambda name, compute: compute())
+    return phases.sample(exp, lm, lm, 1, jax.random.key(0), lambda name, compute: compute())
+
+
+def test_nothing_is_learned_from_questions_that_any_test_asks():
+  config = tiny(**{'sampler.num_samples_per_prompt': 1})
+  config['tasks']['ood']['sum_again'] = config['tasks']['id']['sum'] | {'seed': 1, 'test_size': 50}  # the same 100 questions
+  exp = experiment.resolve(config)
+  train, again = exp.id_tasks['sum'].train, exp.ood_tasks['sum_again'].test
+  questions = [record['question'] for record in sample(exp)]
+  assert questions == [e.question for e in train if e.question not in {e.question for e in again}]
+  assert 0 < len(questions) < len(train)
+
+
+def test_greedy_samples_of_a_question_are_alike():
+  records = sample(experiment.resolve(tiny(**{'sampler.temperature': 0.0, 'sampler.num_samples_per_prompt': 3})))
   assert len(records) == 3 * 80
   sampled = [[record[key] for key in ('question_id', 'text', 'tokens', 'logprob')] for record in records]
   assert all(sampled[i] == sampled[i + 1] == sampled[i + 2] for i in range(0, len(sampled), 3))

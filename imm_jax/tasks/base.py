@@ -27,6 +27,11 @@ class Example:
   options: tuple[str, ...] = ()  # of a multiple-choice question
   metadata: Any = dataclasses.field(default=None, compare=False, repr=False)  # what the verifier needs
 
+  @property
+  def asked(self) -> str:
+    """Returns a digest of what is asked: the id without the task's name."""
+    return self.id.rpartition('/')[2]
+
 
 class Task:
   """A task owns its data, its prompts and its verifier. A family of tasks is a frozen dataclass on top of this one.

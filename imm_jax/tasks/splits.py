@@ -68,7 +68,7 @@ def make_split(
 
 def _rank(seed: int) -> Callable[[Example], str]:
   # Without the task's name: two tasks on one file hold out the same rows.
-  return lambda example: hashlib.sha1(f'{seed}/{example.id.rpartition("/")[2]}'.encode()).hexdigest()
+  return lambda example: hashlib.sha1(f'{seed}/{example.asked}'.encode()).hexdigest()
 
 
 def _choose(examples: Sequence[Example], size: int, seed: int) -> list[Example]:
