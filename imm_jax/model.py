@@ -98,6 +98,17 @@ def choose_attention(attention: str, config: ModelConfig, mesh: jax.sharding.Mes
   return kernels.get(mesh.devices.flat[0].platform, 'xla') if attention == 'auto' else attention
 
 
+def mesh_advice(config: ModelConfig, mesh: jax.sharding.Mesh) -> str:
+  """Returns what of the model every device of a mesh has whole, and the mesh.data with which it has not; '' for nothing."""
+  data, fsdp, tensor = (mesh.shape[axis] for axis in sharding.AXES)
+  sizes = {'embed_dim (training)': (config.embed_dim, 1), 'num_heads (sampling)': (config.num_heads, tensor)}
+  whole = [f'{name} = {size}' for name, (size, parts) in sizes.items() if size % (fsdp * parts)]
+  better = [n for n in range(1, fsdp) if fsdp % n == 0 and not any(size % (n * parts) for size, parts in sizes.values())]
+  if not whole or not better:
+    return ''
+  return f'fsdp = {fsdp} leaves {" and ".join(whole)} whole on every device; try mesh.data={data * fsdp // max(better)}'
+
+
 @flax.struct.dataclass
 class KVCache:
   """Keys and values of tokens seen, all layers.

@@ -17,7 +17,7 @@ import jax
 from jax.experimental import topologies
 import jax.numpy as jnp
 
-from imm_jax import checkpoint, experiment, finetune, hlo, lora, merging, sampler, sharding
+from imm_jax import checkpoint, experiment, finetune, hlo, lora, merging, metrics, sampler, sharding
 from imm_jax import model as model_lib
 from imm_jax.experiment import Experiment
 from imm_jax.merging import coefficients
@@ -99,6 +99,8 @@ def plan(
   exp = experiment.resolve({**config, 'model': {**config['model'], 'remat': 'none' if remat == 'auto' else remat}})
   mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh), devices=devices)
   model_config = experiment.read_config(exp.model, mesh)
+  if advice := model_lib.mesh_advice(model_config, mesh):
+    metrics.note(advice)
   lengths = prompt_tokens, new_tokens
   for program in programs:
     policies = REMATS if program == 'train' and remat == 'auto' else (model_config.remat,)

@@ -273,3 +273,22 @@ def test_auto_takes_the_kernel_that_can_compute_the_model(config):
   assert choose('gpu', dtype='float32') == choose('gpu', attention_softcap=50.0) == choose('gpu', head_dim=256) == 'xla'
   assert choose('tpu', attention_softcap=50.0) == 'splash'
   assert choose('cpu') == 'xla'
+
+
+@pytest.mark.parametrize(
+  'axes, advice',
+  [
+    ((1, 4, 2), ''),  # 16 heads on 8 devices
+    ((1, 8, 1), 'fsdp = 8 leaves embed_dim (training) = 36 whole on every device; try mesh.data=2'),
+    ((2, 2, 2), ''),
+  ],
+)
+def test_a_mesh_that_leaves_dimensions_whole_is_told(config, axes, advice):
+  one = dataclasses.replace(config, embed_dim=36, num_heads=16)
+  assert model_lib.mesh_advice(one, sharding.make_mesh(*axes)) == advice
+
+
+def test_the_advice_is_for_sampling_too(config):
+  mesh = sharding.make_mesh(1, 8, 1)
+  advice = model_lib.mesh_advice(dataclasses.replace(config, num_heads=4), mesh)
+  assert advice == 'fsdp = 8 leaves num_heads (sampling) = 4 whole on every device; try mesh.data=2'
