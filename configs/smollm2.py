@@ -30,17 +30,14 @@ def get_config(arg: str = 'imm'):
     'test_size': 100,
     'test_seed': 9_000_000,
   }
-  arc = {
-    'arc_easy': common.dataset('arc_easy', test_size=150),
-    'arc_challenge': common.dataset(
-      'arc_challenge', test_size=150, normalize='per_character'
-    ),  # by sum it is at guess level
-  }
-  probe = common.dataset('arc_easy', train_source='', test_source='allenai/ai2_arc:ARC-Easy:validation', test_size=60)
+  # Behind four examples: without, a model that has learned to answer what is framed so gains, whatever it learned.
+  easy = common.dataset('arc_easy', test_size=150, num_shots=4)
+  challenge = common.dataset('arc_challenge', test_size=150, num_shots=4, normalize='per_character')
+  probe = easy | {'train_source': 'allenai/ai2_arc:ARC-Easy:validation', 'test_source': '', 'test_size': 60}
   with c.ignore_type():
     c.tasks = {
       'id': {'arithmetic': arithmetic},
-      'ood': arc | tasks['ood'],
+      'ood': {'arc_easy': easy, 'arc_challenge': challenge} | tasks['ood'],
       'dev': {'arithmetic_dev': dev},
       'probe': {'arc_easy_probe': probe},
     }

@@ -218,6 +218,7 @@ class Projection(nn.Module):
 
   shape: tuple[int, int]
   axes: tuple[sharding.Axis, sharding.Axis]
+  rules: sharding.Rules
   use_bias: bool = False
 
   @nn.compact
@@ -225,8 +226,11 @@ class Projection(nn.Module):
     kernel = param(self, 'kernel', nn.initializers.variance_scaling(1.0, 'fan_in', 'normal'), self.shape, self.axes)
     if self.has_variable('params', 'lora_a'):  # an adapter is trained: lora.attach
       kernel += self.get_variable('params', 'lora_a') @ self.get_variable('params', 'lora_b')
+    # Gathered here, once for all that uses it: left to XLA, what is recomputed and its gradient gather it in two layouts.
+    gathered = tuple(None if axis == 'embed' else axis for axis in self.axes)
+    kernel = sharding.constrain(kernel.astype(x.dtype), gathered, self.rules)
     # As matrices: of more dimensions XLA's CPU backend copies the operands of the backward pass.
-    y = (x.reshape(-1, self.shape[0]) @ kernel.astype(x.dtype)).reshape(*x.shape[:-1], self.shape[1])
+    y = (x.reshape(-1, self.shape[0]) @ kernel).reshape(*x.shape[:-1], self.shape[1])
     if self.use_bias:
       y += param(self, 'bias', nn.initializers.zeros, self.shape[1:], self.axes[1:]).astype(x.dtype)[None, None]
     return y
@@ -260,7 +264,7 @@ class Attention(nn.Module):
     D, q_size, kv_size = c.embed_dim, c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
 
     def heads(name, size, axis):
-      y = Projection((D, size), ('embed', (axis, c.head_dim)), use_bias=c.qkv_bias, name=name)(x)
+      y = Projection((D, size), ('embed', (axis, c.head_dim)), self.rules, use_bias=c.qkv_bias, name=name)(x)
       return y.reshape(*y.shape[:-1], -1, c.head_dim)
 
     q, k, v = heads('q', q_size, 'heads'), heads('k', kv_size, 'kv_heads'), heads('v', kv_size, 'kv_heads')
@@ -297,8 +301,8 @@ class Attention(nn.Module):
     else:  # a kernel's window is part of its program
       mixed = jax.lax.cond(is_global, lambda: kernel(window=None), lambda: kernel(window=c.sliding_window))
     mixed = sharding.constrain(mixed, ('batch', 'length', 'heads', 'head_dim'), self.rules)
-    out = Projection((q_size, D), (('heads', c.head_dim), 'embed'), name='o')(mixed.reshape(*mixed.shape[:2], -1))
-    return out, (k, v)
+    mixed = mixed.reshape(*mixed.shape[:2], -1)
+    return Projection((q_size, D), (('heads', c.head_dim), 'embed'), self.rules, name='o')(mixed), (k, v)
 
 
 ACTIVATIONS = {'silu': jax.nn.silu, 'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True)}
@@ -308,10 +312,11 @@ class MLP(nn.Module):
   """down(activation(gate(x)) * up(x)): SwiGLU, or GeGLU (arXiv 2002.05202)."""
 
   config: Any  # model.ModelConfig
+  rules: sharding.Rules
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     shape, axes = (self.config.embed_dim, self.config.mlp_dim), ('embed', 'mlp')
-    gate = Projection(shape, axes, name='gate')(x)
-    up = Projection(shape, axes, name='up')(x)
-    return Projection(shape[::-1], ('mlp', 'embed'), name='down')(ACTIVATIONS[self.config.activation](gate) * up)
+    gate = Projection(shape, axes, self.rules, name='gate')(x)
+    up = Projection(shape, axes, self.rules, name='up')(x)
+    return Projection(shape[::-1], ('mlp', 'embed'), self.rules, name='down')(ACTIVATIONS[self.config.activation](gate) * up)

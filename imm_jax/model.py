@@ -19,8 +19,13 @@ from imm_jax import layers, sharding
 
 Params = dict[str, Any]
 
+
+def _all_but_gathered(primitive, *_, **__) -> bool:
+  return primitive.name != 'sharding_constraint'  # which gathers a weight; of an activation it computes nothing
+
+
 REMAT_POLICIES = {
-  'none': None,
+  'none': _all_but_gathered,
   'full': jax.checkpoint_policies.nothing_saveable,
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
@@ -150,7 +155,7 @@ class Block(nn.Module):
     attention = layers.Attention(c, self.rules, name='attn')
     mixed, kv = attention(norm('attn_norm', x, 'before'), positions, segment_ids, past, is_global)
     x += norm('attn_post_norm', mixed, 'after')
-    x += norm('mlp_post_norm', layers.MLP(c, name='mlp')(norm('mlp_norm', x, 'before')), 'after')
+    x += norm('mlp_post_norm', layers.MLP(c, self.rules, name='mlp')(norm('mlp_norm', x, 'before')), 'after')
     return x if gate is None else jnp.where(gate == 0, unchanged, x), kv
 
 
@@ -162,9 +167,7 @@ class Transformer(nn.Module):
 
   def setup(self):
     c = self.config
-    block = Block
-    if c.remat != 'none':
-      block = nn.remat(Block, policy=REMAT_POLICIES[c.remat], prevent_cse=False)
+    block = nn.remat(Block, policy=REMAT_POLICIES[c.remat], prevent_cse=False)
     init = nn.initializers.normal(c.embed_dim**-0.5)
     self.embedding = layers.param(self, 'embedding', init, (c.vocab_size, c.embed_dim), ('vocab', 'embed'))
     self.layers = nn.scan(

@@ -108,8 +108,8 @@ def element_index(shape: tuple[int, ...]) -> jax.Array:
   return index
 
 
-def constrain(x: jax.Array, axes: tuple[str, ...], rules: Rules) -> jax.Array:
-  """Pins the sharding of an activation inside jit. Outside a mesh there is nothing to pin."""
+def constrain(x: jax.Array, axes: tuple[Axis, ...], rules: Rules) -> jax.Array:
+  """Pins the sharding of an array inside jit. Outside a mesh there is nothing to pin."""
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
     return x

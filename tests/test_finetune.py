@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imm_jax import checkpoint, finetune, merging, packing, sharding
+from imm_jax import checkpoint, finetune, hlo, merging, packing, sharding
 from imm_jax import model as model_lib
 from imm_jax.finetune import FinetuneConfig
 from imm_jax.model import Transformer
@@ -63,6 +63,20 @@ def test_the_loss_ignores_prompt_targets_and_padding(config, params, pairs):
   )
   one, two = (finetune.loss_fn(params, Transformer(config), r, jnp.float32(36)) for r in (rows, changed))
   np.testing.assert_array_equal(one, two)
+
+
+@pytest.mark.parametrize('remat', model_lib.REMAT_POLICIES)
+def test_weights_are_gathered_once_forward_and_once_backward_and_not_kept(config, remat):
+  one, mesh = dataclasses.replace(config, remat=remat), sharding.make_mesh(1, 8, 1)
+  whole = np.zeros((1, 8, 16), np.int32)
+  batch = packing.Batch(whole, whole, whole == 0, whole, whole)
+  with jax.set_mesh(mesh):
+    params = model_lib.init_params(one, 0, mesh)
+    init, step, _ = finetune.make_train_step(Transformer(one), OPTIMIZER, mesh)
+    lowered = step.lower(params=params, opt_state=init(params), batch=batch, rate=np.float32(1))
+    gathered = hlo.cost(lowered.compile().as_text(), unknown_trips=1).collective_bytes['all-gather']
+  num_bytes, of_layers = (sum(x.nbytes for x in jax.tree.leaves(tree)) for tree in (params, params['layers']))
+  assert 2 * of_layers <= gathered <= 2 * num_bytes
 
 
 def test_accumulation_and_meshes_change_nothing(config, params, pairs, mesh):
