@@ -1,7 +1,7 @@
 """Llama-2-7B, a base model, improves itself on GSM8K behind four solved examples; SVAMP and ARC are out of domain.
 
 Result: not run yet. Hardware: v5e:4x4, 16 chips of 15.75 GiB.
-Memory a chip: 9.48 GiB to fine-tune, 10.79 to decode, and beside it 1.57 for each of original and round in float32.
+Memory a chip: 10.00 GiB to fine-tune, 10.79 to decode, and beside it 1.57 for each of original and round in float32.
 Time: three rounds take at most 4.5 h, 72 chip-hours, if every completion has 256 tokens and a row of its own; evaluation and
 compilation come on top. Cost: 86 $ at 1.20 $ a chip-hour, Google's list price in us-central, checked against no live page.
 These are estimates of the TPU compiler (libtpu 0.0.42.1) that no hardware has confirmed:
