@@ -30,7 +30,7 @@ def get_config(arg: str = 'imm'):
     'test_size': 100,
     'test_seed': 9_000_000,
   }
-  # Behind four examples: without, a model that has learned to answer what is framed so gains, whatever it learned.
+  # Behind four examples: without, a model may gain by having learned what stands behind 'Answer:', whatever it learned.
   easy = common.dataset('arc_easy', test_size=150, num_shots=4)
   challenge = common.dataset('arc_challenge', test_size=150, num_shots=4, normalize='per_character')
   probe = easy | {'train_source': 'allenai/ai2_arc:ARC-Easy:validation', 'test_source': '', 'test_size': 60}
