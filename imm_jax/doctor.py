@@ -33,7 +33,7 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
   model = experiment.read_config(exp.model, mesh)
   num_params = sum(x.size for x in jax.tree.leaves(model_lib.abstract_params(model)[0]))
   yield 'model', f'{exp.model.path or "random"}: {model.family}, {num_params / 1e6:,.0f}M parameters'
-  yield 'mesh', model_lib.mesh_advice(model, mesh) or 'splits the model'
+  yield 'mesh', model_lib.mesh_advice(model, mesh) or 'no mesh.data would split more of the model'
   yield 'memory', _memory(num_params, mesh)
   for name, task in exp.all_tasks.items():
     yield f'task {name}', f'{len(exp.train_questions(task))} train and {len(task.test)} test questions'

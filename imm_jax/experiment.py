@@ -120,7 +120,7 @@ class Experiment:
     return frozenset(example.asked for task in self.all_tasks.values() for example in task.test)
 
   def train_questions(self, task: tasks.Task) -> list[tasks.Example]:
-    """Returns the train questions of a task that the test of none of all tasks asks. The first use reads them all."""
+    """Returns the train questions of a task that no task's test asks. The first use reads all tasks."""
     return [example for example in task.train if example.asked not in self._measured]
 
   def check_questions(self) -> None:

@@ -104,7 +104,7 @@ def choose_attention(attention: str, config: ModelConfig, mesh: jax.sharding.Mes
 
 
 def mesh_advice(config: ModelConfig, mesh: jax.sharding.Mesh) -> str:
-  """Returns what of the model every device of a mesh has whole, and the mesh.data with which it has not; '' for nothing."""
+  """Returns what of the model each device of a mesh has whole, and which mesh.data would split it; '' if none would."""
   data, fsdp, tensor = (mesh.shape[axis] for axis in sharding.AXES)
   sizes = {'embed_dim (training)': (config.embed_dim, 1), 'num_heads (sampling)': (config.num_heads, tensor)}
   whole = [f'{name} = {size}' for name, (size, parts) in sizes.items() if size % (fsdp * parts)]

@@ -76,7 +76,7 @@ def test_weights_are_gathered_once_forward_and_once_backward_and_not_kept(config
     lowered = step.lower(params=params, opt_state=init(params), batch=batch, rate=np.float32(1))
     gathered = hlo.cost(lowered.compile().as_text(), unknown_trips=1).collective_bytes['all-gather']
   num_bytes, of_layers = (sum(x.nbytes for x in jax.tree.leaves(tree)) for tree in (params, params['layers']))
-  assert 2 * of_layers <= gathered <= 2 * num_bytes
+  assert 2 * of_layers <= gathered <= of_layers + num_bytes  # the head once
 
 
 def test_accumulation_and_meshes_change_nothing(config, params, pairs, mesh):
