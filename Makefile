@@ -19,7 +19,7 @@ test: $(VENV)/dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/dev $(VENV)/quickstart
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 soak: $(VENV)/dev
 	NUM_KILLS=300 $(BIN)/python -m pytest -s -m slow tests/test_resume.py -k many_kills

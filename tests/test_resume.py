@@ -18,7 +18,7 @@ from tests.test_imm import assert_same_run, tiny
 from tests.test_processes import environment
 from tests.test_workdir import cut, flip
 
-NUM_KILLS = int(os.environ.get('NUM_KILLS', '40'))
+NUM_KILLS = int(os.environ.get('NUM_KILLS', '15'))
 FLAGS = [
   '--config.num_rounds=2', '--config.model.random.num_layers=1', '--config.model.random.embed_dim=32',
   '--config.optimizer.learning_rate=3e-3', '--config.synthesize.questions_per_chunk=20', '--config.checkpoint.every_steps=1',
@@ -53,6 +53,7 @@ def kill(process, signal_, path, rng):
   lines, stderr = 0, process.stderr.fileno()
   os.set_blocking(stderr, False)
   while process.poll() is None:
+    time.sleep(0.001)  # looking without end would take a processor from what is looked at
     with contextlib.suppress(BlockingIOError):
       lines += os.read(stderr, 2**16).count(b'\n')
     if in_write:
@@ -111,7 +112,7 @@ def test_sigterm_to_one_process_stops_all_with_42(uninterrupted, num):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('seed', range(2))
 def test_sigterm_anywhere(uninterrupted, seed):
   path = uninterrupted.with_name(f'term{seed}')
   assert set(go_on(path, signal.SIGTERM, 3, seed)) <= {0, 42}  # 0: it was over before it looked
