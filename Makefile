@@ -16,7 +16,7 @@ testbed: $(VENV)/quickstart
 	$(BIN)/python -m launch.study --config=configs/testbed.py --base=base --arms=$(ARMS) --seeds=$(SEEDS) --workdir=runs/testbed
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(VENV)/dev $(VENV)/quickstart
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow

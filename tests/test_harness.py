@@ -191,6 +191,7 @@ def test_a_model_of_lm_evals_own_command(path, tmp_path):
   assert list((tmp_path / 'out').rglob('results_*.json'))
 
 
+@pytest.mark.slow
 def test_imm_evaluate_takes_lm_evals_tasks(tmp_path, monkeypatch, capsys):
   arguments = [f'--config={ROOT}/configs/tiny.py', f'--lm_eval_include={write_tasks(tmp_path / "tasks")}']
   monkeypatch.setattr(sys, 'argv', ['imm', 'evaluate', *arguments, '--lm_eval_tasks=none,tiny_sums'])

@@ -112,6 +112,7 @@ def test_fine_tuning_on_real_solutions_samples_nothing(finished, tmp_path):
   assert same and all(record['tokens'] == real[record['question_id']] for record in same)
 
 
+@pytest.mark.slow
 def test_accumulated_data_is_of_all_rounds_and_goes_on_to_the_same_bytes(tmp_path):
   whole, half = str(tmp_path / 'whole'), str(tmp_path / 'half')
   rows = imm.run(tiny(**{'synthesize.data': 'accumulate'}), whole)
@@ -190,7 +191,8 @@ def arms(tmp_path_factory):
   return run
 
 
-@pytest.mark.parametrize('name', [name if name == 'search' else pytest.param(name, marks=pytest.mark.slow) for name in ARMS])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ARMS)
 def test_each_arm_goes_on_to_the_same_bytes(arms, name, tmp_path):
   path, _, changes = arms(name)
   for num_rounds in (1, 2):
@@ -253,6 +255,7 @@ def test_half_a_run_goes_on_to_the_same_bytes(finished, tmp_path):
   assert_same_run(finished[0], path)
 
 
+@pytest.mark.slow
 def test_another_mesh_goes_on_from_the_same_bits(tmp_path):
   one, two = {'mesh.fsdp': 8}, {'mesh.fsdp': 2, 'mesh.tensor': 4}
   imm.run(tiny(num_rounds=1, **one), tmp_path)
@@ -354,6 +357,7 @@ def test_the_mean_of_all_previous_is_an_anchor(tmp_path):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params_of(path, 2), expected)
 
 
+@pytest.mark.slow
 def test_nothing_compiles_after_the_first_round(tmp_path):
   compiled, round_ = collections.Counter(), 0
   alpha = {'schedule': 'linear', 'start': 0.3, 'end': 0.6, 'rounds': 3}

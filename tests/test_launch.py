@@ -184,7 +184,7 @@ def test_a_study_knows_its_arms_before_it_runs_one(tmp_path, arms):
   assert not (tmp_path / 'study').exists()
 
 
-@pytest.mark.parametrize('signal_', [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize('signal_', [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])
 def test_the_run_of_a_study_ends_with_it(tmp_path, arms, signal_):
   command = [sys.executable, '-m', 'launch.study', *arms, '--arms=vanilla', '--', '--config.num_rounds=1000']
   process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)

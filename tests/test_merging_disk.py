@@ -250,7 +250,11 @@ def test_pieces_do_not_show(dirs, monkeypatch, name):
   assert (dirs / 'small/model.safetensors').read_bytes() == (dirs / 'large/model.safetensors').read_bytes()
 
 
-@pytest.mark.parametrize('name', [name for name, row in METHODS.items() if row.by_whole])
+BY_WHOLE = [name for name, row in METHODS.items() if row.by_whole]
+SLOW = ('ties', 'breadcrumbs')  # breadcrumbs_ties does what either does
+
+
+@pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in BY_WHOLE])
 def test_pieces_give_what_whole_tensors_in_memory_give(dirs, monkeypatch, name):
   given = {'weight': 0.5, 'density': 0.6, 't': 0.3}
   parameters = {key: value for key, value in given.items() if key in METHODS[name].parameters}

@@ -80,13 +80,6 @@ def go_on(path, signal_, times, seed):
   return codes
 
 
-@pytest.mark.parametrize('seed', [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_kill_and_compare(uninterrupted, seed):
-  path = uninterrupted.with_name(f'few{seed}')
-  go_on(path, signal.SIGKILL, 2, seed)
-  assert_same_run(uninterrupted, path)
-
-
 @pytest.mark.slow
 def test_many_kills(uninterrupted):
   kills = runs = 0

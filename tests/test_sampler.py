@@ -81,7 +81,9 @@ def test_a_completion_does_not_depend_on_slots_order_company_or_chunks(run, temp
 
 
 @pytest.mark.parametrize(
-  'config, temperature', [('qwen', 0.0), *((family, 1.3) for family in FAMILIES)], indirect=['config']
+  'config, temperature',
+  [('qwen', 0.0), *(pytest.param(name, 1.3, marks=() if name == 'gemma' else pytest.mark.slow) for name in FAMILIES)],
+  indirect=['config'],
 )
 def test_a_completion_does_not_depend_on_the_mesh(run, mesh, temperature):
   config = dataclasses.replace(CONFIG, temperature=temperature)
