@@ -153,8 +153,8 @@ def test_damage_is_never_used(tmp_path, damage):
   shutil.copytree(tmp_path / 'run', tmp_path / 'good')
   imm.run(tiny(num_rounds=3), tmp_path / 'good')
   files = sorted(file.relative_to(tmp_path / 'run') for file in (tmp_path / 'run').rglob('*') if file.is_file())
-  refused = []
-  for file in random.Random(0).sample(files, 25):
+  tried, refused = random.Random(0).sample(files, 12), []
+  for file in tried:
     shutil.copytree(tmp_path / 'run', tmp_path / 'damaged')
     if (tmp_path / 'damaged' / file).stat().st_size:
       damage(tmp_path / 'damaged' / file)
@@ -165,4 +165,4 @@ def test_damage_is_never_used(tmp_path, damage):
       refused.append(f'{file}: {error}')
     shutil.rmtree(tmp_path / 'damaged')
   print('\n'.join(refused))
-  assert 0 < len(refused) < 25
+  assert 0 < len(refused) < len(tried)
