@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +114,7 @@ def test_it_stops_at_the_first_step_that_drifts_so_far(config, params, pairs, tm
   tuned, metrics = tune(config, params, rows, bounded, mesh, base=base)
   assert metrics == all_steps[: last + 1]
   np.testing.assert_allclose(merging.drift_norm(jax.device_get(base), tuned), drifts[last], rtol=1e-6)
-  for save_every, cut in ((1, last), (1, last + 1), (2, 1), (3, last + 1)):
+  for save_every, cut in itertools.product((1, 2, 3), (1, last, last + 1)):
     path = str(tmp_path / f'{save_every}-{cut}')
     for cut_at in (cut, 0):
       with contextlib.closing(checkpoint.Steps(path)) as saved, contextlib.suppress(Cut):
