@@ -87,10 +87,10 @@ class Writer:
 
   def flush(self) -> None:
     """Writes all lines there are."""
+    from imm_jax import processes  # not above: it imports jax, and `imm --help` is quick
+
     if self._writes:
-      temporary = self._path.with_name('metrics.jsonl.tmp')
-      temporary.write_text(''.join(json.dumps(line) + '\n' for line in self._lines))
-      temporary.replace(self._path)
+      processes.write_text(self._path, ''.join(json.dumps(line) + '\n' for line in self._lines))
     self._written = time.monotonic()
 
   def close(self) -> None:

@@ -13,6 +13,7 @@ import platform
 import socket
 from typing import Any
 
+from etils import epath
 import jax
 from jax.experimental import multihost_utils
 import numpy as np
@@ -72,6 +73,19 @@ def devices() -> str:
 def is_first() -> bool:
   """Returns whether this is the process that writes files and talks."""
   return jax.process_index() == 0
+
+
+def write_text(path: epath.Path, text: str) -> None:
+  """Writes a file whole or not at all, with the directory it is in, in process 0. Raises OSError when it cannot."""
+  if not is_first():
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + '.tmp')
+  try:
+    temporary.write_text(text)
+    temporary.replace(path)
+  except OSError as error:
+    raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say where
 
 
 def on_first(function: Callable[[], Any]) -> Any:

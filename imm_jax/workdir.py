@@ -90,7 +90,7 @@ class Workdir:
       if bad := [damage for damage in damages if damage]:
         raise ValueError(f'{bad[0]}, and later rounds build on it; restore it, or choose another workdir')
       self._write_summary()  # a run that was cut off may have left an old one
-    _write(saved, json.dumps(config, indent=2) + '\n')
+    processes.write_text(saved, json.dumps(config, indent=2) + '\n')
     return lines
 
   def check(self) -> None:
@@ -123,7 +123,7 @@ class Workdir:
     with tempfile.TemporaryDirectory() as local:
       write(local)
       for file in _files(epath.Path(local)):
-        _write(self._path / 'model' / file.name, file.read_text())
+        processes.write_text(self._path / 'model' / file.name, file.read_text())
 
   def model(self) -> str:
     """Returns a local directory with the model's config and tokenizer."""
@@ -145,12 +145,12 @@ class Workdir:
       report(f'{file}: is damaged; it is done again')
     value = compute()
     text = json.dumps(value)
-    _write(file, f'{_sha256(text.encode())}\n{text}')
+    processes.write_text(file, f'{_sha256(text.encode())}\n{text}')
     return value
 
   def write_lines(self, round_: int, name: str, records: Iterable[Mapping[str, Any]]) -> None:
     """Writes records as JSON lines to a file of a round."""
-    _write(self._round(round_) / name, ''.join(json.dumps(record) + '\n' for record in records))
+    processes.write_text(self._round(round_) / name, ''.join(json.dumps(record) + '\n' for record in records))
 
   def read_lines(self, round_: int, name: str) -> list[dict[str, Any]]:
     """Returns the records of a file of a round."""
@@ -167,15 +167,15 @@ class Workdir:
 
   def write_report(self, text: str) -> None:
     """Writes report.html, which is made of the other files and is no part of any round."""
-    _write(self._path / 'report.html', text)
+    processes.write_text(self._path / 'report.html', text)
 
   def finish(self, entry: Mapping[str, Any]) -> None:
     """Writes a round's row and its manifest, which makes the round done, and the summary. The checkpoint is there."""
     round_ = self._round(entry['round'])
 
     def write():
-      _write(round_ / 'metrics.json', json.dumps(entry, indent=2) + '\n')
-      _write(round_ / 'manifest.json', json.dumps(self._facts(entry['round']), indent=2) + '\n')
+      processes.write_text(round_ / 'metrics.json', json.dumps(entry, indent=2) + '\n')
+      processes.write_text(round_ / 'manifest.json', json.dumps(self._facts(entry['round']), indent=2) + '\n')
       self._write_summary()
       self._remove_parts(entry['round'])
 
@@ -186,7 +186,7 @@ class Workdir:
 
     def write():
       for round_, analysis in enumerate(analyses):
-        _write(self._round(round_) / _ANALYSIS, json.dumps(analysis, indent=2) + '\n')
+        processes.write_text(self._round(round_) / _ANALYSIS, json.dumps(analysis, indent=2) + '\n')
       self._write_summary()
 
     processes.on_first(write)
@@ -239,7 +239,7 @@ class Workdir:
     for round_, row in enumerate(rows):
       if analysis := self.read_analysis(round_):
         row['analysis'] = analysis
-    _write(self._path / 'summary.json', json.dumps({'rounds': rows}, indent=2) + '\n')
+    processes.write_text(self._path / 'summary.json', json.dumps({'rounds': rows}, indent=2) + '\n')
 
 
 def source_of(path: str | os.PathLike[str]) -> str:
@@ -271,18 +271,6 @@ def _read(path: epath.Path, parse: Callable[[str], Any] = json.loads) -> Any:
     return parse(path.read_text())
   except ValueError as error:
     raise ValueError(f'{path}: is damaged ({error})') from error
-
-
-def _write(path: epath.Path, text: str) -> None:
-  if not processes.is_first():
-    return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + '.tmp')
-  try:
-    temporary.write_text(text)
-    temporary.replace(path)
-  except OSError as error:
-    raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say where
 
 
 def _differences(old: Any, new: Any, done: int, name: str = 'config') -> list[str]:

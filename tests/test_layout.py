@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'imm_jax'
 
 LEVELS = {
-  'choice': 0, 'sharding': 0, 'hlo': 0, 'shards': 0, 'optimizer': 0, 'checkpoint': 1, 'metrics': 0, 'tokenizer': 0,
+  'choice': 0, 'sharding': 0, 'hlo': 0, 'shards': 0, 'optimizer': 0, 'checkpoint': 1, 'metrics': 1, 'tokenizer': 0,
   'tasks': 0, 'processes': 0, 'workdir': 1, 'layers': 1, 'merging': 1, 'compare': 2, 'model': 2, 'packing': 2, 'plots': 3,
   'formats': 3, 'loss': 3, 'lora': 3, 'sampler': 3, 'synthesize': 4, 'evaluate': 4, 'finetune': 4, 'card': 4, 'lm': 5,
   'experiment': 5, 'report': 5, 'phases': 6, 'plan': 6, 'doctor': 6, 'harness': 6, 'analysis': 7, 'weights': 8, 'imm': 9,

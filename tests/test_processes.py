@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+from etils import epath
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -49,6 +50,15 @@ def test_all_processes_get_the_same(num):
   assert [process.returncode for process in started] == [0] * num
   for i, text in enumerate(out):
     assert f'alike {num} {i == 0}' in text
+
+
+def test_the_file_that_cannot_be_written_is_named(tmp_path):
+  file = epath.Path(tmp_path / 'a.json')
+  processes.write_text(file, 'old')
+  (tmp_path / 'a.json.tmp').mkdir()  # the error that comes of this names it
+  with pytest.raises(OSError) as error:
+    processes.write_text(file, 'new')
+  assert error.value.filename == str(file) and file.read_text() == 'old'
 
 
 def test_half_a_group_is_an_error():
