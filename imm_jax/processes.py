@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 _PACKAGES = ('imm_jax', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers')
+_MAX_SUSPENDED_SECS = 30 * 24 * 3600
 _checks = itertools.count()
 
 
@@ -49,7 +50,8 @@ def join() -> None:
     jax.distributed.initialize()
   except ValueError:  # jax has found nobody to ask
     jax.config.update('jax_cpu_collectives_implementation', None)  # its devices need no network between them
-    jax.distributed.initialize(f'localhost:{free_port()}', 1, 0)
+    # A process that is suspended (Ctrl-Z, SIGSTOP) sends no heartbeats, and would be ended as dead when it goes on.
+    jax.distributed.initialize(f'localhost:{free_port()}', 1, 0, heartbeat_timeout_seconds=_MAX_SUSPENDED_SECS)
 
 
 def free_port() -> int:
