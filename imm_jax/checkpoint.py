@@ -90,7 +90,7 @@ def abstract(shapes: Any, shardings: Any) -> Any:
 def _writing(path: str) -> Iterator[None]:
   try:
     yield
-  except ValueError as error:  # tensorstore's: the disk is full, ...
+  except (ValueError, OSError) as error:  # tensorstore's, and Orbax's own that name no file: the disk is full, ...
     raise OSError(f'{path}: cannot be written: {str(error).splitlines()[0]}') from error
 
 

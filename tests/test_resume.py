@@ -140,7 +140,7 @@ def test_a_full_disk_is_an_error_and_nothing_is_lost(uninterrupted, tmp_path):
       if process.returncode == 0:
         break
       # Not a line of its own: Orbax's threads talk too, and in between.
-      assert re.search(f'imm: {disk}/run.*: .*No space left on device', errors), errors
+      assert re.search(f'imm: {re.escape(str(disk))}/run.*: .*No space left on device', errors), errors
     assert set(codes[:-1]) == {1} and codes[-1] == 0 and len(codes) > 3
     assert_same_run(uninterrupted, disk / 'run')
   finally:
