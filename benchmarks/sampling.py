@@ -1,8 +1,9 @@
-"""Sampling and scoring against transformers, Tunix and lm-eval: the same model, prompts and dtype, in turn, pair by pair.
+"""Sampling and scoring against transformers, Tunix, llama.cpp and lm-eval: the same model, prompts and dtype, in turn.
 
 benchmarks/make_peers.sh peers
 python benchmarks/sampling.py --model=SmolLM2-135M-Instruct --hf=peers/hf/bin/python --tunix=peers/tunix/bin/python \\
-  --arc=arc_easy_test.json --out=benchmarks/sampling.json
+  --llama=peers/llama/bin/python --gguf=SmolLM2-135M-Instruct.Q4_1.gguf --arc=arc_easy_test.json \\
+  --out=benchmarks/sampling.json
 
 samples: 8 samples each of 64 questions with few-shot examples in front, until a newline or the end. Each program takes the
   fastest of the batch sizes it is given, found on 32 questions.
@@ -105,6 +106,8 @@ def decode(args, tokenizer: Tokenizer) -> tuple[dict, dict]:
     runs[f'transformers, {cache}'] = harness.Run(args.hf, 'transformers_worker', 'decode', settings | {'cache': cache}, {})
   if args.tunix:
     runs['Tunix'] = harness.Run(args.tunix, 'tunix_worker', 'decode', settings, {})
+  if args.llama:
+    runs['llama.cpp'] = harness.Run(args.llama, 'llama_worker', 'decode', settings | {'gguf': args.gguf}, {})
   warm, replies = harness.measure(runs, args.model, args.repeats)
   agreement = {}
   for name in replies:
@@ -152,7 +155,11 @@ def main() -> None:
   parser.add_argument(
     '--caches', nargs='+', default=['dynamic', 'static'], help="of transformers, in decode; also 'compiled'"
   )
+  parser.add_argument('--llama', help='the Python that has llama-cpp-python, in decode; without it, llama.cpp is left out')
+  parser.add_argument('--gguf', help='the model as a .gguf file, for llama.cpp')
   args = parser.parse_args()
+  if args.llama and not args.gguf:
+    parser.error('--llama needs the model as a .gguf file: give --gguf')
   if args.quick:
     args.repeats, args.num_slots, args.batch_sizes = 2, args.num_slots[:1], args.batch_sizes[:1]
   tokenizer = Tokenizer.load(args.model)
