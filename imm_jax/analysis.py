@@ -20,7 +20,7 @@ from imm_jax.evaluate import pass_at_k
 from imm_jax.experiment import Experiment
 from imm_jax.finetune import FinetuneConfig
 from imm_jax.lm import LM
-from imm_jax.model import is_likeliest, of_logits, param_shardings, Params, target_logprobs, Transformer
+from imm_jax.model import is_likeliest, of_logits, param_shardings, Params, target_logprobs, Transformer, XLA_OPTIONS
 from imm_jax.packing import Batch
 from imm_jax.workdir import Workdir
 
@@ -86,7 +86,7 @@ def importance(
   return Importance(nll[1:] - nll[0], accuracy[0] - accuracy[1:], np.asarray(taylor, np.float64))
 
 
-@functools.partial(jax.jit, static_argnames='model')
+@functools.partial(jax.jit, static_argnames='model', compiler_options=XLA_OPTIONS)
 def _score(model: Transformer, params: Params, batch: Batch, gates: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Returns log p(target) in nats [B, T] f32, and whether the target is the likeliest token [B, T] bool."""
   x, _ = model.bind({'params': params}).features(batch.tokens, batch.positions, batch.segment_ids, gates=gates)
@@ -117,7 +117,8 @@ def _make_add_gradient(model: Any, mesh: jax.sharding.Mesh) -> Any:
   def add(gradient, params, batch, num_targets):
     return jax.tree.map(jnp.add, gradient, jax.grad(finetune.loss_fn)(params, model, batch, num_targets))
 
-  return jax.jit(add, donate_argnames='gradient', out_shardings=param_shardings(model.config, mesh, model.rules))
+  shardings = param_shardings(model.config, mesh, model.rules)
+  return jax.jit(add, donate_argnames='gradient', out_shardings=shardings, compiler_options=XLA_OPTIONS)
 
 
 @jax.jit

@@ -13,7 +13,7 @@ import optax
 
 from imm_jax import checkpoint, lora, merging, optimizer, processes
 from imm_jax.loss import cross_entropy
-from imm_jax.model import abstract_params, param_shardings, Params, Transformer
+from imm_jax.model import abstract_params, param_shardings, Params, Transformer, XLA_OPTIONS
 from imm_jax.packing import Batch
 
 
@@ -105,7 +105,7 @@ def make_train_step(
     step_adapters if lora_rank else step_to_drift if max_drift else step,
     out_shardings=(shardings, opt_shardings, replicated),
     donate_argnums=(0, 1),
-    compiler_options=_TPU_OPTIONS if mesh.devices.flat[0].platform == 'tpu' else None,
+    compiler_options=XLA_OPTIONS | (_TPU_OPTIONS if mesh.devices.flat[0].platform == 'tpu' else {}),
   )
   return jax.jit(tx.init, out_shardings=opt_shardings), jitted, opt_shardings
 

@@ -15,7 +15,7 @@ import numpy as np
 from imm_jax import card, checkpoint, formats, sampler, sharding
 from imm_jax import model as model_lib
 from imm_jax.formats import peft
-from imm_jax.model import ModelConfig, Params, Transformer
+from imm_jax.model import ModelConfig, Params, Transformer, XLA_OPTIONS
 from imm_jax.sampler import Completion, SamplerConfig, Score
 from imm_jax.tokenizer import Tokenizer
 from imm_jax.workdir import AT_ROUND, source_of, Workdir
@@ -212,7 +212,7 @@ def restore(workdir: Workdir, round_: int, name: str, like: LM) -> Params:
   return checkpoint.restore(path, name, checkpoint.abstract(abstract, shardings))
 
 
-@jax.jit(static_argnames='model')
+@jax.jit(static_argnames='model', compiler_options=XLA_OPTIONS)
 def _logits(model: Transformer, params: Any, tokens: jax.Array) -> jax.Array:
   positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32)[None], tokens.shape)
   return model.bind({'params': params})(tokens, positions)[0]

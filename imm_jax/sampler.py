@@ -27,6 +27,7 @@ from imm_jax.model import (
   Params,
   target_logprobs,
   Transformer,
+  XLA_OPTIONS,
 )
 from imm_jax.tokenizer import Tokenizer
 
@@ -95,7 +96,7 @@ def make_cast(model: Any, mesh: jax.sharding.Mesh) -> Any:
   return jax.jit(lambda params: jax.tree.map(lambda x: x.astype(model.config.dtype), params), out_shardings=shardings)
 
 
-@functools.partial(jax.jit, static_argnames='model')
+@functools.partial(jax.jit, static_argnames='model', compiler_options=XLA_OPTIONS)
 def prefill(
   model: Transformer, params: Params, prefix: KVCache | None, tokens: jax.Array, lengths: jax.Array, start: jax.Array
 ) -> tuple[jax.Array, KVCache]:
@@ -174,7 +175,7 @@ def insert(
   )
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'config'), donate_argnames='slots')
+@functools.partial(jax.jit, static_argnames=('model', 'config'), donate_argnames='slots', compiler_options=XLA_OPTIONS)
 def decode(
   model: Transformer,
   params: Params,
@@ -377,7 +378,7 @@ def _option_rows(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], 
   return OptionRows(*map(jnp.asarray, (tokens, offsets, segment_ids, sources, targets)))
 
 
-@functools.partial(jax.jit, static_argnames='model')
+@functools.partial(jax.jit, static_argnames='model', compiler_options=XLA_OPTIONS)
 def score_rows(model: Transformer, params: Params, prefix: KVCache | None, rows: OptionRows, start: jax.Array) -> Score:
   """Returns the Score of the options' tokens, [B, M]; start [] int32 is the first position of a row."""
   model = model.clone(config=dataclasses.replace(model.config, attention='xla'))  # no kernel knows of SHARED
