@@ -33,7 +33,7 @@ REMAT_POLICIES = {
 LOGIT_BYTES = 2**28  # of the float32 logits that are held at once on a device
 
 # For what runs the whole model. XLA's CPU backend would order operations so that many can run side by side: matrix products
-# then wait for threads, and a decode step takes 1.6 times as long. Other backends know the option, and have no use for it.
+# then wait for threads, and a decode step takes 1.6 times as long. A TPU's compiler knows the option and has no use for it.
 XLA_OPTIONS = {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
 
 

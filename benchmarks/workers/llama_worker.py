@@ -10,13 +10,7 @@ import llama_cpp
 import numpy as np
 import serve
 
-
-@llama_cpp.llama_log_callback
-def quiet(level, text, user_data):
-  """Says nothing of what llama.cpp says by the line."""
-  del level, text, user_data
-
-
+quiet = llama_cpp.llama_log_callback(lambda *_: None)  # has a name so that it lives as long as C may call it
 llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
 
 
