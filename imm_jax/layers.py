@@ -53,8 +53,8 @@ class LongRope:
 class KeyValues:
   """Keys and values that queries attend to, and where they stand.
 
-  k, v [B, K, S, H], so that a head's are one matrix; positions [B, S] int32 (EMPTY: no token); segment_ids [B, S] int32. B
-  may be 1: every row sees them.
+  k [B, K, H, S] and v [B, K, S, H]: each head's is the matrix that queries, or weights, are multiplied by as it stands;
+  positions [B, S] int32 (EMPTY: no token); segment_ids [B, S] int32. B may be 1: every row sees them.
   """
 
   k: jax.Array
@@ -116,8 +116,8 @@ def attend(
   scores = []
   for source in sources:
     # A source of batch 1 broadcasts: its keys are read once for all rows.
-    k = 'KSH' if source.k.shape[0] == 1 else 'BKSH'
-    score = jnp.einsum(f'BKQH,{k}->BKQS', q, source.k[0] if k == 'KSH' else source.k, preferred_element_type=jnp.float32)
+    k = 'KHS' if source.k.shape[0] == 1 else 'BKHS'
+    score = jnp.einsum(f'BKQH,{k}->BKQS', q, source.k[0] if k == 'KHS' else source.k, preferred_element_type=jnp.float32)
     distance = positions[:, :, None] - source.positions[:, None, :]
     own = segment_ids[:, :, None] == source.segment_ids[:, None, :]
     seen = (distance >= 0) & (own | (source.segment_ids == SHARED)[:, None, :])
@@ -156,7 +156,7 @@ def splash(
   are sharded alike; T is whole on every device.
   """
   T, N, H = q.shape[1:]
-  size = min(T, 512)
+  size = next(size for size in (512, 384, 256, 128) if T % size == 0)
   blocks = splash_attention_kernel.BlockSizes(
       block_q=size, block_kv=size, block_q_dkv=size, block_kv_dkv=size, block_q_dq=size, block_kv_dq=size
   )  # fmt: skip
@@ -175,14 +175,14 @@ def splash(
   if not jax.sharding.get_abstract_mesh().empty:
     rows = jax.P(spec[0], None)
     local = jax.shard_map(local, in_specs=(spec, spec, spec, rows), out_specs=spec, check_vma=False)
-  return jnp.swapaxes(local(q.swapaxes(1, 2), kv.k, kv.v, segment_ids), 1, 2).astype(q.dtype)  # pyright: ignore
+  return jnp.swapaxes(local(q.swapaxes(1, 2), kv.k.swapaxes(2, 3), kv.v, segment_ids), 1, 2).astype(q.dtype)  # pyright: ignore
 
 
 def cudnn(q: jax.Array, kv: KeyValues, segment_ids: jax.Array, window: int | None) -> jax.Array:
   """Returns `attend` of rows to themselves, q [B, T, N, H] -> [B, T, N, H], by cuDNN: bfloat16 on a GPU."""
   own = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
   return jax.nn.dot_product_attention(
-      q, kv.k.swapaxes(1, 2), kv.v.swapaxes(1, 2), mask=own, is_causal=True,
+      q, kv.k.transpose(0, 3, 1, 2), kv.v.swapaxes(1, 2), mask=own, is_causal=True,
       local_window_size=None if window is None else (window - 1, 0), implementation='cudnn',
   )  # fmt: skip
 
@@ -285,8 +285,9 @@ class Attention(nn.Module):
         (q, 'heads'), (k, 'kv_heads'), (v, 'kv_heads')
     ))  # fmt: skip
     q, k, v = (sharding.constrain(y.swapaxes(1, 2), axes, self.rules) for y in (q, k, v))
-    q, own = q.swapaxes(1, 2), KeyValues(k, v, positions, segment_ids)
-    spec = self.rules.spec(axes, k.shape, jax.sharding.get_abstract_mesh().shape)
+    q, k = q.swapaxes(1, 2), k.swapaxes(2, 3)
+    own = KeyValues(k, v, positions, segment_ids)
+    spec = self.rules.spec(axes, v.shape, jax.sharding.get_abstract_mesh().shape)
     kernel = None
     if c.attention == 'splash' and not past and q.shape[1] % 128 == 0:
       kernel = functools.partial(splash, q, own, segment_ids, cap=c.attention_softcap, spec=spec)

@@ -125,7 +125,7 @@ class KVCache:
   A slot is not a position: `positions` says which token a slot holds, so all rows can write at the same `index`.
   """
 
-  k: jax.Array  # [L, B, K, S, H] in the compute dtype
+  k: jax.Array  # [L, B, K, H, S] in the compute dtype
   v: jax.Array  # [L, B, K, S, H]
   positions: jax.Array  # [B, S] int32; layers.EMPTY where nothing is written
   index: jax.Array  # [] int32, the slot that the next tokens are written to
@@ -133,9 +133,8 @@ class KVCache:
 
 def empty_cache(config: ModelConfig, batch_size: int, length: int) -> KVCache:
   """Returns a cache of `batch_size` rows and `length` slots with nothing in it."""
-  shape = (config.num_layers, batch_size, config.num_kv_heads, length, config.head_dim)
-  zeros = jnp.zeros(shape, config.dtype)
-  return KVCache(zeros, zeros, jnp.full((batch_size, length), layers.EMPTY, jnp.int32), jnp.zeros((), jnp.int32))
+  v = jnp.zeros((config.num_layers, batch_size, config.num_kv_heads, length, config.head_dim), config.dtype)
+  return KVCache(v.swapaxes(3, 4), v, jnp.full((batch_size, length), layers.EMPTY, jnp.int32), jnp.zeros((), jnp.int32))
 
 
 class Block(nn.Module):
@@ -216,8 +215,8 @@ class Transformer(nn.Module):
     if cache is None:
       return self.final_norm(x), KVCache(k, v, positions, jnp.int32(tokens.shape[1]))
     return self.final_norm(x), KVCache(
-      jax.lax.dynamic_update_slice_in_dim(cache.k, k, cache.index, axis=3),
-      jax.lax.dynamic_update_slice_in_dim(cache.v, v, cache.index, axis=3),
+      _write(cache.k, k, (0, 0, 0, cache.index)),
+      _write(cache.v, v, (0, 0, cache.index, 0)),
       jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.index, axis=1),
       cache.index + tokens.shape[1],
     )
@@ -233,6 +232,18 @@ class Transformer(nn.Module):
     """Returns (logits [B, T, V] f32, cache); the arguments are those of `features`."""
     x, cache = self.features(tokens, positions, segment_ids, cache, prefix, gates)
     return self.unembed(x), cache
+
+
+def _write(cache: jax.Array, new: jax.Array, start: tuple[int | jax.Array, ...]) -> jax.Array:
+  """Returns cache [L, ...] with new [L, ...] written at `start` of each layer.
+
+  Layer by layer: all at once, a TPU would hold the keys of one token padded to 128 times their bytes.
+  """
+
+  def write(layer, cache):
+    return jax.lax.dynamic_update_slice(cache, new[layer][None], (layer, *start))
+
+  return jax.lax.fori_loop(0, new.shape[0], write, cache)
 
 
 def of_logits(model: Transformer, params: Params, x: jax.Array, targets: jax.Array, function: Callable[..., Any]) -> Any:

@@ -31,7 +31,7 @@ from imm_jax.model import (
 )
 from imm_jax.tokenizer import Tokenizer
 
-CACHE_AXES = ('layers', 'attention_batch', 'attention_heads', 'length', 'head_dim')
+CACHE_AXES = ('layers', 'attention_batch', 'attention_heads', None, None)  # a head's keys, or values, are whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,13 +154,10 @@ def insert(
   def put(old, new):
     return old.at[rows].set(new, mode='drop')
 
-  def put_prompt(old, new):
-    return old.at[:, rows, :, :prompt_length].set(jnp.repeat(new, n, axis=1), mode='drop')
-
   cache = dataclasses.replace(
     slots.cache,
-    k=put_prompt(slots.cache.k, prompts.k),
-    v=put_prompt(slots.cache.v, prompts.v),
+    k=slots.cache.k.at[:, rows, :, :, :prompt_length].set(jnp.repeat(prompts.k, n, axis=1), mode='drop'),
+    v=slots.cache.v.at[:, rows, :, :prompt_length].set(jnp.repeat(prompts.v, n, axis=1), mode='drop'),
     positions=put(slots.cache.positions, positions),
   )
   return Slots(

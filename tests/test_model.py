@@ -75,7 +75,7 @@ def test_a_prefix_shared_by_all_rows_equals_the_full_forward(config, params, tok
   _, grown = apply(config, params, tokens[:, 5:9], where[:, 5:9], prefix=prefix, cache=grown)
   logits, _ = apply(config, params, tokens[:, 9:10], where[:, 9:10], prefix=prefix, cache=grown)
   np.testing.assert_allclose(logits, forward(config, params, tokens)[:, 9:10], atol=TOLERANCE)
-  assert cache.k.shape[3] == 4
+  assert cache.v.shape[3] == 4
 
 
 def test_padding_is_seen_by_nobody(config, params, tokens):
@@ -194,22 +194,25 @@ def test_logprobs_in_chunks_are_those_of_all_logits(config, tokens, tied, monkey
   np.testing.assert_allclose(chunked, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize('window, cap, shape', [(None, None, None), (100, None, (2, 2, 2)), (None, 2.0, None)])
-def test_the_tpu_kernel_attends_as_attend_does(window, cap, shape):
+@pytest.mark.parametrize(
+  'window, cap, shape, T',
+  [(None, None, None, 256), (100, None, (2, 2, 2), 256), (None, 2.0, None, 256), (None, None, None, 640)],
+)
+def test_the_tpu_kernel_attends_as_attend_does(window, cap, shape, T):
   """Packed rows with grouped queries, values and gradients; interpreted on the CPU."""
-  B, T, N, K, H = 4, 256, 4, 2, 128
+  B, N, K, H = 4, 4, 2, 128
   keys = jax.random.split(jax.random.key(0), 4)
   q, k, v, weights = (jax.random.normal(key, (B, T, heads, H)) for key, heads in zip(keys, (N, K, K, N), strict=True))
-  segments = jnp.asarray(np.repeat([[1, 2, 3, 0]], [90, 70, 50, 46], axis=1), jnp.int32) * jnp.ones((B, 1), jnp.int32)
+  segments = jnp.asarray(np.repeat([[1, 2, 3, 0]], [90, 70, 50, T - 210], axis=1), jnp.int32) * jnp.ones((B, 1), jnp.int32)
   rows = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
 
   def plain(q, k, v):
-    kv = layers.KeyValues(k.swapaxes(1, 2), v.swapaxes(1, 2), rows, segments)
+    kv = layers.KeyValues(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), rows, segments)
     out = layers.attend(q, rows, segments, [kv], window, cap)
     return jnp.sum(out * weights), out
 
   def kernel(q, k, v):
-    kv = layers.KeyValues(k.swapaxes(1, 2), v.swapaxes(1, 2), rows, segments)
+    kv = layers.KeyValues(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), rows, segments)
     spec = jax.P(('data', 'fsdp'), 'tensor', None, None)
     out = layers.splash(q, kv, segments, window, cap, spec, interpret=True)
     return jnp.sum(out * weights), out
@@ -227,7 +230,7 @@ def test_queries_filled_up_to_a_matrix_attend_alike(num_heads):
     jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 1, num_heads, 8), (3, 2, 5, 8), (3, 2, 5, 8))
   )
   positions, segments = jnp.tile(jnp.arange(5)[None], (3, 1)), jnp.zeros((3, 5), jnp.int32)
-  sources = [layers.KeyValues(k, v, positions, segments)]
+  sources = [layers.KeyValues(k.swapaxes(2, 3), v, positions, segments)]
   plain, filled = (layers.attend(q, positions[:, 3:4], segments[:, :1], sources, None, min_rows=rows) for rows in (1, 8))
   np.testing.assert_allclose(filled, plain, atol=1e-6)
 
