@@ -215,8 +215,7 @@ class Transformer(nn.Module):
     if cache is None:
       return self.final_norm(x), KVCache(k, v, positions, jnp.int32(tokens.shape[1]))
     return self.final_norm(x), KVCache(
-      _write(cache.k, k, (0, 0, 0, cache.index)),
-      _write(cache.v, v, (0, 0, cache.index, 0)),
+      *_write(cache, k, v),
       jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.index, axis=1),
       cache.index + tokens.shape[1],
     )
@@ -234,16 +233,18 @@ class Transformer(nn.Module):
     return self.unembed(x), cache
 
 
-def _write(cache: jax.Array, new: jax.Array, start: tuple[int | jax.Array, ...]) -> jax.Array:
-  """Returns cache [L, ...] with new [L, ...] written at `start` of each layer.
+def _write(cache: KVCache, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the cache's keys and values with k [L, B, K, H, T] and v [L, B, K, T, H] written at its index.
 
-  Layer by layer: all at once, a TPU would hold the keys of one token padded to 128 times their bytes.
+  Layer by layer: in one update a TPU would pad the keys of one token, of all layers, to 128 times their bytes.
   """
 
-  def write(layer, cache):
-    return jax.lax.dynamic_update_slice(cache, new[layer][None], (layer, *start))
+  def write(layer, caches):
+    starts = (layer, 0, 0, 0, cache.index), (layer, 0, 0, cache.index, 0)
+    new = k[layer][None], v[layer][None]
+    return tuple(jax.lax.dynamic_update_slice(*update) for update in zip(caches, new, starts, strict=True))
 
-  return jax.lax.fori_loop(0, new.shape[0], write, cache)
+  return jax.lax.fori_loop(0, k.shape[0], write, (cache.k, cache.v))
 
 
 def of_logits(model: Transformer, params: Params, x: jax.Array, targets: jax.Array, function: Callable[..., Any]) -> Any:

@@ -79,7 +79,7 @@ class Score(NamedTuple):
 class Slots:
   """The decode loop's state: B rows in flight."""
 
-  cache: KVCache  # [L, B, K, T + R, H]: prompts in the first T slots, completions in a ring of R = max_new_tokens
+  cache: KVCache  # S = T + R slots: prompts in the first T, completions in a ring of R = max_new_tokens
   token: jax.Array  # [B] int32, the newest token, not yet in the cache
   position: jax.Array  # [B] int32, its position
   active: jax.Array  # [B] bool, still decoding
@@ -141,8 +141,8 @@ def insert(
 ) -> Slots:
   """Puts Q prefilled prompts, n = num_samples_per_prompt rows each, into slots `rows`, with their first token chosen.
 
-  prompts: caches [L, Q, K, T, H]; logits [Q, V] f32; next_positions [Q] int32; keys [Q * n]; rows [Q * n] int32, out of
-  range where there is no prompt; stops [V] bool.
+  prompts: a cache of Q rows and T slots; logits [Q, V] f32; next_positions [Q] int32; keys [Q * n]; rows [Q * n] int32, out
+  of range where there is no prompt; stops [V] bool.
   """
   n, ring = config.num_samples_per_prompt, slots.tokens.shape[1]
   prompt_length = prompts.positions.shape[1]
