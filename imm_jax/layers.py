@@ -54,8 +54,8 @@ class KeyValues:
   """Keys and values that queries attend to, and where they stand.
 
   k [B, K, H, S] and v [B, K, S, H]: each head's is the matrix that queries, or weights, are multiplied by as it stands, for
-  a CPU takes twice as long to attend to keys [S, H]. positions [B, S] int32 (EMPTY: no token); segment_ids [B, S] int32. B may
-  be 1: every row sees them.
+  a CPU takes twice as long to attend to keys [S, H]. positions [B, S] int32 (EMPTY: no token); segment_ids [B, S] int32. B
+  may be 1: every row sees them.
   """
 
   k: jax.Array
