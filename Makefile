@@ -6,7 +6,7 @@ ARMS ?= vanilla,imm,layer_adaptive
 SEEDS ?= 0
 BIN = $(VENV)/bin
 
-.PHONY: quickstart testbed test test-slow soak lint
+.PHONY: quickstart testbed test test-slow test-gpu soak lint
 
 quickstart: $(VENV)/quickstart
 	$(BIN)/imm run --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -20,6 +20,10 @@ test: $(VENV)/dev
 
 test-slow: $(VENV)/dev $(VENV)/quickstart
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+
+# Where an NVIDIA GPU is, and pip install -e '.[dev,cuda]' was run.
+test-gpu:
+	XLA_PYTHON_CLIENT_PREALLOCATE=false JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest tests/test_gpu.py
 
 soak: $(VENV)/dev
 	NUM_KILLS=300 $(BIN)/python -m pytest -s -m slow tests/test_resume.py -k many_kills

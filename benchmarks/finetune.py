@@ -4,9 +4,11 @@ benchmarks/make_peers.sh peers
 python benchmarks/finetune.py --model=SmolLM2-135M-Instruct --hf=peers/hf/bin/python --tunix=peers/tunix/bin/python \\
   --gsm8k=gsm8k_train.jsonl --out=benchmarks/finetune.json
 
-full: optimizer steps of 8 x 256 tokens, all of them targets; AdamW without decay, gradients clipped at 1.
+full: optimizer steps of 8 x 256 tokens (--rows, --length), all of them targets; AdamW without decay, gradients clipped at 1.
 pairs: questions of GSM8K and their solutions, which differ in length; padding does not count as tokens. imm_jax and TRL pack
   them into rows of 512, 4 rows a step; transformers pads 8 pairs a step, about as many tokens, to the longest.
+
+On a GPU, --gpu: computed in bfloat16 with float32 weights, beside transformers only.
 """
 
 import json
@@ -23,7 +25,7 @@ from imm_jax.tokenizer import Tokenizer
 def full(args, tokenizer: Tokenizer) -> dict[str, harness.Run]:
   """Returns the runs: steps on one batch."""
   del tokenizer
-  rng, batch_size, length = random.Random(0), *((2, 32) if args.quick else (8, 256))
+  rng, batch_size, length = random.Random(0), *((2, 32) if args.quick else (args.rows, args.length))
   tokens = [[rng.randrange(3, 49152) for _ in range(length + 1)] for _ in range(batch_size)]
   settings = {'tokens': tokens, 'num_steps': args.num_steps, 'learning_rate': 1e-5}
   warm = {'num_steps': 2}  # Tunix compiles twice
@@ -52,6 +54,8 @@ def pairs(args, tokenizer: Tokenizer) -> dict[str, harness.Run]:
   }
   padded = settings | {'batch_size': args.padded_rows}
   runs['transformers, padded'] = harness.Run(args.hf, 'transformers_worker', 'train_pairs', padded, warm)
+  if args.gpu:
+    return runs
   # The first step of each request is not measured.
   runs['TRL, packed'] = harness.Run(args.hf, 'transformers_worker', 'train_trl', packed)
   return runs
@@ -69,9 +73,13 @@ def main() -> None:
   parser.add_argument('--workloads', nargs='+', default=['full', 'pairs'])
   parser.add_argument('--num_steps', type=int, default=4, help='optimizer steps a repetition')
   parser.add_argument('--remat', nargs='+', default=['dots'], help='of imm_jax; the first is compared with the peers')
+  parser.add_argument('--rows', type=int, default=8, help='a step in full')
+  parser.add_argument('--length', type=int, default=256, help='tokens a row in full')
   parser.add_argument('--packed_rows', type=int, default=4, help='a step in pairs, of imm_jax and TRL')
   parser.add_argument('--padded_rows', type=int, default=8, help='a step in pairs, of transformers')
   args = parser.parse_args()
+  if args.gpu and args.tunix:
+    parser.error('--gpu goes with --hf only')
   if args.quick:
     args.repeats, args.num_steps, args.packed_rows, args.padded_rows = 2, 1, 2, 4
   tokenizer = Tokenizer.load(args.model)
@@ -84,7 +92,7 @@ def main() -> None:
     results[workload] = {}
     for name in list(runs)[1:]:  # two at a time: together they would not fit the memory
       both = {key: runs[key] for key in ('imm_jax', name)}
-      warm, replies = harness.measure(both, args.model, args.repeats)
+      warm, replies = harness.measure(both, args.model, args.repeats, gpu=args.gpu)
       rates = {key: [run['num_tokens'] / run['secs'] for run in replies[key]] for key in both}
       peaks = {key: max(run['peak_gib'] for run in replies[key]) for key in both}
       speed = harness.ratios(rates['imm_jax'], rates[name])

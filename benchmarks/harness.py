@@ -19,33 +19,36 @@ from rich.console import Console
 from rich.table import Table
 
 ENVIRONMENT = {
-  'JAX_PLATFORMS': 'cpu',
-  'NPROC': '2',  # XLA's threads
-  'OMP_NUM_THREADS': '2',
   'HF_HUB_OFFLINE': '1',
   'TOKENIZERS_PARALLELISM': 'false',
 }
+CPU = {'JAX_PLATFORMS': 'cpu', 'NPROC': '2', 'OMP_NUM_THREADS': '2'}  # NPROC: XLA's threads
+GPU = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}  # others wait beside it
 
 
 class Worker:
   """A process that loads a model once and answers requests {'task': ..., **settings} with {'secs': ..., ...}, in lines."""
 
-  def __init__(self, python: str, name: str, model: str, poll_secs: float = 1.0):
+  def __init__(self, python: str, name: str, model: str, poll_secs: float = 1.0, gpu: bool = False):
     """Starts workers/{name}.py and waits for its imports; while it works, its memory is looked at every poll_secs."""
     self._name, self.poll_secs = name, poll_secs
     script = pathlib.Path(__file__).parent / 'workers' / f'{name}.py'
-    env = {key: value for key, value in os.environ.items() if not key.startswith('JAX_')} | ENVIRONMENT
+    env = {key: value for key, value in os.environ.items() if not key.startswith('JAX_')}
+    env |= ENVIRONMENT | (GPU if gpu else CPU)
     read, write = os.pipe()
     self._process = subprocess.Popen(
-      [python, script, str(write), model], stdin=subprocess.PIPE, stdout=sys.stderr, env=env, pass_fds=[write], text=True
-    )
+        [python, script, str(write), model, 'gpu' if gpu else 'cpu'], stdin=subprocess.PIPE, stdout=sys.stderr, env=env,
+        pass_fds=[write], text=True,
+    )  # fmt: skip
     os.close(write)
     self._replies = open(read)
     self._reply('its imports')
     self._imports_gib = self._memory_gib('RssAnon')
 
   def __call__(self, task: str, **settings: Any) -> dict[str, Any]:
-    """Returns the reply, with the process's peak GiB so far, and how much of it is anonymous and not its imports'.
+    """Returns the reply, with the peak GiB so far, the GPU's or the process's, and how much of the process's is anonymous.
+
+    What its imports have taken does not count there.
 
     Raises RuntimeError when the process has died.
     """
@@ -57,7 +60,7 @@ class Worker:
       anonymous = max(anonymous, self._memory_gib('RssAnon'))
     reply = self._reply(task)
     anonymous = max(anonymous, self._memory_gib('RssAnon')) - self._imports_gib
-    return reply | {'peak_gib': self._memory_gib('VmHWM'), 'anonymous_gib': anonymous}
+    return {'peak_gib': self._memory_gib('VmHWM'), 'anonymous_gib': anonymous} | reply
 
   def _reply(self, what: str) -> dict[str, Any]:
     line = self._replies.readline()
@@ -89,13 +92,13 @@ class Run:
 
 
 def measure(
-  runs: Mapping[str, Run], model: str, repeats: int, poll_secs: float = 1.0
+  runs: Mapping[str, Run], model: str, repeats: int, poll_secs: float = 1.0, gpu: bool = False
 ) -> tuple[dict[str, dict], dict[str, list[dict]]]:
   """Returns each run's warm-up reply, and its replies to `repeats` requests, made in turn, each first every other time."""
   with contextlib.ExitStack() as stack:
     workers = {}
     for name, run in runs.items():
-      workers[name] = Worker(run.python, run.worker, model, poll_secs)
+      workers[name] = Worker(run.python, run.worker, model, poll_secs, gpu)
       stack.callback(workers[name].close)
     warm = {name: workers[name](run.task, **run.settings | run.warm) for name, run in runs.items() if run.warm is not None}
     replies: dict[str, list[dict]] = {name: [] for name in runs}
@@ -125,6 +128,7 @@ def parser(doc: str, out: str) -> argparse.ArgumentParser:
   result.add_argument('--tunix', help='the Python that has google-tunix; without it, Tunix is left out')
   result.add_argument('--repeats', type=int, default=3)
   result.add_argument('--out', default=out)
+  result.add_argument('--gpu', action='store_true', help='in bfloat16 on a GPU, where the peers are transformers')
   result.add_argument('--quick', action='store_true', help='tiny: tests the script')
   return result
 

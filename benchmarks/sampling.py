@@ -9,6 +9,8 @@ samples: 8 samples each of 64 questions with few-shot examples in front, until a
   fastest of the batch sizes it is given, found on 32 questions.
 decode: 32 different prompts of 119 tokens, 128 new tokens, greedy.
 options: four options of each of 60 questions of ARC, four-shot.
+
+On a GPU, --gpu: all in bfloat16, beside transformers only.
 """
 
 import json
@@ -49,12 +51,12 @@ def texts_of_length(tokenizer: Tokenizer, num_rows: int, length: int) -> list[li
   return [tokenizer.encode(text)[:length] for text in texts]
 
 
-def fastest(name: str, runs: list[harness.Run], model: str) -> harness.Run:
+def fastest(name: str, runs: list[harness.Run], args) -> harness.Run:
   """Returns the run that makes the most tokens a second, from one measurement."""
   if len(runs) == 1:
     return runs[0]
   named = {f'{name}, trial {i}': run for i, run in enumerate(runs)}
-  _, replies = harness.measure(named, model, 1)
+  _, replies = harness.measure(named, args.model, 1, gpu=args.gpu)
   return named[max(named, key=lambda key: replies[key][0]['num_tokens'] / replies[key][0]['secs'])]
 
 
@@ -88,11 +90,11 @@ def samples(args, tokenizer: Tokenizer) -> tuple[dict, dict]:
   ):
     if python:
       trials = [harness.Run(python, worker, 'generate', settings(half, size), settings(warm, size)) for size in sizes]
-      size = chosen[name] = fastest(name, trials, args.model).settings['batch_size']
+      size = chosen[name] = fastest(name, trials, args).settings['batch_size']
       # Tunix compiles for a number of rows.
       warm_questions = all_of[:size] if name == 'Tunix' else warm
       runs[name] = harness.Run(python, worker, 'generate', settings(all_of, size), settings(warm_questions, size))
-  _, replies = harness.measure(runs, args.model, args.repeats)
+  _, replies = harness.measure(runs, args.model, args.repeats, gpu=args.gpu)
   lengths = {name: [run['num_tokens'] / run['num_rows'] for run in replies[name]] for name in replies}
   return replies, {'batch_size': chosen, 'tokens_a_completion': lengths}
 
@@ -108,7 +110,7 @@ def decode(args, tokenizer: Tokenizer) -> tuple[dict, dict]:
     runs['Tunix'] = harness.Run(args.tunix, 'tunix_worker', 'decode', settings, {})
   if args.llama:
     runs['llama.cpp'] = harness.Run(args.llama, 'llama_worker', 'decode', settings | {'gguf': args.gguf}, {})
-  warm, replies = harness.measure(runs, args.model, args.repeats)
+  warm, replies = harness.measure(runs, args.model, args.repeats, gpu=args.gpu)
   agreement = {}
   for name in replies:
     pairs = list(zip(warm['imm_jax']['tokens'], warm[name]['tokens'], strict=True))
@@ -137,7 +139,7 @@ def options(args, tokenizer: Tokenizer) -> tuple[dict, dict]:
     'imm_jax': harness.Run(sys.executable, 'imm_jax_worker', 'score', settings, {}),
     'lm-eval': harness.Run(args.hf, 'transformers_worker', 'score', settings, {}),
   }
-  _, replies = harness.measure(runs, args.model, args.repeats)
+  _, replies = harness.measure(runs, args.model, args.repeats, gpu=args.gpu)
   ours, theirs = (sum(replies[name][0]['sums'], []) for name in runs)
   difference = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
   for reply in sum(replies.values(), []):
@@ -160,6 +162,8 @@ def main() -> None:
   args = parser.parse_args()
   if args.llama and not args.gguf:
     parser.error('--llama needs the model as a .gguf file: give --gguf')
+  if args.gpu and (args.tunix or args.llama or args.arc):
+    parser.error('--gpu goes with --hf, and with the workloads samples and decode')
   if args.quick:
     args.repeats, args.num_slots, args.batch_sizes = 2, args.num_slots[:1], args.batch_sizes[:1]
   tokenizer = Tokenizer.load(args.model)

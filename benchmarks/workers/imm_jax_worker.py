@@ -21,7 +21,15 @@ training = {}  # params and opt_state, from one request to the next
 @functools.cache
 def lm():
   """Returns the model."""
-  return imm_jax.load(serve.MODEL)
+  return imm_jax.load(serve.MODEL, dtype='bfloat16' if serve.GPU else 'float32')
+
+
+@functools.cache
+def sampling_params():
+  """Returns the params in the dtype of the computation."""
+  if not serve.GPU:
+    return lm().params
+  return sampler.make_cast(Transformer(lm().config, lm().rules), lm().mesh)(lm().params)
 
 
 def load():
@@ -52,11 +60,11 @@ def decode(prompts, max_new_tokens):
   tokenizer = copy.copy(lm().tokenizer)
   tokenizer.stop_ids = frozenset()
   config = sampler.SamplerConfig(1, 0.0, 0, 1.0, num_slots=len(prompts), chunk_steps=8)
-  model, key = Transformer(lm().config, lm().rules), jax.random.key(0)
+  model, params, key = Transformer(lm().config, lm().rules), sampling_params(), jax.random.key(0)
   compile_secs.clear()
   start = time.monotonic()
   with jax.set_mesh(lm().mesh):
-    completions = sampler.sample(model, lm().params, tokenizer, prompts, config, key=key, max_new_tokens=max_new_tokens)
+    completions = sampler.sample(model, params, tokenizer, prompts, config, key=key, max_new_tokens=max_new_tokens)
   secs = time.monotonic() - start
   rows = [samples[0].tokens for samples in completions]
   return {'secs': secs, 'num_tokens': sum(map(len, rows)), 'tokens': rows, 'compile_secs': sum(compile_secs)}
@@ -116,5 +124,6 @@ def train_pairs(pairs, num_steps, batch_size, max_length, remat, learning_rate):
 
 
 serve.serve(
-  {'load': load, 'generate': generate, 'decode': decode, 'score': score, 'train': train, 'train_pairs': train_pairs}
+  {'load': load, 'generate': generate, 'decode': decode, 'score': score, 'train': train, 'train_pairs': train_pairs},
+  serve.jax_gpu_bytes,
 )

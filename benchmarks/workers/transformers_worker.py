@@ -10,13 +10,15 @@ import torch
 import transformers
 from transformers.models.llama import LlamaForCausalLM  # noqa: F401, from_pretrained imports it
 
+DEVICE = 'cuda' if serve.GPU else 'cpu'
+
 optimizers = {}
 
 
 @functools.cache
-def model():
+def model(dtype=torch.bfloat16 if serve.GPU else torch.float32):
   """Returns the model; nothing ends a row but what a call names."""
-  result = transformers.AutoModelForCausalLM.from_pretrained(serve.MODEL, dtype=torch.float32)
+  result = transformers.AutoModelForCausalLM.from_pretrained(serve.MODEL, dtype=dtype).to(DEVICE)
   result.generation_config.eos_token_id = None
   return result
 
@@ -41,8 +43,8 @@ def load():
 def _generate(prompts, **settings):
   """Returns the new tokens of a batch, padded on the left."""
   pad, length = tokenizer().pad_token_id, max(map(len, prompts))
-  ids = torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts])
-  mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+  ids = torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts], device=DEVICE)
+  mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=DEVICE)
   with torch.inference_mode():
     return model().generate(ids, attention_mask=mask, pad_token_id=pad, **settings)[:, length:].tolist()
 
@@ -106,17 +108,20 @@ def score(prompts, options, texts, batch_size):
 
 
 def _train(batches, learning_rate):
-  """Takes an optimizer step a batch of (ids, mask, targets); returns its seconds and losses."""
+  """Takes an optimizer step a batch of (ids, mask, targets); returns its seconds and losses. Weights are float32."""
+  tuned = model(torch.float32)
   if not optimizers:
-    optimizers['adamw'] = torch.optim.AdamW(model().parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
-    model().train()
+    optimizers['adamw'] = torch.optim.AdamW(tuned.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
+    tuned.train()
   losses = []
   start = time.monotonic()
-  for ids, mask, targets in batches:
+  for batch in batches:
+    ids, mask, targets = (None if x is None else x.to(DEVICE) for x in batch)
     # shift_labels: every position has a target, so none is computed in vain.
-    loss = model()(input_ids=ids, attention_mask=mask, labels=targets, shift_labels=targets, use_cache=False).loss
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=serve.GPU):
+      loss = tuned(input_ids=ids, attention_mask=mask, labels=targets, shift_labels=targets, use_cache=False).loss
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model().parameters(), 1.0)
+    torch.nn.utils.clip_grad_norm_(tuned.parameters(), 1.0)
     optimizers['adamw'].step()
     optimizers['adamw'].zero_grad()
     losses.append(loss.detach())
@@ -190,7 +195,11 @@ def train_trl(pairs, num_steps, batch_size, max_length, learning_rate):
       seed=0,
     )
     trainer = trl.SFTTrainer(
-      model(), config, train_dataset=datasets.Dataset.from_list(rows), processing_class=tokenizer(), callbacks=[clock]
+      model(torch.float32),
+      config,
+      train_dataset=datasets.Dataset.from_list(rows),
+      processing_class=tokenizer(),
+      callbacks=[clock],
     )
     trainer.train()
   logs = [entry for entry in trainer.state.log_history if 'num_tokens' in entry and 'loss' in entry]
@@ -206,5 +215,6 @@ serve.serve(
   {
     'load': load, 'generate': generate, 'decode': decode, 'score': score, 'train': train, 'train_pairs': train_pairs,
     'train_trl': train_trl,
-  }
+  },
+  torch.cuda.max_memory_allocated,
 )  # fmt: skip
