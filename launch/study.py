@@ -25,7 +25,9 @@ from absl import app, flags
 from imm_jax import compare
 from imm_jax.compare import Arm, Run
 
-_ROOT = str(pathlib.Path(__file__).parent.parent)
+# A run imports this checkout, and what else its launcher could.
+_PATHS = [str(pathlib.Path(__file__).parent.parent), *filter(None, [os.environ.get('PYTHONPATH')])]
+_ENVIRONMENT = os.environ | {'PYTHONPATH': os.pathsep.join(_PATHS)}
 
 _CONFIG = flags.DEFINE_string('config', None, 'File of the experiment.', required=True)
 _ARMS = flags.DEFINE_list('arms', None, 'What get_config takes, for each arm.', required=True)
@@ -62,7 +64,7 @@ def run(arm: str, seed: str, overrides: Sequence[str], round_0_of: str = '') -> 
   ]  # fmt: skip
   if shutil.which('setpriv'):  # Linux: a process that has lost its launcher gets SIGTERM. One that comes here is passed on.
     command = ['setpriv', '--pdeathsig=TERM', '--', *command]
-  child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {'PYTHONPATH': _ROOT})
+  child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_ENVIRONMENT)
   signal.signal(signal.SIGTERM, lambda *_: child.terminate())
   if code := child.wait():
     raise SystemExit(code)
@@ -109,7 +111,7 @@ def main(arguments: Sequence[str]) -> None:
   print(f'study: {path}', flush=True)
   workdirs = [str(_workdir(arm, seed)) for arm in _ARMS.value for seed in _SEEDS.value]
   command = [sys.executable, '-m', 'imm_jax', 'report', *workdirs, f'--out={_WORKDIR.value}/report.html']
-  raise SystemExit(subprocess.call(command, env=os.environ | {'PYTHONPATH': _ROOT}))
+  raise SystemExit(subprocess.call(command, env=_ENVIRONMENT))
 
 
 if __name__ == '__main__':
