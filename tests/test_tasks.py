@@ -295,6 +295,13 @@ def test_gym_train_is_of_the_train_seed_and_test_of_the_test_seed():
   assert {example.question for example in task.test} <= asked[1000]
 
 
+def test_why_reasoning_gym_cannot_be_imported_is_told(monkeypatch):
+  monkeypatch.setitem(sys.modules, 'reasoning_gym', None)
+  message = r"tasks.t: reasoning_gym cannot be imported \(.*sys.modules\); pip install 'imm_jax\[gym\]'"
+  with pytest.raises(ValueError, match=message):
+    len(ReasoningGym('t', 'products', train_size=9, test_size=9).test)
+
+
 def test_gym_shots_depend_on_the_train_seed_only():
   pytest.importorskip('reasoning_gym')
   options = [{}, {'train_size': 40}, {'test_seed': 500, 'test_size': 30}]

@@ -116,7 +116,8 @@ class ReasoningGym(base.Task):
       import reasoning_gym  # pylint: disable=g-import-not-at-top
       from reasoning_gym.factory import DATASETS  # pylint: disable=g-import-not-at-top
     except ImportError as error:
-      raise ValueError(f"tasks.{self.name}: reasoning_gym is not installed; pip install 'imm_jax[gym]'") from error
+      message = f"tasks.{self.name}: reasoning_gym cannot be imported ({error}); pip install 'imm_jax[gym]'"
+      raise ValueError(message) from error
     where = f'tasks.{self.name}'
     if self.dataset in _REFUSED:
       raise ValueError(f'{where}.dataset: {self.dataset!r} is not supported: {_REFUSED[self.dataset]}')
