@@ -141,13 +141,14 @@ def insert(
 ) -> Slots:
   """Puts Q prefilled prompts, n = num_samples_per_prompt rows each, into slots `rows`, with their first token chosen.
 
-  prompts: a cache of Q rows and T slots; logits [Q, V] f32; next_positions [Q] int32; keys [Q * n]; rows [Q * n] int32, out
-  of range where there is no prompt; stops [V] bool.
+  prompts: a cache of Q rows and T slots; logits [Q, V] f32; next_positions [Q] int32; keys [Q * n, 2] uint32; rows
+  [Q * n] int32, out of range where there is no prompt; stops [V] bool.
   """
+  row_keys = jax.random.wrap_key_data(keys)
   n, ring = config.num_samples_per_prompt, slots.tokens.shape[1]
   prompt_length = prompts.positions.shape[1]
   length = jnp.zeros((rows.shape[0],), jnp.int32)
-  token, logprob = choose(jnp.repeat(logits, n, axis=0), keys, length, config)
+  token, logprob = choose(jnp.repeat(logits, n, axis=0), row_keys, length, config)
   empty = jnp.full((rows.shape[0], slots.cache.positions.shape[1] - prompt_length), layers.EMPTY, jnp.int32)
   positions = jnp.concatenate([jnp.repeat(prompts.positions, n, axis=0), empty], axis=1)
 
@@ -165,7 +166,7 @@ def insert(
     token=put(slots.token, token),
     position=put(slots.position, jnp.repeat(next_positions, n)),
     active=put(slots.active, ~stops[token] & (ring > 1)),
-    key=put(slots.key, keys),
+    key=put(slots.key, row_keys),
     length=put(slots.length, length + 1),
     tokens=slots.tokens.at[rows, 0].set(token, mode='drop'),
     logprobs=slots.logprobs.at[rows, 0].set(logprob, mode='drop'),
@@ -293,10 +294,10 @@ def sample(
       taken = [free.pop() for _ in range(len(batch) * n)]
       owners.update({slot: (batch[i // n], i % n) for i, slot in enumerate(taken)})
       tokens, lengths = _pad([suffixes[i] for i in batch], wave, _bucket(max(len(suffixes[i]) for i in batch)))
-      logits, cache = prefill(model, params, prefix, tokens, lengths, jnp.int32(start))
-      rows = jnp.asarray(np.pad(taken, (0, wave * n - len(taken)), constant_values=num_rows), jnp.int32)
-      row_keys = keys[np.resize(batch, wave)].reshape(-1)
-      slots = insert(model, slots, cache, logits, start + lengths, row_keys, rows, stops, config)
+      logits, cache = prefill(model, params, prefix, tokens, lengths, np.int32(start))
+      rows = np.pad(taken, (0, wave * n - len(taken)), constant_values=num_rows).astype(np.int32)
+      row_keys = keys[np.resize(batch, wave)].reshape(wave * n, -1)
+      slots = insert(model, slots, cache, logits, np.int32(start) + lengths, row_keys, rows, stops, config)
     slots = decode(model, params, prefix, slots, stops, config)
     done = _finished(slots, owners, tokenizer, stop)
     for slot, completion in done.items():
@@ -336,7 +337,7 @@ def score(
     processes.check_stop()
     batch = order[first : first + num_rows]
     rows = _option_rows([(suffixes[i], options[i]) for i in batch], num_rows)
-    scores = processes.fetch(score_rows(model, params, prefix, rows, jnp.int32(start)))
+    scores = processes.fetch(score_rows(model, params, prefix, rows, np.int32(start)))
     for r, i in enumerate(batch):
       ends = np.cumsum([len(option) for option in options[i]])
       split = (np.split(of_rows[r, : ends[-1]], ends[:-1]) for of_rows in scores)
@@ -372,7 +373,7 @@ def _option_rows(rows: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], 
       sources[r, done : done + n] = [len(prompt) - 1, *range(end, end + n - 1)][:n]
       targets[r, done : done + n] = option
       end, done = end + n, done + n
-  return OptionRows(*map(jnp.asarray, (tokens, offsets, segment_ids, sources, targets)))
+  return OptionRows(tokens, offsets, segment_ids, sources, targets)
 
 
 @functools.partial(jax.jit, static_argnames='model', compiler_options=XLA_OPTIONS)
@@ -428,27 +429,28 @@ def _share_prefix(model: Transformer, params: Params, prompts: Sequence[Sequence
   prefix = None
   if shared:
     padded, lengths = _pad([prompts[0][:shared]], 1, _bucket(shared))
-    prefix = prefill(model, params, None, padded, lengths, jnp.int32(0))[1]
+    prefix = prefill(model, params, None, padded, lengths, np.int32(0))[1]
   return shared, prefix
 
 
-def _pad(rows: Sequence[Sequence[int]], num_rows: int, length: int) -> tuple[jax.Array, jax.Array]:
+def _pad(rows: Sequence[Sequence[int]], num_rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns tokens [num_rows, length] int32 and lengths [num_rows] int32; rows that are missing have length 1."""
   tokens, lengths = np.zeros((num_rows, length), np.int32), np.ones(num_rows, np.int32)
   for i, row in enumerate(rows):
     tokens[i, : len(row)], lengths[i] = row, len(row)
-  return jnp.asarray(tokens), jnp.asarray(lengths)
+  return tokens, lengths
 
 
 @functools.partial(jax.jit, static_argnames='n')
 def _fold_rows(key, names, n):
   fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
-  return fold(jax.vmap(jax.random.fold_in, (None, 0))(key, names), jnp.arange(n))
+  return jax.random.key_data(fold(jax.vmap(jax.random.fold_in, (None, 0))(key, names), jnp.arange(n)))
 
 
-def _row_keys(key: jax.Array, ids: Sequence[str], n: int) -> jax.Array:
-  """Returns keys [len(ids), n]: f(key, id, sample index)."""
-  return _fold_rows(key, jnp.asarray([zlib.crc32(name.encode()) for name in ids], jnp.uint32), n)
+def _row_keys(key: jax.Array, ids: Sequence[str], n: int) -> np.ndarray:
+  """Returns the data of keys [len(ids), n], [len(ids), n, 2] uint32: f(key, id, sample index)."""
+  names = np.array([zlib.crc32(name.encode()) for name in ids], np.uint32)
+  return processes.fetch(_fold_rows(key, names, n))
 
 
 def _finished(slots: Slots, owned: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str]) -> dict[int, Completion]:
