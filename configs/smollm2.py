@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct improves itself on arithmetic, by arms; out of domain are choices, short reasoning and text.
 
-Result: not run to its end yet; docs/results.md has four runs. Hardware: 2 CPU cores, 6 GB, 3 GB of disk a run. Minutes: 8 a
+Result: not run to its end yet; docs/results.md has two seeds. Hardware: 2 CPU cores, 6 GB, 3 GB of disk a run. Minutes: 8 a
 round when nothing else runs.
 Command: python -m launch.study --config=configs/smollm2.py --arms=vanilla,imm,dare,layer_adaptive,search --seeds=0,1,2
 --workdir=runs/smollm2 -- --config.evaluate.text_source=FILE, a text; files in place of the hub's likewise behind `--`, as
