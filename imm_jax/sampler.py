@@ -450,7 +450,7 @@ def _fold_rows(key, names, n):
 def _row_keys(key: jax.Array, ids: Sequence[str], n: int) -> np.ndarray:
   """Returns the data of keys [len(ids), n], [len(ids), n, 2] uint32: f(key, id, sample index)."""
   names = np.array([zlib.crc32(name.encode()) for name in ids], np.uint32)
-  return processes.fetch(_fold_rows(key, names, n))
+  return jax.device_get(_fold_rows(key, names, n))
 
 
 def _finished(slots: Slots, owned: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str]) -> dict[int, Completion]:
