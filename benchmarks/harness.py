@@ -18,10 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-ENVIRONMENT = {
-  'HF_HUB_OFFLINE': '1',
-  'TOKENIZERS_PARALLELISM': 'false',
-}
+ENVIRONMENT = {'HF_HUB_OFFLINE': '1', 'TOKENIZERS_PARALLELISM': 'false'}
 CPU = {'JAX_PLATFORMS': 'cpu', 'NPROC': '2', 'OMP_NUM_THREADS': '2'}  # NPROC: XLA's threads
 GPU = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}  # others wait beside it
 

@@ -25,9 +25,9 @@ from absl import app, flags
 from imm_jax import compare
 from imm_jax.compare import Arm, Run
 
+_ROOT = str(pathlib.Path(__file__).parent.parent)
 # A run imports this checkout, and what else its launcher could.
-_PATHS = [str(pathlib.Path(__file__).parent.parent), *filter(None, [os.environ.get('PYTHONPATH')])]
-_ENVIRONMENT = os.environ | {'PYTHONPATH': os.pathsep.join(_PATHS)}
+_ENVIRONMENT = os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, [_ROOT, os.environ.get('PYTHONPATH')]))}
 
 _CONFIG = flags.DEFINE_string('config', None, 'File of the experiment.', required=True)
 _ARMS = flags.DEFINE_list('arms', None, 'What get_config takes, for each arm.', required=True)

@@ -7,7 +7,9 @@ import os
 import pathlib
 import sys
 
-os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+ON_GPU = os.environ.get('JAX_PLATFORMS') == 'cuda,cpu'  # `make test-gpu`
+if not ON_GPU:
+  os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_COMPILATION_CACHE_DIR'] = str(pathlib.Path(__file__).parents[1] / '.pytest_cache' / 'xla')
@@ -16,10 +18,10 @@ import jax
 
 # The tests compile much and compute little: what makes compiled code fast is off. JAX 0.12's XLA has no second flag, and
 # one that it does not know ends the program.
-if os.environ['JAX_PLATFORMS'] == 'cpu':
+if not ON_GPU:
   os.environ['XLA_FLAGS'] = '--xla_backend_optimization_level=0'
-if os.environ['JAX_PLATFORMS'] == 'cpu' and jax.__version_info__ < (0, 11):
-  os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
+  if jax.__version_info__ < (0, 11):
+    os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
 
 import jax.numpy as jnp
 import numpy as np

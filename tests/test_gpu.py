@@ -1,4 +1,4 @@
-"""What a GPU computes is what a CPU computes, with both attention kernels. Skipped where jax has no GPU: `make test-gpu`."""
+"""What a GPU computes is what a CPU computes, with both attention kernels: `make test-gpu`."""
 
 import dataclasses
 import functools
@@ -18,11 +18,11 @@ from imm_jax.model import Transformer
 from imm_jax.optimizer import OptimizerConfig
 from imm_jax.sampler import SamplerConfig
 from imm_jax.tokenizer import Tokenizer
-from tests.conftest import every_family, random_params, ROOT
+from tests.conftest import every_family, ON_GPU, random_params, ROOT
 
 TOLERANCE = 1e-4  # float32 sums in another order
 
-pytestmark = pytest.mark.skipif(jax.default_backend() != 'gpu', reason='jax has no GPU here')
+pytestmark = pytest.mark.skipif(not ON_GPU, reason='`make test-gpu`')
 
 
 @pytest.fixture(autouse=True)

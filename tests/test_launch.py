@@ -178,6 +178,15 @@ def test_a_study_ends_with_the_arm_that_fails(tmp_path, arms):
   assert not (tmp_path / 'study' / 'imm').exists()
 
 
+def test_the_run_of_a_study_imports_what_its_launcher_could(tmp_path, arms, monkeypatch):
+  (tmp_path / 'beside').mkdir()
+  (tmp_path / 'beside' / 'mine.py').touch()
+  (tmp_path / 'arms.py').write_text(f'import mine\n{ARMS}')
+  monkeypatch.setenv('PYTHONPATH', f'{tmp_path}/beside')
+  done = launch('study', *arms, '--arms=wrong')
+  assert done.stderr.splitlines()[-1].startswith('imm: merge.alpha: 2.0 is not in [0, 1]'), done.stderr
+
+
 def test_a_study_knows_its_arms_before_it_runs_one(tmp_path, arms):
   done = launch('study', f'--config={ROOT}/configs/testbed.py', *arms[1:], '--arms=vanilla,im')
   assert done.returncode == 1 and done.stderr.startswith("study: --config: 'im' is no arm; the arms are base, ")

@@ -19,7 +19,7 @@ from tests.test_imm import assert_same_run, tiny
 from tests.test_processes import environment
 from tests.test_workdir import cut, flip
 
-NUM_KILLS = int(os.environ.get('NUM_KILLS', '24'))
+NUM_KILLS = int(os.environ.get('NUM_KILLS', '40'))
 FLAGS = [
   '--config.num_rounds=2', '--config.model.random.num_layers=1', '--config.model.random.embed_dim=32',
   '--config.optimizer.learning_rate=3e-3', '--config.synthesize.questions_per_chunk=20', '--config.checkpoint.every_steps=1',
@@ -156,7 +156,7 @@ def test_damage_is_never_used(tmp_path, damage):
   shutil.copytree(tmp_path / 'run', tmp_path / 'good')
   imm.run(tiny(num_rounds=3), tmp_path / 'good')
   files = sorted(file.relative_to(tmp_path / 'run') for file in (tmp_path / 'run').rglob('*') if file.is_file())
-  tried, refused = random.Random(0).sample(files, 12), []
+  tried, refused = random.Random(0).sample(files, 25), []
   for file in tried:
     shutil.copytree(tmp_path / 'run', tmp_path / 'damaged')
     if (tmp_path / 'damaged' / file).stat().st_size:
