@@ -18,7 +18,7 @@ def config(**overrides) -> ml_collections.ConfigDict:
       'finetune_from': 'merged',  # or 'base': where a round's fine-tuning starts
       'tensorboard': False,  # needs the `logging` extra
       'logger': '',  # 'MODULE:CLASS' of one of your own, see docs/runs.md
-      'compilation_cache': '',  # directory of compiled programs, for later runs; '' is .xla_cache beside the workdir
+      'compilation_cache': '',  # compiled programs; '' is JAX_COMPILATION_CACHE_DIR, or .xla_cache beside the workdir
       'model': {
         'path': '',  # Hugging Face directory, .gguf file or WORKDIR@ROUND
         'dtype': 'float32',  # or 'bfloat16': of the computation; params are float32

@@ -186,9 +186,9 @@ def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[s
 
   distinct_1 .. distinct_3: see distinct_n, over all samples' tokens. self_bleu: see there. unique_answers: a question, on
   average, an answer that cannot be read being none. unique_solutions: likewise the different texts that are right.
-  token_nll_nats: the mean of -log p of a sampled token, at temperature 1 a Monte-Carlo estimate of the token entropy, below
-  it of the cross-entropy to the sharper distribution that was sampled from. pass@1 and pass@k: see evaluate.pass_at_k, k
-  being the number of samples a question.
+  token_entropy_nats: the mean over sampled tokens of the entropy of what they were drawn from, at temperature 1; None of
+  samples of older programs, which did not measure it. pass@1 and pass@k: see evaluate.pass_at_k, k being the number
+  of samples a question.
   """
   groups = _by_question(records)
   k, num_tokens = min(map(len, groups)), sum(len(record['tokens']) for record in records)
@@ -197,6 +197,7 @@ def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[s
   def passes(k: int) -> float:
     return float(np.mean([pass_at_k(len(group), num, k) for group, num in zip(groups, right, strict=True)]))
 
+  entropies = [record.get('entropy') for record in records]
   answers = [{extract(record['text']) for record in group} - {''} for group in groups]
   solutions = [{record['text'].strip() for record in group if record['right']} for group in groups]
   return {
@@ -204,7 +205,7 @@ def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[s
     'self_bleu': self_bleu([[record['text'] for record in group] for group in groups]),
     'unique_answers': float(np.mean([len(of_question) for of_question in answers])),
     'unique_solutions': float(np.mean([len(of_question) for of_question in solutions])),
-    'token_nll_nats': -sum(record['logprob'] for record in records) / num_tokens,
+    'token_entropy_nats': None if None in entropies else sum(entropies) / num_tokens,
     'pass@1': passes(1),
     f'pass@{k}': passes(k),
   }
@@ -323,6 +324,9 @@ def tables(analyses: Sequence[Mapping[str, Any]]) -> list[Table]:
   for layer, values in enumerate(zip(*first.values(), strict=True)):
     changes = [f'{analysis["change"]["layers"][layer]:.2e}' for analysis in later]
     layers.add_row(str(layer), *(f'{value:.3g}' for value in values), *changes)
+  layers.add_section()
+  for kind in [key for key in later[0]['change'] if key != 'layers']:
+    layers.add_row(kind, *('' for _ in first), *(f'{analysis["change"][kind]:.2e}' for analysis in later))
   layers.add_section()
   for place, name in enumerate(first):
     marks = ['rho (p)' if i == place else '' for i in range(len(first))]

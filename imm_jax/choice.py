@@ -1,13 +1,21 @@
 """How the next token is chosen: temperature, top-k and top-p without a sort, and a draw at one random number a row."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
-def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, config: Any) -> tuple[jax.Array, jax.Array]:
-  """Returns the next tokens [B] int32 and their log-probabilities [B] f32 from logits [B, V] f32.
+class Choice(NamedTuple):
+  """The next tokens, and what the model's own distribution is there: at temperature 1, with nothing cut off."""
+
+  tokens: jax.Array  # [B] int32
+  logprobs: jax.Array  # [B] f32, nats, of those tokens
+  entropies: jax.Array  # [B] f32, nats, of the distribution
+
+
+def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, config: Any) -> Choice:
+  """Returns the Choice from logits [B, V] f32.
 
   The draw is a function of the row's key and the number of tokens it has, so neither batch nor order matters. Tokens are cut
   off as in transformers: temperature, then top_k, then top_p (nucleus sampling, arXiv 1904.09751); config has these three.
@@ -22,8 +30,12 @@ def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, config: Any) -
       scaled = _cut(scaled, jax.nn.softmax(scaled), config.top_p)
     uniform = jax.vmap(jax.random.uniform)(jax.vmap(jax.random.fold_in)(keys, length))
     token = _draw(jnp.exp(scaled - jnp.max(scaled, axis=-1, keepdims=True)), uniform)
-  chosen = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-  return token.astype(jnp.int32), chosen - jax.nn.logsumexp(logits, axis=-1)
+  below = logits - jnp.max(logits, axis=-1, keepdims=True)
+  weights = jnp.exp(below)
+  total = jnp.sum(weights, axis=-1)
+  chosen = jnp.take_along_axis(below, token[:, None], axis=-1)[:, 0]
+  entropy = jnp.log(total) - jnp.sum(weights * below, axis=-1) / total
+  return Choice(token.astype(jnp.int32), chosen - jnp.log(total), entropy)
 
 
 def _cut(scores: jax.Array, amounts: jax.Array, most: float) -> jax.Array:

@@ -100,14 +100,6 @@ class Arm:
     middle, down, up = float(mean.mean()), np.linalg.norm(mean - low), np.linalg.norm(high - mean)
     return Interval(middle, middle - float(down) / len(tasks), middle + float(up) / len(tasks))
 
-  def change(self, domain: str, tasks: Sequence[str]) -> Interval:
-    """Returns how much more accurate its last round is than the original: means over tasks, and `student` of its runs."""
-
-    def accuracy(run: Run, state: State) -> float:
-      return Arm('', [run]).accuracy(state, domain, tasks).mean
-
-    return student([accuracy(run, self.states[-1]) - accuracy(run, BASE) for run in self.runs])
-
   def drift(self, state: State) -> float:
     """Returns the mean over its runs of ‖params - base‖ / ‖base‖ of merged params."""
     return float(np.mean([run.rows[state.round_]['merge']['drift_norm'] if state.round_ else 0.0 for run in self.runs]))
@@ -155,19 +147,19 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def table(arms: Sequence[Arm]) -> str:
-  """Returns a Markdown table: the original's accuracies, and what each arm's last round changed, with Student's interval."""
+  """Returns a Markdown table: the original's accuracies, and what each arm's last round changed, with its interval."""
   tasks = shared_tasks([run for arm in arms for run in arm.runs])
   levels = [f'{100 * arms[0].accuracy(BASE, *item).mean:.1f}' for item in tasks.items()]
   lines = [['original, %', *levels, '', str(len(arms[0].runs))]]
   for arm in arms:
-    changes = [_points(arm.change(*item)) for item in tasks.items()]
+    changes = [_points(difference((arm, arm.states[-1]), (arm, BASE), names)) for names in tasks.values()]
     lines.append([f'{arm.name}, points', *changes, f'{arm.drift(arm.states[-1]):.1e}', str(len(arm.runs))])
   return '\n'.join(markdown(['arm', *map(str.upper, tasks), 'drift', 'seeds'], lines))
 
 
 def _points(change: Interval) -> str:
   mean, low, high = (f'{100 * value:+.1f}' for value in change)
-  return f'{mean} [{low}, {high}]' if np.isfinite(change.low) else mean
+  return f'{mean} [{low}, {high}]'
 
 
 def read(path: str) -> Run:
@@ -192,10 +184,16 @@ def group(runs: Sequence[Run]) -> list[Arm]:
 
   An arm is called as its workdirs are but for the seed at their end: runs/dare/seed0 and runs/dare/seed1 are `dare` beside
   others in runs, and so are runs/dare-0 and runs/dare-1. Where that does not tell arms apart, it is called as its first run.
+
+  Raises ValueError where two runs are of one config and seed.
   """
   found: dict[str, list[Run]] = {}
   for run in runs:
-    found.setdefault(_without_seeds(run.config), []).append(run)
+    members = found.setdefault(_without_seeds(run.config), [])
+    for other in members:
+      if other.config['seed'] == run.config['seed']:
+        raise ValueError(f'{other.path}, {run.path}: are runs of one config and seed; report them one by one')
+    members.append(run)
   paths = [[os.path.abspath(run.path) for run in members] for members in found.values()]
   names = [{_SEED.sub('', path) for path in of_arm} for of_arm in paths]
   stems = [name.pop() if len(name) == 1 else of_arm[0] for name, of_arm in zip(names, paths, strict=True)]
@@ -224,54 +222,53 @@ def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:
   return {domain: names for domain, names in tasks.items() if names}
 
 
-def student(values: Sequence[float]) -> Interval:
-  """Returns the mean of independent values with Student's interval; that of a single one is without ends."""
-  mean, n = float(np.mean(values)), len(values)
-  half = float(special.stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else np.inf
-  return Interval(mean, mean - half, mean + half)
-
-
 def difference(a: tuple[Arm, State], b: tuple[Arm, State], tasks: Sequence[str]) -> Interval:
   """Returns how much more accurate a is than b on the questions that both answered: the mean over tasks.
 
+  Runs are paired by their seeds; a run of a seed that the other arm has not is left out. Where no seed is in both arms,
+  means over each one's runs are compared, and the interval is of the questions alone.
+
   Raises ValueError where they have no question of a task in common.
   """
-  sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+  sides = [({run.config['seed']: run for run in arm.runs}, state) for arm, state in (a, b)]
+  seeds = set.intersection(*(set(runs) for runs, _ in sides))
+  differences = []
   for task in tasks:
-    tables = [[run.by_question[state, task] for run in arm.runs] for arm, state in (a, b)]
+    tables = [[runs[seed].by_question[state, task] for seed in sorted(seeds or runs)] for runs, state in sides]
     ids = sorted(set.intersection(*(set(table) for side in tables for table in side)))
     if not ids:
       raise ValueError(f'{a[0].name}, {b[0].name}: have no question of {task} in common; report them one by one')
-    for side, of_runs in zip(sides, tables, strict=True):
-      side.append(np.array([[table[id_]['right'] for id_ in ids] for table in of_runs], np.float32))
-  return paired_bootstrap(*sides)
+    x, y = (np.array([[table[id_]['right'] for id_ in ids] for table in side], np.float64) for side in tables)
+    differences.append(x - y if seeds else x.mean(axis=0, keepdims=True) - y.mean(axis=0, keepdims=True))
+  return paired_bootstrap(differences)
 
 
-def paired_bootstrap(a: Sequence[np.ndarray], b: Sequence[np.ndarray], num: int = 1000) -> Interval:
-  """Returns the mean over tasks of mean(a) - mean(b), between the 2.5 and 97.5 percentiles of `num` resamples of it.
+def paired_bootstrap(differences: Sequence[np.ndarray], num: int = 1000) -> Interval:
+  """Returns the mean over tasks of the differences, between the 2.5 and 97.5 percentiles of `num` resamples of it.
 
-  Questions are resampled within each task, and so are the seeds where there are several; both sides see the same resamples.
+  Questions are resampled within each task, and seeds where there are several. A few seeds' resamples vary less than their
+  mean does: what a seed deviates from it is widened first, so that seeds alone would give about Student's interval.
   The result is a function of the arguments alone.
 
   Args:
-    a: for each task [S, n] f32: 1 where the run of seed s answered question n right, 0 elsewhere.
-    b: the same of the other side, for the same questions; where it has as many seeds, they are paired as well.
+    differences: for each task [S, n], of each seed and question: 1 where only one side is right, -1 where only the other.
     num: how many resamples.
   """
-  seeds_of_a = _weights(len(a[0]), num, 0)
-  seeds_of_b = seeds_of_a if len(a[0]) == len(b[0]) else _weights(len(b[0]), num, 1)
-  drawn = np.zeros(num)
-  for k, (x, y) in enumerate(zip(a, b, strict=True)):
-    drawn += np.sum((seeds_of_a @ x - seeds_of_b @ y) * _weights(x.shape[1], num, 2 + k), axis=1) / len(a)
+  S = len(differences[0])
+  widening = np.sqrt(S / (S - 1)) * special.stdtrit(S - 1, 0.975) / special.ndtri(0.975) if S > 1 else 1.0
+  seeds, drawn = _weights(S, num, 0), np.zeros(num)
+  for stream, x in enumerate(differences, start=1):
+    of_seeds = x.mean(axis=1, keepdims=True)
+    widened = x + (widening - 1) * (of_seeds - of_seeds.mean())
+    drawn += np.sum((seeds @ widened) * _weights(x.shape[1], num, stream), axis=1) / len(differences)
   low, high = np.quantile(drawn, (0.025, 0.975))
-  return Interval(float(np.mean([x.mean() - y.mean() for x, y in zip(a, b, strict=True)])), float(low), float(high))
+  return Interval(float(np.mean([x.mean() for x in differences])), float(low), float(high))
 
 
 @functools.lru_cache(maxsize=32)
 def _weights(n: int, num: int, stream: int) -> np.ndarray:
-  """Returns the share of each of n items in each of num resamples, [num, n] f32."""
-  counts = np.random.default_rng([n, stream]).multinomial(n, np.full(n, 1 / n), size=num)
-  return (counts / n).astype(np.float32)
+  """Returns the share of each of n items in each of num resamples, [num, n] f64."""
+  return np.random.default_rng([n, stream]).multinomial(n, np.full(n, 1 / n), size=num) / n
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

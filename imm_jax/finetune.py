@@ -156,6 +156,7 @@ class _History:
 
   write: Callable[[int, Mapping[str, float]], None]
   max_drift: float
+  drift: float  # of the params after the newest step that is fetched
   steps: list[dict[str, float]] = dataclasses.field(default_factory=list)
   waiting: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of steps that may be running still
 
@@ -168,12 +169,13 @@ class _History:
     """Adds and writes what is fetched."""
     for metrics in steps:
       self.steps.append(metrics)
+      self.drift = metrics.get('drift_norm', 0.0)
       self.write(len(self.steps) - 1, metrics)
 
   @property
   def is_far(self) -> bool:
-    """Returns whether the newest step that is fetched is the last."""
-    return bool(self.max_drift and self.steps and self.steps[-1]['drift_norm'] >= np.float32(self.max_drift))
+    """Returns whether the newest step that is fetched is the last; params may be so far before the first."""
+    return self.max_drift > 0 and self.drift >= np.float32(self.max_drift)
 
 
 def fine_tune(
@@ -224,7 +226,8 @@ def fine_tune(
   places = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), shape, mesh.shape))), replicated
   schedule = optimizer.learning_rate(optimizer_config, len(parts))
   rates = np.asarray([schedule(i) for i in range(len(parts))], np.float32)  # now: a step must not wait for one
-  frozen, history, first = (), _History(write, config.max_drift), 0
+  drift = float(merging.drift_norm(base, params)) if config.max_drift else 0.0
+  frozen, history, first = (), _History(write, config.max_drift, drift), 0
   if config.lora_rank:
     key = jax.random.fold_in(jax.random.key(seed), round_)
     frozen, params = (params,), jax.device_put(lora.init(key, model.config, config.lora_rank), replicated)
@@ -238,7 +241,7 @@ def fine_tune(
     history.extend(state['history'])
   elif moments is None:
     moments = init(params)
-  drift = jax.device_put(np.float32(history.steps[-1].get('drift_norm', 0) if history.steps else 0), replicated)
+  drift = jax.device_put(np.float32(history.drift), replicated)
 
   for i in profiled(range(first, len(parts)), history.fetch):
     if history.is_far:

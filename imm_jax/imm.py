@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import contextlib
 import dataclasses
 import functools
+import os
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -50,7 +51,8 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
     processes.Stopped: a notice to stop has come; the same call goes on.
   """
   exp, workdir = experiment.resolve(config), Workdir(path)
-  cache = exp.compilation_cache or str(epath.Path(workdir.path).parent / '.xla_cache')
+  beside = epath.Path(workdir.path).parent / '.xla_cache'
+  cache = exp.compilation_cache or os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(beside)
   jax.config.update('jax_compilation_cache_dir', cache)
   mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
   questions = {name: describe(exp, task) for name, task in exp.all_tasks.items()}

@@ -54,7 +54,7 @@ class LM:
     num_slots: int = 64,
     advance: Callable[[int], None] = lambda num_completions: None,
   ) -> list[list[Completion]]:
-    """Returns num_samples completions of each prompt: Completion(text, tokens, logprobs, finish_reason).
+    """Returns num_samples completions of each prompt: Completion(text, tokens, logprobs, entropies, finish_reason).
 
     Args:
       prompts: texts, chats as lists of {'role', 'content'}, or token ids.

@@ -152,7 +152,7 @@ def fine_tune(
         profiled=lambda steps, wait: metrics.profiled(steps, exp.profile, writer.workdir, wait),
     )  # fmt: skip
   tokens = sum(values['num_tokens'] for values in history)
-  loss = sum(values['loss_nats'] * values['num_tokens'] for values in history) / tokens
+  loss = sum(values['loss_nats'] * values['num_tokens'] for values in history) / tokens if history else None
   kept, drift = moments if exp.optimizer.keep_moments else None, float(merging.drift_norm(lm.params, params))
   return params, kept, {'steps': len(history), 'tokens': int(tokens), 'loss_nats': loss, 'drift_norm': drift}
 

@@ -193,12 +193,12 @@ def _layers(name, importance, change, spearman) -> str:
 def collapse(arms: Sequence[Arm]) -> list[str]:
   """Returns a figure for each measure of diversity, over rounds, a line an arm: means over tasks and runs.
 
-  Of a round that not all runs of an arm have measured there is none.
+  Of a round in which not all runs of an arm have measured there is none, as where nothing was sampled.
   """
   lines: dict[str, dict[str, dict[int, float]]] = {}
   for arm in arms:
     for round_ in range(1, arm.states[-1].round_ + 1):
-      by_task = [task for run in arm.runs for task in run.analyses[round_].get('collapse', {'': {}}).values()]
+      by_task = [task for run in arm.runs for task in (run.analyses[round_].get('collapse') or {'': {}}).values()]
       for measure in by_task[0]:
         values = [of_task.get(measure) for of_task in by_task]
         if None not in values:

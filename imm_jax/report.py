@@ -58,6 +58,7 @@ def page(paths: Sequence[str]) -> str:
     guesses=[arms[0].guess(domain, names) for domain, names, _ in _columns(tasks)],
     table=[_row(arm, state, tasks) for arm in arms for state in arm.states],
     brief=[_row(arms[0], BASE, tasks), *(_row(arm, arm.states[-1], tasks) for arm in arms)],
+    kinds=_kinds(arms),
     learned=_learned(arms),
     pairs=[_pair(a, b, tasks) for a, b in itertools.combinations(arms, 2)],
     differing=_differing(arms),
@@ -185,15 +186,22 @@ def _completions(records: Sequence[dict[str, Any]]) -> list[tuple[str, int, list
 def _learned(arms: Sequence[Arm]) -> list[tuple[str, bool, dict[str, float | None]]]:
   """Returns a row a round of each arm: (name, whether it is the arm's first, means over runs of what it learned from).
 
-  A mean is None where nothing was sampled: there are real solutions only.
+  A mean is None where a run has none: nothing was sampled, but real solutions only; or no step was taken, at max_drift.
   """
   rows = []
   for arm in arms:
     for round_ in range(1, arm.states[-1].round_ + 1):
       found = [run.rows[round_]['sample'] | run.rows[round_]['finetune'] for run in arm.runs]
-      means = {key: sum(row[key] for row in found) / len(found) if key in found[0] else None for key in _LEARNED}
+      values = {key: [row.get(key) for row in found] for key in _LEARNED}
+      means = {key: None if None in of_runs else sum(of_runs) / len(of_runs) for key, of_runs in values.items()}
       rows.append((f'{arm.name} {round_}' if len(arms) > 1 else str(round_), round_ == 1, means))
   return rows
+
+
+def _kinds(arms: Sequence[Arm]) -> list[tuple[str, dict[str, float]]]:
+  """Returns how much each kind of module changed in the last round of each arm whose first run was analysed."""
+  last = [(arm.name, [found for found in arm.runs[0].analyses[1:] if found][-1:]) for arm in arms]
+  return [(name, {k: v for k, v in found[0]['change'].items() if k != 'layers'}) for name, found in last if found]
 
 
 def _ran_on(runs: Sequence[Run]) -> list[str]:

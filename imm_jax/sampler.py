@@ -65,6 +65,7 @@ class Completion:
   text: str  # without the stop string
   tokens: list[int]  # the one that stopped it included
   logprobs: list[float]  # nats, under the model itself (temperature 1, nothing cut off)
+  entropies: list[float]  # nats, of that distribution where each token was drawn
   finish_reason: str  # 'stop' or 'length'
 
 
@@ -87,6 +88,7 @@ class Slots:
   length: jax.Array  # [B] int32, completion tokens so far
   tokens: jax.Array  # [B, R] int32, the completion
   logprobs: jax.Array  # [B, R] f32
+  entropies: jax.Array  # [B, R] f32
 
 
 @functools.lru_cache
@@ -124,6 +126,7 @@ def empty_slots(model: Transformer, num_slots: int, prompt_length: int, max_new_
     length=zeros,
     tokens=jnp.zeros((num_slots, max_new_tokens), jnp.int32),
     logprobs=jnp.zeros((num_slots, max_new_tokens), jnp.float32),
+    entropies=jnp.zeros((num_slots, max_new_tokens), jnp.float32),
   )
 
 
@@ -148,7 +151,7 @@ def insert(
   n, ring = config.num_samples_per_prompt, slots.tokens.shape[1]
   prompt_length = prompts.positions.shape[1]
   length = jnp.zeros((rows.shape[0],), jnp.int32)
-  token, logprob = choose(jnp.repeat(logits, n, axis=0), row_keys, length, config)
+  token, logprob, entropy = choose(jnp.repeat(logits, n, axis=0), row_keys, length, config)
   empty = jnp.full((rows.shape[0], slots.cache.positions.shape[1] - prompt_length), layers.EMPTY, jnp.int32)
   positions = jnp.concatenate([jnp.repeat(prompts.positions, n, axis=0), empty], axis=1)
 
@@ -170,6 +173,7 @@ def insert(
     length=put(slots.length, length + 1),
     tokens=slots.tokens.at[rows, 0].set(token, mode='drop'),
     logprobs=slots.logprobs.at[rows, 0].set(logprob, mode='drop'),
+    entropies=slots.entropies.at[rows, 0].set(entropy, mode='drop'),
   )
 
 
@@ -201,7 +205,7 @@ def decode_step(
   prompt_length = slots.cache.positions.shape[1] - ring
   bound, rows = model.bind({'params': params}), jnp.arange(num_rows)
   logits, cache = bound(slots.token[:, None], slots.position[:, None], cache=slots.cache, prefix=prefix)
-  token, logprob = choose(logits[:, 0], slots.key, slots.length, config)
+  token, logprob, entropy = choose(logits[:, 0], slots.key, slots.length, config)
   where = jnp.where(slots.active, slots.length, ring)  # a finished row writes out of range: dropped
   length = slots.length + slots.active.astype(jnp.int32)
   index = jnp.where(cache.index == prompt_length + ring, prompt_length, cache.index)
@@ -214,6 +218,7 @@ def decode_step(
     length=length,
     tokens=slots.tokens.at[rows, where].set(token, mode='drop'),
     logprobs=slots.logprobs.at[rows, where].set(logprob, mode='drop'),
+    entropies=slots.entropies.at[rows, where].set(entropy, mode='drop'),
   )
 
 
@@ -455,7 +460,8 @@ def _row_keys(key: jax.Array, ids: Sequence[str], n: int) -> np.ndarray:
 
 def _finished(slots: Slots, owned: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str]) -> dict[int, Completion]:
   """Returns the completions of the owned slots that have ended: by a stop token, a stop string or their length."""
-  active, length, tokens, logprobs = processes.fetch((slots.active, slots.length, slots.tokens, slots.logprobs))
+  fields = slots.active, slots.length, slots.tokens, slots.logprobs, slots.entropies
+  active, length, tokens, *measured = processes.fetch(fields)
   done, ends = {}, tokenizer.ending(stop)
   for slot in owned:
     row, reason = [int(token) for token in tokens[slot, : length[slot]]], ''
@@ -465,7 +471,7 @@ def _finished(slots: Slots, owned: Iterable[int], tokenizer: Tokenizer, stop: Se
     elif not active[slot]:
       reason = 'stop' if row[-1] in ends else 'length'
     if reason:
-      done[slot] = Completion(text, row, [float(x) for x in logprobs[slot, : len(row)]], reason)
+      done[slot] = Completion(text, row, *(of_rows[slot, : len(row)].tolist() for of_rows in measured), reason)
   return done
 
 

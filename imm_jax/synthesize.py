@@ -77,6 +77,7 @@ def accept(
           'text': sample.text,
           'tokens': sample.tokens,
           'logprob': sum(sample.logprobs),
+          'entropy': sum(sample.entropies),
           'finish_reason': sample.finish_reason,
           'right': right,
           'accepted': not reason,
@@ -90,7 +91,7 @@ def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
   """Returns the data's own solution as sampling would have given it: the target's tokens, with what ends a sample behind.
 
   In plain text that is the stop string in the separator of solved examples, tokenised together with the target; where that
-  has none, and in a chat, the tokenizer's end token. There are no log-probabilities.
+  has none, and in a chat, the tokenizer's end token. There are no log-probabilities and entropies.
 
   Raises ValueError when the tokenizer has no end token, and one is needed.
   """
@@ -98,10 +99,10 @@ def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
   tokens = tokenizer.encode(task.target(example) + ending)
   text, num_tokens = sampler.until_stop(tokens, tokenizer, task.stop)
   if num_tokens:
-    return Completion(text, tokens[:num_tokens], [], 'stop')
+    return Completion(text, tokens[:num_tokens], [], [], 'stop')
   if tokenizer.end_id is None:
     raise ValueError(f'tasks.{task.name}: the tokenizer has no end token to end a solution with; give it a stop string')
-  return Completion(task.target(example), [*tokenizer.encode(task.target(example)), tokenizer.end_id], [], 'stop')
+  return Completion(task.target(example), [*tokenizer.encode(task.target(example)), tokenizer.end_id], [], [], 'stop')
 
 
 def mix(
@@ -115,14 +116,15 @@ def mix(
 
   Args:
     sampled: records of `accept`.
-    solutions: likewise, of `solution` of each question; those that are returned get {'real': True}, and no log-probability.
+    solutions: likewise, of `solution` of each question; those returned have {'real': True}, no log-probability, no entropy.
     fraction: of what is learned from, in (0, 1].
     rng: f(seed, round, task).
 
   Raises:
     ValueError: no solution is accepted.
   """
-  real = [record | {'real': True, 'sample_index': None, 'logprob': None} for record in solutions]
+  none = dict.fromkeys(('sample_index', 'logprob', 'entropy'))
+  real = [record | {'real': True, **none} for record in solutions]
   fitting = [record for record in real if record['accepted']]
   if not fitting:
     raise ValueError(

@@ -72,11 +72,11 @@ def measure_importance(exp: Experiment, lm: LM, records: Sequence[Mapping[str, A
 
 
 def layer_adaptive(exp: Experiment, importance: Sequence[float], anchor: Params, tuned: Params, alpha: float) -> list[float]:
-  """Returns alpha of each layer; see coefficients.layer_adaptive. The control has the importances of other layers."""
-  if exp.merge.rule == 'layer_adaptive_shuffled':
-    importance = coefficients.shuffled(importance, exp.seed).tolist()
+  """Returns alpha of each layer; see coefficients.layer_adaptive. The control's order of layers is drawn by the seed."""
   change, norms = analysis.change(anchor, tuned)['layers'], processes.fetch(delta_norms(anchor, tuned))
-  return coefficients.layer_adaptive(importance, change, alpha, norms).tolist()
+  is_control = exp.merge.rule == 'layer_adaptive_shuffled'
+  order = np.random.default_rng(exp.seed).permutation(len(importance)) if is_control else None
+  return coefficients.layer_adaptive(importance, change, alpha, norms, order).tolist()
 
 
 @jax.jit

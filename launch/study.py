@@ -5,11 +5,13 @@ python -m launch.study --config=configs/testbed.py --base=base --arms=vanilla,im
 An arm is what the config's get_config takes, its workdir WORKDIR/ARM/seedN. `--base` names the arm whose last round is the
 model that the others start from. All arms of a seed have the same model and tasks: the first evaluates the original, and the
 others copy that. In a config's synthesize.teacher {workdir} is the study's and {seed} the run's: so it may name the model of
-an arm before. The same command goes on where a study stopped; when a study is told to stop, so is its run, which saves.
-Overrides of the config stand behind `--`.
+an arm before. Overrides of the config stand behind `--`; they are not for the base, which is what the config makes it.
+All runs are analysed at the end, for the report. The same command goes on where a study stopped; when a study is told to
+stop, so is its run, which saves.
 """
 
 from collections.abc import Sequence
+import itertools
 import json
 import os
 import pathlib
@@ -23,21 +25,22 @@ from typing import Any
 from absl import app, flags
 
 from imm_jax import compare
-from imm_jax.compare import Arm, Run
+from imm_jax.compare import Arm, DOMAINS, Run, State
 
 _ROOT = str(pathlib.Path(__file__).parent.parent)
 # A run imports this checkout, and what else its launcher could.
-_ENVIRONMENT = os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, [_ROOT, os.environ.get('PYTHONPATH')]))}
+_PATH = os.pathsep.join(filter(None, [_ROOT, os.environ.get('PYTHONPATH')]))
 
 _CONFIG = flags.DEFINE_string('config', None, 'File of the experiment.', required=True)
 _ARMS = flags.DEFINE_list('arms', None, 'What get_config takes, for each arm.', required=True)
 _SEEDS = flags.DEFINE_list('seeds', ['0'], 'A run of each arm for each of them.')
 _BASE = flags.DEFINE_string('base', '', 'The arm that makes the model the others start from; without, the config names it.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Of the study.', required=True)
+_ANALYZE = flags.DEFINE_bool('analyze', True, 'Analyse the runs, for the report; it takes minutes a run of a large model.')
 
 
 def teachers() -> dict[str, str]:
-  """Returns synthesize.teacher of each arm as its config has it. Raises ValueError or OSError where there is none."""
+  """Returns synthesize.teacher of each arm as its config has it. Raises whatever that program of the user's raises."""
   sys.path.insert(0, str(pathlib.Path(_CONFIG.value).parent))  # A config imports what stands beside it, as a script does.
   get_config = runpy.run_path(_CONFIG.value)['get_config']
   return {arm: get_config(arm).synthesize.teacher for arm in _ARMS.value}
@@ -53,18 +56,29 @@ def run(arm: str, seed: str, overrides: Sequence[str], round_0_of: str = '') -> 
   if source and not workdir.exists():
     copy = workdir.with_name(f'{seed}.tmp')
     shutil.rmtree(copy, ignore_errors=True)
-    for name in ('model', 'rounds/0000'):
-      shutil.copytree(source / name, copy / name)
+    for name in ('model', 'rounds/0000'):  # not what its own round 1 told of the layers
+      shutil.copytree(source / name, copy / name, ignore=shutil.ignore_patterns('analysis.json'))
     shutil.copy(source / 'config.json', copy)
     copy.rename(workdir)
   print(f'{arm}, seed {seed}: {workdir}', file=sys.stderr, flush=True)
-  command = [
-    sys.executable, '-m', 'imm_jax', 'run', f'--config={_CONFIG.value}:{arm}', f'--workdir={workdir}',
-    f'--config.seed={seed}', f'--config.compilation_cache={_WORKDIR.value}/.xla_cache', *overrides,
-  ]  # fmt: skip
+  _imm('run', f'--config={_CONFIG.value}:{arm}', f'--workdir={workdir}', f'--config.seed={seed}', *overrides)
+
+
+def analyze(arm: str, seed: str) -> None:
+  """Analyses the rounds of a run where that is not done. Raises SystemExit as `run` does."""
+  analyses = _read(arm, seed).analyses
+  if len(analyses) > 1 and not all(analyses):
+    print(f'{arm}, seed {seed}: analyze', file=sys.stderr, flush=True)
+    _imm('analyze', f'--workdir={_workdir(arm, seed)}')
+
+
+def _imm(*arguments: str, stdout: int | None = subprocess.DEVNULL) -> None:
+  """Runs `imm ARGUMENTS`. Raises SystemExit with its exit code when it is not 0."""
+  command = [sys.executable, '-m', 'imm_jax', *arguments]
   if shutil.which('setpriv'):  # Linux: a process that has lost its launcher gets SIGTERM. One that comes here is passed on.
     command = ['setpriv', '--pdeathsig=TERM', '--', *command]
-  child = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_ENVIRONMENT)
+  cache = {'JAX_COMPILATION_CACHE_DIR': f'{_WORKDIR.value}/.xla_cache'}
+  child = subprocess.Popen(command, stdout=stdout, env=cache | os.environ | {'PYTHONPATH': _PATH})
   signal.signal(signal.SIGTERM, lambda *_: child.terminate())
   if code := child.wait():
     raise SystemExit(code)
@@ -79,12 +93,18 @@ def _read(arm: str, seed: str) -> Run:
 
 
 def rounds(run: Run) -> list[dict[str, Any]]:
-  """Returns a row for each round: accuracies by domain and task, and the drift."""
+  """Returns a row for each round: accuracies by domain and task, the drift, and of each question whether it was right.
+
+  That is a text of 0 and 1 a task, in the order of the questions' ids.
+  """
   rows = []
   for entry in run.rows:
     domains = [name for name in ('tuned_id', 'tuned_ood', 'id', 'ood') if name in entry]
     row = {name: {task: values['accuracy'] for task, values in entry[name].items()} for name in domains}
-    rows.append({'round': entry['round'], **row, 'drift_norm': entry.get('merge', {'drift_norm': 0.0})['drift_norm']})
+    answers = {task: run.by_question[State(entry['round'], 'merged'), task] for name in DOMAINS for task in entry[name]}
+    right = {task: ''.join(str(int(of_task[id_]['right'])) for id_ in sorted(of_task)) for task, of_task in answers.items()}
+    drift = entry['merge']['drift_norm'] if 'merge' in entry else 0.0
+    rows.append({'round': entry['round'], **row, 'drift_norm': drift, 'right': right})
   return rows
 
 
@@ -92,17 +112,19 @@ def main(arguments: Sequence[str]) -> None:
   """Runs what the flags say, with the overrides behind `--`, prints the table, writes study.json and report.html."""
   try:
     teacher = teachers()
-  except (ValueError, OSError) as error:
+  except Exception as error:
     raise SystemExit(f'study: --config: {error}') from None
   for seed in _SEEDS.value:
     overrides = list(arguments[1:])
     if _BASE.value:
-      run(_BASE.value, seed, overrides)
+      run(_BASE.value, seed, [])
       overrides.append(f'--config.model.path={_workdir(_BASE.value, seed)}@{_read(_BASE.value, seed).rows[-1]["round"]}')
     first = _ARMS.value[0]
     for arm in _ARMS.value:
       named = teacher[arm].replace('{workdir}', _WORKDIR.value).replace('{seed}', seed)
       run(arm, seed, [f'--config.synthesize.teacher={named}', *overrides], round_0_of='' if arm == first else first)
+  for arm, seed in itertools.product(_ARMS.value, _SEEDS.value if _ANALYZE.value else ()):
+    analyze(arm, seed)
   arms = [Arm(arm, [_read(arm, seed) for seed in _SEEDS.value]) for arm in _ARMS.value]
   results = {arm.name: dict(zip(_SEEDS.value, map(rounds, arm.runs), strict=True)) for arm in arms}
   path = pathlib.Path(_WORKDIR.value, 'study.json')
@@ -110,8 +132,7 @@ def main(arguments: Sequence[str]) -> None:
   print(compare.table(arms))
   print(f'study: {path}', flush=True)
   workdirs = [str(_workdir(arm, seed)) for arm in _ARMS.value for seed in _SEEDS.value]
-  command = [sys.executable, '-m', 'imm_jax', 'report', *workdirs, f'--out={_WORKDIR.value}/report.html']
-  raise SystemExit(subprocess.call(command, env=_ENVIRONMENT))
+  _imm('report', *workdirs, f'--out={_WORKDIR.value}/report.html', stdout=None)
 
 
 if __name__ == '__main__':

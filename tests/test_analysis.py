@@ -120,28 +120,28 @@ def test_spearman_is_scipys_and_p_is_that_of_chance():
   assert analysis.spearman([1, 2, 3], [0, 0, 0]) is None
 
 
-def record(question, tokens, text, right, logprob):
-  return {'question_id': question, 'tokens': tokens, 'text': text, 'right': right, 'logprob': logprob}
+def record(question, tokens, text, right, entropy):
+  return {'question_id': question, 'tokens': tokens, 'text': text, 'right': right, 'entropy': entropy}
 
 
 def test_collapse_by_hand():
   found = analysis.collapse(
     [
-      record('a', [1, 2, 1, 2], 'so 7', True, -1.0),
-      record('a', [1, 2], 'thus 7 ', True, -2.0),
-      record('a', [3], '', False, -0.5),
-      record('b', [1, 2], '8', False, -1.0),
-      record('b', [4], '9', False, -0.25),
-      record('b', [4], '9', False, -0.25),
+      record('a', [1, 2, 1, 2], 'so 7', True, 1.0),
+      record('a', [1, 2], 'thus 7 ', True, 2.0),
+      record('a', [3], '', False, 0.5),
+      record('b', [1, 2], '8', False, 1.0),
+      record('b', [4], '9', False, 0.25),
+      record('b', [4], '9', False, 0.25),
     ],
     extract=lambda text: text.strip()[-1:],
   )
   assert found.pop('self_bleu') > 0
   assert found == pytest.approx({
     'distinct_1': 4 / 11, 'distinct_2': 2 / 5, 'distinct_3': 1.0, 'unique_answers': 1.5, 'unique_solutions': 1.0,
-    'token_nll_nats': 5 / 11, 'pass@1': 1 / 3, 'pass@3': 0.5,
+    'token_entropy_nats': 5 / 11, 'pass@1': 1 / 3, 'pass@3': 0.5,
   })  # fmt: skip
-  assert analysis.collapse([record('a', [1], '7', True, -1.0)], extract=str)['distinct_2'] is None
+  assert analysis.collapse([record('a', [1], '7', True, None)], extract=str)['distinct_2'] is None
 
 
 def test_self_bleu_is_1_for_copies_and_0_for_strangers_within_a_group():

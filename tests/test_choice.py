@@ -31,18 +31,19 @@ def test_draws_follow_the_distribution_that_is_left(options, allowed):
   logits = jnp.broadcast_to(jnp.log(jnp.asarray([0.5, 0.25, 0.15, 0.1])), (draws, 4))
   keys = jax.random.split(jax.random.key(0), draws)
   choose = jax.jit(lambda *a: choice.choose(*a, dataclasses.replace(CONFIG, **{'temperature': 1.0, **options})))
-  tokens, logprobs = choose(logits, keys, jnp.zeros(draws, jnp.int32))
+  tokens, logprobs, entropies = choose(logits, keys, jnp.zeros(draws, jnp.int32))
   share = np.bincount(tokens, minlength=4) / draws
   errors = np.sqrt(np.multiply(allowed, 1 - np.asarray(allowed)) / draws)
   assert (np.abs(share - allowed) <= 4 * errors).all()
   np.testing.assert_allclose(logprobs, logits[0, tokens], atol=1e-6)  # the model's own, whatever was cut off
+  np.testing.assert_allclose(entropies, -np.sum(np.exp(logits[0]) * logits[0]), atol=1e-6)
 
 
 def test_a_large_vocabulary_is_drawn_from_in_all_its_blocks():
   draws, size = 50_000, 300  # two blocks, and a part of a third
   logits = jnp.broadcast_to(jnp.linspace(-2, 2, size)[None], (draws, size))
   choose = jax.jit(lambda *a: choice.choose(*a, CONFIG))
-  tokens, _ = choose(logits, jax.random.split(jax.random.key(1), draws), jnp.zeros(draws, jnp.int32))
+  tokens, *_ = choose(logits, jax.random.split(jax.random.key(1), draws), jnp.zeros(draws, jnp.int32))
   expected = np.asarray(jax.nn.softmax(logits[0]))
   share = np.bincount(tokens, minlength=size) / draws
   assert np.sum((share - expected) ** 2 / expected) * draws < size + 5 * np.sqrt(2 * size)  # chi squared

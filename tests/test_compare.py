@@ -88,10 +88,22 @@ def test_questions_are_paired_by_id(tmp_path):
   assert compare.difference((one, BASE), (fewer, BASE), ['sum']).mean == 0  # the same draws, on the first 10
 
 
-def test_students_interval_is_that_of_the_tables():
-  half = 4.3027 / np.sqrt(3)  # t of 2 degrees of freedom at 97.5 %
-  np.testing.assert_allclose(compare.student([1.0, 2.0, 3.0]), (2, 2 - half, 2 + half), rtol=1e-4)
-  assert compare.student([-1.25]) == (-1.25, -np.inf, np.inf)
+def test_runs_are_paired_by_their_seeds(tmp_path):
+  a, b = ({seed: compare.read(make_run(tmp_path / f'{name}{seed}', seed)) for seed in range(4)} for name in 'ab')
+
+  def difference(of_a, of_b):
+    one, other = Arm('', [a[seed] for seed in of_a]), Arm('', [b[seed] for seed in of_b])
+    return compare.difference((one, State(2, 'tuned')), (other, State(2, 'merged')), ['max', 'min'])
+
+  assert difference([0, 1, 2], [1, 3, 2]) == difference([2, 1], [1, 2])
+  alone = difference([0, 1], [2, 3])  # no seed in both: means over runs
+  np.testing.assert_allclose(alone.mean, np.mean([difference([0], [2]).mean, difference([1], [3]).mean]))
+
+
+def test_a_run_is_no_second_seed(tmp_path):
+  path = make_run(tmp_path / 'imm')
+  with pytest.raises(ValueError, match='one config and seed; report them one by one'):
+    compare.group([compare.read(path), compare.read(path)])
 
 
 def test_arms_are_a_table_of_changes_over_their_seeds(tmp_path):
@@ -102,43 +114,46 @@ def test_arms_are_a_table_of_changes_over_their_seeds(tmp_path):
   assert lines[0] == ['arm', 'ID', 'OOD', 'drift', 'seeds'] and lines[1] == ['---'] * 5
   accuracies = [[run.rows[i]['id']['sum']['accuracy'] for i in (0, -1)] for run in arms[0].runs]
   assert lines[2][1] == f'{50 * sum(before for before, _ in accuracies):.1f}' and lines[2][4] == '2'
-  mean, low, high = compare.student([100 * (after - before) for before, after in accuracies])
+  mean, low, high = (100 * x for x in compare.difference((arms[0], arms[0].states[-1]), (arms[0], BASE), ['sum']))
   assert lines[3][:2] == ['imm, points', f'{mean:+.1f} [{low:+.1f}, {high:+.1f}]'] and lines[3][3:] == ['1.0e-03', '2']
-  assert lines[4][0] == 'vanilla, points' and '[' not in lines[4][1]  # one seed
+  assert lines[4][0] == 'vanilla, points' and lines[4][4] == '1'
 
 
 def answers(rng, shape, share=0.5):
   return (rng.random(shape) < share).astype(np.float32)
 
 
-def test_bootstrap_of_the_same_answers_is_0_and_of_opposite_ones_1():
-  x = [answers(np.random.default_rng(0), (3, 50)), answers(np.random.default_rng(1), (3, 20))]
-  assert compare.paired_bootstrap(x, [y.copy() for y in x]) == (0, 0, 0)
-  ones, zeros = [np.ones((1, 50), np.float32)], [np.zeros((1, 50), np.float32)]
-  np.testing.assert_allclose(compare.paired_bootstrap(ones, zeros), (1, 1, 1), rtol=1e-5)
+def test_bootstrap_of_no_difference_is_0_and_of_the_largest_1():
+  np.testing.assert_array_equal(compare.paired_bootstrap([np.zeros((3, 50)), np.zeros((3, 20))]), (0, 0, 0))
+  np.testing.assert_allclose(compare.paired_bootstrap([np.ones((3, 50)), np.ones((3, 20))]), (1, 1, 1))
 
 
 def test_bootstrap_agrees_with_the_normal_approximation_and_is_antisymmetric():
   rng = np.random.default_rng(0)
-  a, b = answers(rng, (1, 900), 0.6), answers(rng, (1, 900), 0.5)
-  found = compare.paired_bootstrap([a], [b])
-  spread = 1.96 * np.std(a - b) / np.sqrt(900)
-  mean = np.mean(a) - np.mean(b)
-  np.testing.assert_allclose(found, (mean, mean - spread, mean + spread), atol=0.15 * spread)
-  mirrored = compare.paired_bootstrap([b], [a])
+  x = answers(rng, (1, 900), 0.6) - answers(rng, (1, 900), 0.5)
+  found, spread = compare.paired_bootstrap([x]), 1.96 * np.std(x) / np.sqrt(900)
+  np.testing.assert_allclose(found, (np.mean(x), np.mean(x) - spread, np.mean(x) + spread), atol=0.15 * spread)
+  mirrored = compare.paired_bootstrap([-x])
   np.testing.assert_allclose(found, (-mirrored.mean, -mirrored.high, -mirrored.low), atol=1e-6)
 
 
-def test_pairing_makes_the_interval_narrower_and_seeds_that_differ_make_it_wider():
+def test_pairing_makes_the_interval_narrower():
   rng = np.random.default_rng(0)
   a = answers(rng, (1, 300))
   b = np.where(rng.random((1, 300)) < 0.05, 1 - a, a)  # as a, but for 1 in 20
-  paired, apart = (compare.paired_bootstrap([a], [x]) for x in (b, rng.permutation(b, axis=1)))
+  paired, apart = (compare.paired_bootstrap([a - x]) for x in (b, rng.permutation(b, axis=1)))
   assert paired.high - paired.low < 0.5 * (apart.high - apart.low)
-  seeds = np.repeat([[0.0], [1.0]], 300, axis=1).astype(np.float32)  # one run knows everything, the other one nothing
-  mixed = answers(rng, (2, 300))
-  wide, narrow = (compare.paired_bootstrap([x], [np.zeros_like(x)]) for x in (seeds, mixed))
-  assert wide.high - wide.low == 1 > 5 * (narrow.high - narrow.low)
+
+
+@pytest.mark.parametrize('num_seeds', [2, 3, 5, 10])
+def test_bootstrap_of_few_seeds_holds_the_truth_as_often_as_it_says(num_seeds):
+  rng = np.random.default_rng(0)
+  true, num, found = 0.1, 400, 0
+  for _ in range(num):
+    seeds = true + 0.1 * rng.standard_normal((num_seeds, 1))  # and hardly any noise of questions
+    interval = compare.paired_bootstrap([seeds + 0.01 * rng.standard_normal((1, 50))])
+    found += interval.low <= true <= interval.high
+  assert 0.93 < found / num < 0.99
 
 
 @pytest.mark.parametrize('seed', range(20))

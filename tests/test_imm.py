@@ -226,7 +226,9 @@ def test_an_early_stop_and_a_single_merge_are_at_their_drift(arms):
   for row in rows[1:]:
     assert row['finetune']['drift_norm'] >= 0.01
     np.testing.assert_allclose(row['merge']['drift_norm'], row['finetune']['drift_norm'], rtol=1e-6)
-  assert rows[1]['finetune']['steps'] < vanilla[1]['finetune']['steps'] and rows[2]['finetune']['steps'] == 1
+  first, second = (row['finetune'] for row in rows[1:])
+  assert 0 < first['steps'] < vanilla[1]['finetune']['steps']
+  assert second == {'steps': 0, 'tokens': 0, 'loss_nats': None, 'drift_norm': first['drift_norm']}  # as far as it may
   _, single, _ = arms('single')
   assert [row['merge']['alpha'] for row in single[1:]] == [1.0, 0.5]
   for row, share in zip(single[1:], (1, 0.5), strict=True):
@@ -373,6 +375,7 @@ def test_nothing_compiles_after_the_first_round(tmp_path):
     round_ = entry['round'] + 1
 
   with pytest.MonkeyPatch.context() as patch:
+    patch.delenv('JAX_COMPILATION_CACHE_DIR')
     patch.setattr(imm.Workdir, 'finish', finish)
     jax.clear_caches()
     jax.monitoring.register_event_duration_secs_listener(count)

@@ -142,7 +142,9 @@ def arms(tmp_path):
 
 
 def rows(tmp_path, arm, seed=0):
-  return json.loads((tmp_path / 'study' / arm / f'seed{seed}' / 'summary.json').read_text())['rounds']
+  found = json.loads((tmp_path / 'study' / arm / f'seed{seed}' / 'summary.json').read_text())['rounds']
+  assert all(('analysis' in row) == (arm != 'base') for row in found)
+  return [{key: value for key, value in row.items() if key != 'analysis'} for row in found]
 
 
 def accuracies(row):
@@ -158,6 +160,7 @@ def test_a_study_compares_arms_that_share_their_base(tmp_path, arms):
   assert accuracies(vanilla[0]) == accuracies(base[1])
   assert imm[0] == vanilla[0]  # its seconds too: it was not measured again
   assert imm[1]['sample'] == vanilla[1]['sample'] and imm[1]['sample']['num_samples'] == 40 * 16
+  assert base[1]['sample']['num_samples'] == 80 * 16  # what the config says
   assert imm[1]['merge']['drift_norm'] == pytest.approx(vanilla[1]['merge']['drift_norm'] / 2, rel=1e-4)
   config = json.loads((tmp_path / 'study' / 'distill' / 'seed0' / 'config.json').read_text())
   assert config['synthesize']['teacher'] == f'{tmp_path}/study/vanilla/seed0@1'
@@ -165,6 +168,8 @@ def test_a_study_compares_arms_that_share_their_base(tmp_path, arms):
   result = json.loads((tmp_path / 'study' / 'study.json').read_text())
   assert result['imm']['0'][1]['drift_norm'] == imm[1]['merge']['drift_norm']
   assert result['vanilla']['0'][1]['tuned_ood']['max'] == vanilla[1]['tuned_ood']['max']['accuracy']
+  right = result['vanilla']['0'][1]['right']['max']
+  assert set(right) == {'0', '1'} and right.count('1') / len(right) == vanilla[1]['ood']['max']['accuracy']
   assert '\n| imm, points | ' in done.stdout and done.stdout.endswith('/report.html\n')
 
   again = launch(*command)
@@ -191,6 +196,9 @@ def test_a_study_knows_its_arms_before_it_runs_one(tmp_path, arms):
   done = launch('study', f'--config={ROOT}/configs/testbed.py', *arms[1:], '--arms=vanilla,im')
   assert done.returncode == 1 and done.stderr.startswith("study: --config: 'im' is no arm; the arms are base, ")
   assert not (tmp_path / 'study').exists()
+  (tmp_path / 'arms.py').write_text('import nothing_of_that_name')
+  done = launch('study', *arms, '--arms=vanilla')
+  assert done.returncode == 1 and done.stderr == "study: --config: No module named 'nothing_of_that_name'\n"
 
 
 @pytest.mark.parametrize('signal_', [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL])

@@ -397,13 +397,15 @@ def test_layer_adaptive_keeps_the_drift_norm_and_its_order(layers, alpha):
   assert all(alphas[i] <= alphas[j] for i in range(len(layers)) for j in range(len(layers)) if score[i] <= score[j])
 
 
-@pytest.mark.parametrize('num_layers', [2, 3, 10])
-def test_the_control_has_the_same_importances_each_in_another_layer(num_layers):
-  importance = np.arange(float(num_layers))
-  for seed in range(5):
-    control = coefficients.shuffled(importance, seed)
-    assert sorted(control) == list(importance) and not np.any(control == importance)
-    np.testing.assert_array_equal(control, coefficients.shuffled(importance, seed))
+def test_the_control_has_the_same_weights_in_other_layers():
+  importance, change, norms = np.random.default_rng(0).random((3, 8))
+  order = np.random.default_rng(1).permutation(8)
+  alphas = coefficients.layer_adaptive(importance, change, 0.2, np.ones(8))
+  np.testing.assert_allclose(coefficients.layer_adaptive(importance, change, 0.2, np.ones(8), order), alphas[order])
+  control = coefficients.layer_adaptive(importance, change, 0.2, norms, order)  # scaled, where layers moved unlike
+  assert alphas.max() < 1 > control.max()
+  assert np.ptp(control[alphas[order] > 0] / alphas[order][alphas[order] > 0]) < 1e-6
+  np.testing.assert_allclose(np.sum(control**2 * norms**2), 0.2**2 * np.sum(norms**2), rtol=1e-6)
 
 
 def test_search_finds_the_best_alpha_within_the_bound():

@@ -89,12 +89,15 @@ def test_rounds_on_other_machines_are_told_apart(several):
 
 
 def test_what_was_analysed_is_shown(tmp_path):
-  analysis = {'change': {'layers': [0.01, 0.02]}, 'spearman': {'nll_rise': {'rho': -1.0, 'p': 1.0}}}
+  analysis = {'change': {'layers': [0.01, 0.02], 'attn/q': 0.0375}, 'spearman': {'nll_rise': {'rho': -1.0, 'p': 1.0}}}
   analysis |= {'collapse': {'sum': {'distinct_2': 0.75, 'self_bleu': None}, 'diff': {'distinct_2': 0.25, 'self_bleu': 0.5}}}
   paths = [make_run(tmp_path / f'seed{seed}', seed, analysis=analysis if seed else None) for seed in range(2)]
   assert 'distinct_2' not in report.page(paths)  # the mean is of all runs or of none
   text = report.page(paths[1:])
   assert {'Which layers matter, which changed', 'Are completions still diverse?'} <= set(Page(text).texts)
+  assert {'attn/q', '3.8'} <= set(Page(text).texts)
+  nothing = analysis | {'collapse': {}}  # as where it learned from real solutions only
+  assert 'Are completions still diverse?' not in report.page([make_run(tmp_path / 'real', analysis=nothing)])
   assert 'ρ = −1.00' in text and re.search('distinct_2 after the last round: .* 0.5"', text) and 'self_bleu' not in text
 
 

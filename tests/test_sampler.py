@@ -108,6 +108,18 @@ def test_logprobs_are_those_of_scoring_the_completion_again(run, place):
       np.testing.assert_allclose(sample.logprobs, score.logprobs, atol=2e-5)
 
 
+def test_entropies_are_those_of_the_models_distributions(run, place):
+  completions, mesh = run(), sharding.make_mesh()
+  with jax.set_mesh(mesh):
+    model, params = place(mesh)
+    for prompt, samples in zip(PROMPTS, completions, strict=True):
+      for sample in samples:
+        tokens = jnp.asarray([[*prompt, *sample.tokens]])
+        logits, _ = model.apply({'params': params}, tokens, jnp.arange(tokens.shape[1])[None])
+        logprobs = jax.nn.log_softmax(logits[0, len(prompt) - 1 : -1])
+        np.testing.assert_allclose(sample.entropies, -np.sum(np.exp(logprobs) * logprobs, axis=-1), atol=2e-5)
+
+
 def test_stop_strings_end_a_completion_at_once_and_leave_its_text(run):
   free = run()
   text = free[1][0].text
@@ -117,7 +129,7 @@ def test_stop_strings_end_a_completion_at_once_and_leave_its_text(run):
     end = text.index(stop) + len(stop)
     assert samples[0].tokens == free[1][0].tokens[:end]
     assert (samples[0].text, samples[0].finish_reason) == (text[: text.index(stop)], 'stop')
-    assert len(samples[0].logprobs) == end
+    assert len(samples[0].logprobs) == len(samples[0].entropies) == end
 
 
 def test_an_end_token_stops_and_is_kept_in_tokens_only(run, monkeypatch):

@@ -16,7 +16,7 @@ EXAMPLES = [Example('t/a', '1+1', '2'), Example('t/b', '2+2', '4')]
 
 
 def completion(text, finish_reason='stop', num_tokens=2):
-  return Completion(text, list(range(num_tokens)), [-0.5] * num_tokens, finish_reason)
+  return Completion(text, list(range(num_tokens)), [-0.5] * num_tokens, [0.25] * num_tokens, finish_reason)
 
 
 def accept(*samples, cap=2, max_length=10):
@@ -41,7 +41,7 @@ def test_each_completion_has_a_verdict_and_a_reason():
   assert [record['accepted'] for record in records] == [not reason for reason in reasons]
   assert [record['right'] for record in records] == [reason != 'wrong' for reason in reasons]
   assert [(record['question_id'], record['sample_index']) for record in records][:1] == [('t/a', 0)]
-  assert records[0]['logprob'] == -1.0 and records[0]['tokens'] == [0, 1]
+  assert records[0]['logprob'] == -1.0 and records[0]['entropy'] == 0.5 and records[0]['tokens'] == [0, 1]
 
 
 def test_a_question_gives_no_more_than_its_share():
@@ -71,7 +71,7 @@ def test_a_solution_has_the_tokens_that_a_sample_would_have():
   tokenizer, task = Tokenizer.from_characters(CHARACTERS), Synthetic('sum')
   example = task.train[0]
   real = synthesize.solution(task, example, tokenizer)
-  assert real == Completion(example.answer, tokenizer.encode(f'{example.answer}\n'), [], 'stop')
+  assert real == Completion(example.answer, tokenizer.encode(f'{example.answer}\n'), [], [], 'stop')
   assert synthesize.accept([example], [[real]], task.verify, prompts=[[1]], max_length=8, max_accepted_per_question=1)[0][
     'right'
   ]
@@ -109,7 +109,7 @@ def test_real_solutions_take_the_place_of_their_share_of_samples(fraction):
   accepted = [record for record in mixed if record['accepted']]
   assert len(accepted) == (20 if fraction < 1 else 30)
   assert len(real) == round(fraction * len(accepted)) == len({record['question_id'] for record in real})
-  assert all(record['accepted'] and record['logprob'] is None for record in real)
+  assert all(record['accepted'] and record['logprob'] is None and record['entropy'] is None for record in real)
   assert len([r for r in mixed if r['reason'] == 'replaced']) == (len(real) if fraction < 1 else 0)
   assert mixed == synthesize.mix(sampled if fraction < 1 else [], solutions, fraction, np.random.default_rng(0))
   summary = synthesize.summary(mixed)

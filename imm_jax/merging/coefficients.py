@@ -140,7 +140,11 @@ def schedule(coefficient: Any, round_: int) -> Any:
 
 
 def layer_adaptive(
-  importance: Sequence[float], change: Sequence[float], alpha: float, delta_norms: Sequence[float]
+  importance: Sequence[float],
+  change: Sequence[float],
+  alpha: float,
+  delta_norms: Sequence[float],
+  order: Sequence[int] | None = None,
 ) -> np.ndarray:
   """Returns alpha_l [L]: more of tuned where a layer matters and moved little, at the drift norm of a uniform alpha (ours).
 
@@ -152,12 +156,14 @@ def layer_adaptive(
     change: [L], of each layer by fine-tuning.
     alpha: the uniform weight of tuned, in [0, 1].
     delta_norms: [L], |delta_l| of each layer.
+    order: [L], of the control: layer l gets, before the scaling by c, what is due to layer order[l].
 
   Raises:
     ValueError: no scale reaches that norm with every alpha_l in [0, 1].
   """
   ranks = [np.argsort(np.argsort(values, kind='stable'), kind='stable') for values in (importance, change)]
   raw = np.maximum(alpha * (1 + (ranks[0] - ranks[1]) / max(1, len(importance) - 1)), 0)
+  raw = raw if order is None else raw[np.asarray(order)]
   squares = np.square(np.asarray(delta_norms, np.float64))
   if not squares.sum() or not alpha:
     return np.full(len(importance), alpha)
@@ -173,14 +179,6 @@ def _at_norm(raw: np.ndarray, squares: np.ndarray, wanted: float) -> np.ndarray:
     middle = (low + high) / 2
     low, high = (middle, high) if np.sum(np.minimum(1, middle * raw) ** 2 * squares) < wanted else (low, middle)
   return np.minimum(1, high * raw)
-
-
-def shuffled(importance: Sequence[float], seed: int) -> np.ndarray:
-  """Returns the importance of layer_adaptive's control: the same numbers along a random cycle, none in its own layer."""
-  cycle, values = np.random.default_rng(seed).permutation(len(importance)), np.asarray(importance)
-  control = np.empty_like(values)
-  control[cycle] = values[np.roll(cycle, 1)]
-  return control
 
 
 def search(
