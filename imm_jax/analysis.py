@@ -60,7 +60,7 @@ def importance(
   Raises:
     ValueError: a pair does not fit a row, or no completion has a token.
   """
-  model = Transformer(lm.config, lm.rules)
+  model = lm.model
   max_length = max_length or max((packing.num_slots(*pair) for pair in pairs), default=1)
   rows = packing.pack(pairs, max_length)
   config = FinetuneConfig(num_epochs=1, batch_size=batch_size, accumulation_steps=1, max_length=max_length)

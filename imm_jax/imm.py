@@ -169,7 +169,7 @@ def load_state(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh) -> tu
       sample_params = params if exp.sample_from == 'merged' else lm_lib.restore(workdir, done - 1, 'tuned', lm)
       moments = None
       if exp.optimizer.keep_moments:
-        moments = finetune.restore_moments(workdir.checkpoint(done - 1), phases.trainer(lm), exp.optimizer, mesh)
+        moments = finetune.restore_moments(workdir.checkpoint(done - 1), lm.model, exp.optimizer, mesh)
       return lm, State(params, sample_params, moments)
     except checkpoint.Damaged as error:
       if done == 0 or (done > 1 and error.path == workdir.checkpoint(0)):
@@ -221,7 +221,7 @@ def load_to_sample(config: Mapping[str, Any]) -> LM:
   """Returns config.model.path on the config's mesh, ready to sample and to score."""
   exp = experiment.resolve(config)
   lm = load_model(exp, exp.model.path, sharding.make_mesh(**dataclasses.asdict(exp.mesh)))
-  return phases.for_sampling(lm, lm.params)
+  return lm.to_sample()
 
 
 def evaluate_only(config: Mapping[str, Any]) -> dict[str, Any]:

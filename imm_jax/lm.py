@@ -32,13 +32,30 @@ class LM:
   rules: sharding.Rules = sharding.SAMPLE
   source: str = ''  # where it was loaded from, for the card of what is saved; '' where params are your own
 
+  @property
+  def model(self) -> Transformer:
+    """Returns the function of params that they are sharded for."""
+    return Transformer(self.config, self.rules)
+
+  def to_sample(self) -> 'LM':
+    """Returns it with params as sampling shards them and in the compute dtype: a decode step reads each of them once.
+
+    Where they are so already, nothing moves.
+    """
+    lm = dataclasses.replace(self, rules=sharding.SAMPLE)
+    if jax.tree.leaves(self.params)[0].dtype.name == self.config.dtype:
+      lm.params = jax.device_put(self.params, model_lib.param_shardings(self.config, self.mesh, sharding.SAMPLE))
+    else:
+      lm.params = sampler.make_cast(lm.model, self.mesh)(self.params)  # pyright: ignore[reportArgumentType]
+    return lm
+
   def logits(self, tokens: jax.Array | np.ndarray) -> jax.Array:
     """Returns the logits [B, T, V] f32 after each of tokens [B, T] int32. Raises ValueError for what are no such ids."""
     tokens = np.asarray(tokens)
     if tokens.ndim != 2 or not tokens.size or tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
       raise ValueError(f'tokens: are not [B, T] ids below {self.config.vocab_size}, as rows of tokenizer.encode(text) are')
     with jax.set_mesh(self.mesh):
-      return _logits(Transformer(self.config, self.rules), self.params, jnp.asarray(tokens, jnp.int32))
+      return _logits(self.model, self.params, jnp.asarray(tokens, jnp.int32))
 
   def generate(
     self,
@@ -82,9 +99,10 @@ class LM:
       name = ','.join(map(str, tokens))
       ids.append(f'{name}#{seen[name]}')
       seen[name] += 1
+    lm = self.to_sample()
     with jax.set_mesh(self.mesh):
       return sampler.sample(
-          *self._to_sample(), self.tokenizer, encoded, config, key=jax.random.key(seed), max_new_tokens=max_new_tokens,
+          lm.model, lm.params, self.tokenizer, encoded, config, key=jax.random.key(seed), max_new_tokens=max_new_tokens,
           ids=ids, stop=stop, advance=advance,
       )  # fmt: skip
 
@@ -100,19 +118,13 @@ class LM:
 
     batch_size prompts are computed at once, each with all its options. Raises ValueError when one is empty or too long.
     """
+    lm = self.to_sample()
     with jax.set_mesh(self.mesh):
-      return sampler.score(*self._to_sample(), prompts, options, batch_size=batch_size, advance=advance)
+      return sampler.score(lm.model, lm.params, prompts, options, batch_size=batch_size, advance=advance)
 
   def _encode(self, prompt: str | list[dict[str, str]] | Sequence[int]) -> list[int]:
     is_tokens = not isinstance(prompt, str) and all(isinstance(token, int) for token in prompt)
     return list(prompt) if is_tokens else self.tokenizer.encode_prompt(prompt)  # pyright: ignore
-
-  def _to_sample(self) -> tuple[Transformer, Params]:
-    """Returns the model and its params in the compute dtype: cast once, and not in every step."""
-    model = Transformer(self.config, self.rules)
-    if self.config.dtype == 'float32':
-      return model, self.params
-    return model, sampler.make_cast(model, self.mesh)(self.params)  # pyright: ignore[reportArgumentType]
 
   def save(self, path: str | os.PathLike[str], dtype: str = 'float32') -> None:
     """Writes a Hugging Face directory that transformers loads: weights in `dtype`, configs, tokenizer, model card.

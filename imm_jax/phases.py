@@ -20,14 +20,12 @@ from imm_jax import (
   packing,
   processes,
   sampler,
-  sharding,
   synthesize,
 )
-from imm_jax import model as model_lib
 from imm_jax.compare import State
 from imm_jax.experiment import Experiment
 from imm_jax.lm import LM
-from imm_jax.model import Params, Transformer
+from imm_jax.model import Params
 from imm_jax.tasks import Example, Task
 
 Part = Callable[[str, Callable[[], Any]], Any]  # Workdir.part: a part of a round, by its name, is computed once
@@ -74,7 +72,7 @@ def sample(exp: Experiment, lm: LM, source: LM, round_: int, key: jax.Array, par
   """
   fraction, records = exp.synthesize.real_fraction, []
   if fraction < 1:
-    source = for_sampling(source, source.params)
+    source = source.to_sample()
   for task in exp.id_tasks.values():
     examples = exp.train_questions(task)[: exp.synthesize.num_questions or None]
     sampled = sample_task(exp, lm, source, task, examples, key, part) if fraction < 1 else []
@@ -105,15 +103,15 @@ def sample_task(
   exp: Experiment, lm: LM, source: LM, task: Task, examples: Sequence[Example], key: jax.Array, part: Part
 ) -> list[dict[str, Any]]:
   """Returns the records of one task's examples, sampled chunk by chunk from `source`, which is there for sampling."""
-  model = Transformer(source.config, source.rules)
   prompts = [source.tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in examples]
   total, size = len(prompts) * exp.sampler.num_samples_per_prompt, exp.synthesize.questions_per_chunk
   with metrics.progress(f'sample {task.name}', total, 'completions') as advance:
 
     def chunk(chosen: slice) -> list[dict[str, Any]]:
       completions = sampler.sample(
-          model, source.params, source.tokenizer, prompts[chosen], exp.sampler, key=key, max_new_tokens=task.max_new_tokens,
-          ids=[example.id for example in examples[chosen]], stop=task.stop, among=prompts, advance=advance,
+          source.model, source.params, source.tokenizer, prompts[chosen], exp.sampler, key=key,
+          max_new_tokens=task.max_new_tokens, ids=[example.id for example in examples[chosen]], stop=task.stop,
+          among=prompts, advance=advance,
       )  # fmt: skip
       return accept(exp, lm, task, examples[chosen], completions)
 
@@ -147,7 +145,7 @@ def fine_tune(
       advance(1)
 
     params, moments = finetune.fine_tune(
-        trainer(lm), params, rows, exp.finetune, exp.optimizer, lm.mesh, seed=exp.seed, round_=round_, write=write,
+        lm.model, params, rows, exp.finetune, exp.optimizer, lm.mesh, seed=exp.seed, round_=round_, write=write,
         base=lm.params, moments=moments, saved=saved, save_every=exp.checkpoint.every_steps, report=metrics.note,
         profiled=lambda steps, wait: metrics.profiled(steps, exp.profile, writer.workdir, wait),
     )  # fmt: skip
@@ -181,24 +179,18 @@ def task_of(record: Mapping[str, Any]) -> str:
   return record['question_id'].rpartition('/')[0]
 
 
-def trainer(lm: LM) -> Transformer:
-  """Returns the model as fine-tuning shards it."""
-  return Transformer(lm.config, sharding.TRAIN)
-
-
 def evaluate_domains(
   exp: Experiment, lm: LM, params: Params, key: jax.Array, entry: Entry, which: str, part: Part
 ) -> list[dict[str, Any]]:
   """Measures params in and out of domain, task by task, into the entry; returns a record for each answer."""
   state = State(entry.round_, which)
   metrics.note(f'evaluate {state.name}')
-  on_sampler, model = for_sampling(lm, params), Transformer(lm.config, sharding.SAMPLE)
-  answers = []
+  sampling, answers = dataclasses.replace(lm, params=params).to_sample(), []
   for domain, domain_tasks in (('id', exp.id_tasks), ('ood', exp.ood_tasks)):
     results = entry.values[state.key(domain)] = {}
     for name, task in domain_tasks.items():
       measure = functools.partial(
-        evaluate.evaluate, model, on_sampler.params, lm.tokenizer, {name: task}, exp.evaluate, exp.sampler, key=key
+        evaluate.evaluate, sampling.model, sampling.params, lm.tokenizer, {name: task}, exp.evaluate, exp.sampler, key=key
       )
       result, items = part(f'evaluate-{which}-{name}', measure)
       results |= result
@@ -208,7 +200,7 @@ def evaluate_domains(
   metrics.note(f'{state.name}: {", ".join(texts)} % right')
   if exp.evaluate.text_source:
     measure = functools.partial(
-      evaluate.text_nll, model, on_sampler.params, lm.tokenizer, exp.evaluate, exp.sampler.num_slots
+      evaluate.text_nll, sampling.model, sampling.params, lm.tokenizer, exp.evaluate, exp.sampler.num_slots
     )
     entry.values[state.key('text')] = part(f'evaluate-{which}-text', measure)
   return answers
@@ -216,19 +208,7 @@ def evaluate_domains(
 
 def accuracy(exp: Experiment, lm: LM, params: Params, tasks: Mapping[str, Task]) -> float:
   """Returns the mean accuracy of params over tasks, greedy or by likelihood."""
-  on_sampler, model = for_sampling(lm, params), Transformer(lm.config, sharding.SAMPLE)
+  sampling = dataclasses.replace(lm, params=params).to_sample()
   config, key = dataclasses.replace(exp.evaluate, num_samples_per_prompt=0), jax.random.key(0)
-  results, _ = evaluate.evaluate(model, on_sampler.params, lm.tokenizer, tasks, config, exp.sampler, key=key)
+  results, _ = evaluate.evaluate(sampling.model, sampling.params, lm.tokenizer, tasks, config, exp.sampler, key=key)
   return float(np.mean([result['accuracy'] for result in results.values()]))
-
-
-def for_sampling(lm: LM, params: Params) -> LM:
-  """Returns lm with params as sampling shards them and in the compute dtype: a decode step reads each of them once.
-
-  Where both are as in training, nothing moves.
-  """
-  if lm.config.dtype == 'float32':
-    params = jax.device_put(params, model_lib.param_shardings(lm.config, lm.mesh, sharding.SAMPLE))
-  else:
-    params = sampler.make_cast(Transformer(lm.config, sharding.SAMPLE), lm.mesh)(params)  # pyright: ignore[reportArgumentType]
-  return dataclasses.replace(lm, params=params, rules=sharding.SAMPLE)

@@ -29,9 +29,12 @@ def test_the_arms_of_the_testbed_share_model_and_tasks():
     experiment.resolve(config)
     shared[arm] = config['model'], config['tasks'], config['evaluate']
   assert all(sections == shared['imm'] for sections in shared.values())
-  base = load_config('testbed', 'base').to_dict()
-  assert base['tasks']['id'] == shared['imm'][1]['id'] | shared['imm'][1]['ood']
-  experiment.resolve(base)
+  base, imm = (experiment.resolve(load_config('testbed', arm).to_dict()) for arm in ('base', 'imm'))
+  assert set(base.id_tasks) == {*imm.id_tasks, *imm.ood_tasks}
+  learned = {example.question for task in base.id_tasks.values() for example in task.train}
+  asked = {example.question for task in imm.id_tasks.values() for example in (*task.train, *task.test)}
+  asked |= {example.question for task in (imm.ood_tasks | imm.dev_tasks | imm.probe_tasks).values() for example in task.test}
+  assert len(learned) > 6000 and not learned & asked
   with pytest.raises(ValueError, match="'im' is no arm; the arms are base, vanilla, distill, "):
     load_config('testbed', 'im')
 

