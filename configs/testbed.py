@@ -2,8 +2,8 @@
 
 A model of 1.1M parameters, one token a character, first learns seven families of questions on the digits of two numbers from
 their solutions, and is half-competent at each (the arm `base`). The other arms go on from there: in each round the model
-answers questions of one family, `sum`, none of which the base has seen, and learns from what is right. The six others are out of
-domain.
+answers questions of one family, `sum`, none of which the base has seen, and learns from what is right. The six others are
+out of domain.
 
 Expected: README.md, "Testbed", and docs/results.md. Hardware: 2 CPU cores. Minutes: one for the base, one for an arm.
 Command: make testbed, or

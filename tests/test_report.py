@@ -88,15 +88,20 @@ def test_rounds_on_other_machines_are_told_apart(several):
   ]
 
 
+ANALYSIS = {
+  'change': {'layers': [0.01, 0.02], 'attn/q': 0.0375},
+  'spearman': {'nll_rise': {'rho': -1.0, 'p': 1.0}},
+  'collapse': {'sum': {'distinct_2': 0.75, 'self_bleu': None}, 'diff': {'distinct_2': 0.25, 'self_bleu': 0.5}},
+}
+
+
 def test_what_was_analysed_is_shown(tmp_path):
-  analysis = {'change': {'layers': [0.01, 0.02], 'attn/q': 0.0375}, 'spearman': {'nll_rise': {'rho': -1.0, 'p': 1.0}}}
-  analysis |= {'collapse': {'sum': {'distinct_2': 0.75, 'self_bleu': None}, 'diff': {'distinct_2': 0.25, 'self_bleu': 0.5}}}
-  paths = [make_run(tmp_path / f'seed{seed}', seed, analysis=analysis if seed else None) for seed in range(2)]
+  paths = [make_run(tmp_path / f'seed{seed}', seed, analysis=ANALYSIS if seed else None) for seed in range(2)]
   assert 'distinct_2' not in report.page(paths)  # the mean is of all runs or of none
   text = report.page(paths[1:])
   assert {'Which layers matter, which changed', 'Are completions still diverse?'} <= set(Page(text).texts)
   assert {'attn/q', '3.8'} <= set(Page(text).texts)
-  nothing = analysis | {'collapse': {}}  # as where it learned from real solutions only
+  nothing = ANALYSIS | {'collapse': {}}  # as where it learned from real solutions only
   assert 'Are completions still diverse?' not in report.page([make_run(tmp_path / 'real', analysis=nothing)])
   assert 'ρ = −1.00' in text and re.search('distinct_2 after the last round: .* 0.5"', text) and 'self_bleu' not in text
 
@@ -110,18 +115,21 @@ def test_a_run_with_little_in_it(tmp_path, changes):
 
 
 @pytest.mark.slow
-def test_a_browser_shows_it_without_complaint(several, tmp_path):
+def test_a_browser_shows_it_without_complaint(tmp_path):
   browser = shutil.which('chromium') or shutil.which('google-chrome')
   if browser is None:
     pytest.skip('needs chromium')
   file = tmp_path / 'page.html'
-  file.write_text(report.page(several))
+  arms = ({'merge': CONFIG['merge'] | {'alpha': alpha}} for alpha in (0.5, 1.0))
+  paths = [make_run(tmp_path / str(i), text=EVIL, analysis=ANALYSIS, **arm) for i, arm in enumerate(arms)]
+  file.write_text(report.page(paths))
   command = [browser, '--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path}/profile']
   shown = subprocess.run(
     [*command, '--enable-logging=stderr', '--dump-dom', f'file://{file}'], capture_output=True, text=True, check=True
   )
   assert 'CONSOLE' not in shown.stderr, shown.stderr
   assert shown.stdout.count('<svg') == file.read_text().count('<svg') > 5
+  assert '<script' not in shown.stdout and '&lt;script&gt;alert("x")&lt;/script&gt;' in shown.stdout
   for width in (390, 1280):
     picture = tmp_path / f'{width}.png'
     size = f'--window-size={width},2000'
