@@ -28,13 +28,13 @@ RANDOM = {
 
 # operation: digits of a number, questions that the base learns from.
 FAMILIES = {
-  'sum': (2, 2000),
-  'diff': (2, 2000),
-  'digit_sum': (2, 500),
-  'max': (3, 500),
-  'min': (3, 500),
-  'reverse': (3, 450),
-  'sort': (3, 300),
+  'sum': (2, 1600),
+  'diff': (2, 2600),
+  'digit_sum': (2, 350),
+  'max': (3, 550),
+  'min': (3, 550),
+  'reverse': (3, 320),
+  'sort': (3, 280),
 }
 
 ARMS = {
@@ -43,11 +43,13 @@ ARMS = {
     'synthesize.real_fraction': 1.0,
     'finetune.batch_size': 32,
     'finetune.num_epochs': 12,
+    'optimizer.learning_rate': 2e-3,
     'merge.alpha': 1.0,
   },
   'vanilla': {'merge.alpha': 1.0},  # plain self-improvement
   'distill': {'synthesize.teacher': '{workdir}/vanilla/seed{seed}@4'},  # imm on what vanilla's last model samples
   'imm': {},
+  'imm_25': {'merge.alpha': 0.25},  # about as far as search drifts
   'dare': {'merge.method': 'dare'},
   'lines': {'merge.method': 'lines', 'merge.alpha': 0.25},
   'layer_adaptive': {'merge.rule': 'layer_adaptive'},

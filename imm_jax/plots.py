@@ -276,11 +276,12 @@ def _annotate(ax: Any, text: str, where: tuple[float, float], shift: tuple[float
 
 def _label(ax: Any, labels: Sequence[tuple[float, float, str, str]]) -> None:
   """Writes names right of their points (x, y, name, color), moved up where they would overlap."""
-  low, high = ax.get_ylim()
-  least = -float('inf')
+  width, height = (high - low for low, high in (ax.get_xlim(), ax.get_ylim()))
+  places: list[tuple[float, float]] = []
   for x, y, name, color in sorted(labels, key=lambda label: label[1]):
-    least = max(y, least + 0.075 * (high - low))
-    _annotate(ax, name, (x, least), (6, 0), color, fontsize=8, annotation_clip=False)
+    beside = [other for where, other in places if abs(where - x) < 0.25 * width]
+    places.append((x, max([y, *(other + 0.075 * height for other in beside)])))
+    _annotate(ax, name, places[-1], (6, 0), color, fontsize=8, annotation_clip=False)
 
 
 def _svg(draw: Callable[[Any], None], height: float, alt: str) -> str:
