@@ -197,7 +197,7 @@ def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[s
   def passes(k: int) -> float:
     return float(np.mean([pass_at_k(len(group), num, k) for group, num in zip(groups, right, strict=True)]))
 
-  entropies = [record.get('entropy') for record in records]
+  entropies = [record['entropy'] for record in records if record.get('entropy') is not None]
   answers = [{extract(record['text']) for record in group} - {''} for group in groups]
   solutions = [{record['text'].strip() for record in group if record['right']} for group in groups]
   return {
@@ -205,7 +205,7 @@ def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[s
     'self_bleu': self_bleu([[record['text'] for record in group] for group in groups]),
     'unique_answers': float(np.mean([len(of_question) for of_question in answers])),
     'unique_solutions': float(np.mean([len(of_question) for of_question in solutions])),
-    'token_entropy_nats': None if None in entropies else sum(entropies) / num_tokens,
+    'token_entropy_nats': sum(entropies) / num_tokens if len(entropies) == len(records) else None,
     'pass@1': passes(1),
     f'pass@{k}': passes(k),
   }

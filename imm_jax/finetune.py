@@ -175,7 +175,7 @@ class _History:
   @property
   def is_far(self) -> bool:
     """Returns whether the newest step that is fetched is the last; params may be so far before the first."""
-    return self.max_drift > 0 and self.drift >= np.float32(self.max_drift)
+    return self.max_drift > 0 and bool(self.drift >= np.float32(self.max_drift))
 
 
 def fine_tune(

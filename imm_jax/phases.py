@@ -129,7 +129,7 @@ def fine_tune(
   round_: int,
   writer: metrics.Writer,
   saved: checkpoint.Steps,
-) -> tuple[Params, Any, dict[str, float]]:
+) -> tuple[Params, Any, dict[str, Any]]:
   """Returns params, which are donated, fine-tuned on the accepted records, the moments to keep, and what to say of it.
 
   It goes on from the newest of the checkpoints in `saved`, and adds to them.

@@ -200,8 +200,8 @@ def collapse(arms: Sequence[Arm]) -> list[str]:
     for round_ in range(1, arm.states[-1].round_ + 1):
       by_task = [task for run in arm.runs for task in (run.analyses[round_].get('collapse') or {'': {}}).values()]
       for measure in by_task[0]:
-        values = [of_task.get(measure) for of_task in by_task]
-        if None not in values:
+        values = [of_task[measure] for of_task in by_task if of_task.get(measure) is not None]
+        if len(values) == len(by_task):
           lines.setdefault(measure, {}).setdefault(arm.name, {})[round_] = sum(values) / len(values)
   return [_collapse(measure, of_arms, [arm.name for arm in arms]) for measure, of_arms in lines.items()]
 

@@ -471,7 +471,8 @@ def _finished(slots: Slots, owned: Iterable[int], tokenizer: Tokenizer, stop: Se
     elif not active[slot]:
       reason = 'stop' if row[-1] in ends else 'length'
     if reason:
-      done[slot] = Completion(text, row, *(of_rows[slot, : len(row)].tolist() for of_rows in measured), reason)
+      logprobs, entropies = (of_rows[slot, : len(row)].tolist() for of_rows in measured)
+      done[slot] = Completion(text, row, logprobs, entropies, reason)
   return done
 
 

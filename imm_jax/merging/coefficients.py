@@ -144,7 +144,7 @@ def layer_adaptive(
   change: Sequence[float],
   alpha: float,
   delta_norms: Sequence[float],
-  order: Sequence[int] | None = None,
+  order: np.ndarray | None = None,
 ) -> np.ndarray:
   """Returns alpha_l [L]: more of tuned where a layer matters and moved little, at the drift norm of a uniform alpha (ours).
 
@@ -156,14 +156,14 @@ def layer_adaptive(
     change: [L], of each layer by fine-tuning.
     alpha: the uniform weight of tuned, in [0, 1].
     delta_norms: [L], |delta_l| of each layer.
-    order: [L], of the control: layer l gets, before the scaling by c, what is due to layer order[l].
+    order: [L] int, of the control: layer l gets, before the scaling by c, what is due to layer order[l].
 
   Raises:
     ValueError: no scale reaches that norm with every alpha_l in [0, 1].
   """
   ranks = [np.argsort(np.argsort(values, kind='stable'), kind='stable') for values in (importance, change)]
   raw = np.maximum(alpha * (1 + (ranks[0] - ranks[1]) / max(1, len(importance) - 1)), 0)
-  raw = raw if order is None else raw[np.asarray(order)]
+  raw = raw if order is None else raw[order]
   squares = np.square(np.asarray(delta_norms, np.float64))
   if not squares.sum() or not alpha:
     return np.full(len(importance), alpha)
