@@ -25,7 +25,6 @@ FLAGS = [
   '--config.optimizer.learning_rate=3e-3', '--config.synthesize.questions_per_chunk=20', '--config.checkpoint.every_steps=2',
   '--config.finetune.num_epochs=3', '--config.finetune.batch_size=2', '--config.sampler.num_slots=160',
 ]  # fmt: skip
-FEW = {'synthesize.num_questions': 20, 'evaluate.tuned': False}
 
 
 @pytest.fixture(scope='module')
@@ -151,11 +150,11 @@ def test_a_full_disk_is_an_error_and_nothing_is_lost(uninterrupted, tmp_path):
 
 @pytest.fixture(scope='module')
 def two_rounds(tmp_path_factory):
-  """A run of two rounds of few questions, and what it becomes by a third."""
+  """A run of two rounds, and what it becomes by a third."""
   path, good = (tmp_path_factory.mktemp('damage') / name for name in ('run', 'good'))
-  imm.run(tiny(**FEW, num_rounds=2), path)
+  imm.run(tiny(num_rounds=2), path)
   shutil.copytree(path, good)
-  imm.run(tiny(**FEW, num_rounds=3), good)
+  imm.run(tiny(num_rounds=3), good)
   return path, good
 
 
@@ -171,7 +170,7 @@ def test_damage_is_never_used(two_rounds, tmp_path, damage):
     if (tmp_path / 'damaged' / file).stat().st_size:
       damage(tmp_path / 'damaged' / file)
     try:
-      imm.run(tiny(**FEW, num_rounds=3), tmp_path / 'damaged')
+      imm.run(tiny(num_rounds=3), tmp_path / 'damaged')
     except (ValueError, OSError) as error:
       refused.append(f'{file}: {error}')
     else:
