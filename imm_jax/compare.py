@@ -87,6 +87,11 @@ class Arm:
     """Returns the params that all its runs measured, in order."""
     return states(self.runs[0].rows[: min(len(run.rows) for run in self.runs)])
 
+  @property
+  def last_analysis(self) -> dict[str, Any]:
+    """Returns what `imm analyze` found of its first run's newest round that it has looked at; {} where it has at none."""
+    return next((found for found in reversed(self.runs[0].analyses[1:]) if found), {})
+
   def accuracy(self, state: State, domain: str, tasks: Sequence[str]) -> Interval:
     """Returns the mean accuracy over runs and tasks.
 

@@ -167,12 +167,9 @@ def layers(arms: Sequence[Arm]) -> list[str]:
   """Returns a figure for each arm whose first run was analysed: layers' change in the last round over their importance."""
   figures = []
   for arm in arms:
-    first, *later = arm.runs[0].analyses
-    found = [analysis for analysis in later if analysis]
-    if found:
-      figures.append(
-        _layers(arm.name, first['importance']['nll_rise'], found[-1]['change']['layers'], found[-1]['spearman'])
-      )
+    if found := arm.last_analysis:
+      importance = arm.runs[0].analyses[0]['importance']['nll_rise']
+      figures.append(_layers(arm.name, importance, found['change']['layers'], found['spearman']))
   return figures
 
 

@@ -200,8 +200,8 @@ def _learned(arms: Sequence[Arm]) -> list[tuple[str, bool, dict[str, float | Non
 
 def _kinds(arms: Sequence[Arm]) -> list[tuple[str, dict[str, float]]]:
   """Returns how much each kind of module changed in the last round of each arm whose first run was analysed."""
-  last = [(arm.name, [found for found in arm.runs[0].analyses[1:] if found][-1:]) for arm in arms]
-  return [(name, {k: v for k, v in found[0]['change'].items() if k != 'layers'}) for name, found in last if found]
+  last = [(arm.name, arm.last_analysis) for arm in arms]
+  return [(name, {k: v for k, v in found['change'].items() if k != 'layers'}) for name, found in last if found]
 
 
 def _ran_on(runs: Sequence[Run]) -> list[str]:

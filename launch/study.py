@@ -40,7 +40,7 @@ _ANALYZE = flags.DEFINE_bool('analyze', True, 'Analyse the runs, for the report;
 
 
 def teachers() -> dict[str, str]:
-  """Returns synthesize.teacher of each arm as its config has it. Raises whatever that program of the user's raises."""
+  """Returns synthesize.teacher of each arm as its config has it. Raises whatever the config raises."""
   sys.path.insert(0, str(pathlib.Path(_CONFIG.value).parent))  # A config imports what stands beside it, as a script does.
   get_config = runpy.run_path(_CONFIG.value)['get_config']
   return {arm: get_config(arm).synthesize.teacher for arm in _ARMS.value}
@@ -110,7 +110,7 @@ def rounds(run: Run) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str]) -> None:
   """Runs what the flags say, with the overrides behind `--`, prints the table, writes study.json and report.html."""
-  try:
+  try:  # A config is a program of the user's: whatever it raises is a mistake in it.
     teacher = teachers()
   except Exception as error:
     raise SystemExit(f'study: --config: {error}') from None
