@@ -29,12 +29,12 @@ RANDOM = {
 
 # operation: digits of a number, questions that the base learns from.
 FAMILIES = {
-  'sum': (2, 1600),
+  'sum': (2, 1200),
   'diff': (2, 2600),
-  'digit_sum': (2, 350),
+  'digit_sum': (2, 300),
   'max': (3, 550),
   'min': (3, 550),
-  'reverse': (3, 320),
+  'reverse': (3, 280),
   'sort': (3, 280),
 }
 
@@ -50,15 +50,15 @@ ARMS = {
   'vanilla': {'merge.alpha': 1.0},  # plain self-improvement
   'distill': {'synthesize.teacher': '{workdir}/vanilla/seed{seed}@4'},  # imm on what vanilla's last model samples
   'imm': {},
-  'imm_25': {'merge.alpha': 0.25},  # to set beside search, which drifts less than imm
+  'imm_70': {'merge.alpha': 0.7},  # to set beside search, which drifts farther than imm
   'dare': {'merge.method': 'dare'},
-  'lines': {'merge.method': 'lines', 'merge.alpha': 0.25},
+  'lines': {'merge.method': 'lines', 'merge.alpha': 0.0},  # nearest to the base that it can be
   'layer_adaptive': {'merge.rule': 'layer_adaptive'},
   'layer_adaptive_shuffled': {'merge.rule': 'layer_adaptive_shuffled'},
   'search': {'merge.rule': 'search', 'merge.search_eps': 0.02},
   'single_merge': {'merge.alpha': {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': 4}},  # after the last round
-  'early_stop': {'merge.alpha': 1.0, 'finetune.max_drift': 0.032},  # as far as imm drifted with 0.7M parameters,
-  'low_lr': {'merge.alpha': 1.0, 'optimizer.learning_rate': 2.7e-4},  # and likewise
+  'early_stop': {'merge.alpha': 1.0, 'finetune.max_drift': 0.017},  # as far as imm drifted with seed 1,
+  'low_lr': {'merge.alpha': 1.0, 'optimizer.learning_rate': 9e-5},  # and likewise
   'real': {'merge.alpha': 1.0, 'synthesize.real_fraction': 1.0},  # fine-tuning on solutions
   'real_10': {'synthesize.real_fraction': 0.1},
   'real_25': {'synthesize.real_fraction': 0.25},
@@ -105,7 +105,7 @@ def get_config(arg: str = 'imm'):
     synthesize={'questions_per_chunk': 2000},
     sampler={'num_samples_per_prompt': 4, 'temperature': 1.0, 'num_slots': 256},
     finetune={'max_length': 64, 'batch_size': 16, 'num_epochs': 4},
-    optimizer={'learning_rate': 1e-3},
+    optimizer={'learning_rate': 5e-4},
     checkpoint={'every_steps': 0},
   )
   with c.ignore_type():
