@@ -20,6 +20,7 @@ DOMAINS = {'id': 'in domain', 'ood': 'out of domain'}
 # Keys in which the runs of an arm may differ.
 _OF_ONE_ARM = ('seed', 'num_rounds', 'mesh', 'compilation_cache', 'tensorboard', 'logger', 'profile')
 _SEED = re.compile(r'[-_/](seed|s)?[-_]?\d+$')  # at the end of a workdir's name
+_NUM_RESAMPLES = 1000  # of a bootstrap
 
 
 class Interval(NamedTuple):
@@ -248,8 +249,8 @@ def difference(a: tuple[Arm, State], b: tuple[Arm, State], tasks: Sequence[str])
   return paired_bootstrap(differences)
 
 
-def paired_bootstrap(differences: Sequence[np.ndarray], num: int = 1000) -> Interval:
-  """Returns the mean over tasks of the differences, between the 2.5 and 97.5 percentiles of `num` resamples of it.
+def paired_bootstrap(differences: Sequence[np.ndarray]) -> Interval:
+  """Returns the mean over tasks of the differences, between the 2.5 and 97.5 percentiles of 1000 resamples of it.
 
   Questions are resampled within each task, and seeds where there are several. A few seeds' resamples vary less than their
   mean does: what a seed deviates from it is widened first, so that seeds alone would give about Student's interval.
@@ -257,23 +258,22 @@ def paired_bootstrap(differences: Sequence[np.ndarray], num: int = 1000) -> Inte
 
   Args:
     differences: for each task [S, n], of each seed and question: 1 where only one side is right, -1 where only the other.
-    num: how many resamples.
   """
   S = len(differences[0])
   widening = np.sqrt(S / (S - 1)) * special.stdtrit(S - 1, 0.975) / special.ndtri(0.975) if S > 1 else 1.0
-  seeds, drawn = _weights(S, num, 0), np.zeros(num)
+  seeds, drawn = _weights(S, 0), np.zeros(_NUM_RESAMPLES)
   for stream, x in enumerate(differences, start=1):
     of_seeds = x.mean(axis=1, keepdims=True)
     widened = x + (widening - 1) * (of_seeds - of_seeds.mean())
-    drawn += np.sum((seeds @ widened) * _weights(x.shape[1], num, stream), axis=1) / len(differences)
+    drawn += np.sum((seeds @ widened) * _weights(x.shape[1], stream), axis=1) / len(differences)
   low, high = np.quantile(drawn, (0.025, 0.975))
   return Interval(float(np.mean([x.mean() for x in differences])), float(low), float(high))
 
 
 @functools.lru_cache(maxsize=32)
-def _weights(n: int, num: int, stream: int) -> np.ndarray:
-  """Returns the share of each of n items in each of num resamples, [num, n] f64."""
-  return np.random.default_rng([n, stream]).multinomial(n, np.full(n, 1 / n), size=num) / n
+def _weights(n: int, stream: int) -> np.ndarray:
+  """Returns the share of each of n items in each resample, [_NUM_RESAMPLES, n] f64."""
+  return np.random.default_rng([n, stream]).multinomial(n, np.full(n, 1 / n), size=_NUM_RESAMPLES) / n
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -1,7 +1,6 @@
 """One page before a long run: would it start, fit and be able to write? The first thing to mend is an error."""
 
 from collections.abc import Iterator, Mapping
-import dataclasses
 import os
 import shutil
 from typing import Any
@@ -27,7 +26,7 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
   """
   exp = experiment.resolve(config)
   yield 'versions', _versions()
-  mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
+  mesh = exp.mesh.make()
   yield 'devices', f'{processes.devices()}, mesh {dict(mesh.shape)}'
   yield 'batch', _batch(exp, mesh)
   model = experiment.read_config(exp.model, mesh)

@@ -36,9 +36,9 @@ class EvaluateConfig:
       raise ValueError(f'evaluate.text_source: {self.text_source}: no such file')
 
 
-def wilson(num_right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-  """Returns Wilson's score interval of a proportion, by default at 95 % (doi 10.2307/2276774)."""
-  p = num_right / n
+def wilson(num_right: int, n: int) -> tuple[float, float]:
+  """Returns Wilson's score interval of a proportion at 95 % (doi 10.2307/2276774)."""
+  p, z = num_right / n, 1.96
   center, spread = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
   return max(0.0, (center - spread) / (1 + z**2 / n)), min(1.0, (center + spread) / (1 + z**2 / n))
 

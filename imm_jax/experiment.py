@@ -9,7 +9,7 @@ from typing import Any, cast, Literal, TypeVar
 
 import jax
 
-from imm_jax import formats, metrics, tasks
+from imm_jax import formats, metrics, sharding, tasks
 from imm_jax.checkpoint import CheckpointConfig
 from imm_jax.evaluate import EvaluateConfig
 from imm_jax.finetune import FinetuneConfig
@@ -57,6 +57,10 @@ class MeshSpec:
   data: int
   fsdp: int
   tensor: int
+
+  def make(self, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
+    """Returns the mesh, by default over all devices. Raises ValueError when the sizes do not fit."""
+    return sharding.make_mesh(self.data, self.fsdp, self.tensor, devices)
 
 
 @dataclasses.dataclass(frozen=True)

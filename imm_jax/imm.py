@@ -54,7 +54,7 @@ def run(config: Mapping[str, Any], path: str) -> list[dict[str, Any]]:
   beside = epath.Path(workdir.path).parent / '.xla_cache'
   cache = exp.compilation_cache or os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(beside)
   jax.config.update('jax_compilation_cache_dir', cache)
-  mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh))
+  mesh = exp.mesh.make()
   questions = {name: describe(exp, task) for name, task in exp.all_tasks.items()}
   exp.check_questions()
   for line in workdir.open(config):
@@ -220,14 +220,13 @@ def random_lm(exp: Experiment, mesh: jax.sharding.Mesh) -> LM:
 def load_to_sample(config: Mapping[str, Any]) -> LM:
   """Returns config.model.path on the config's mesh, ready to sample and to score."""
   exp = experiment.resolve(config)
-  lm = load_model(exp, exp.model.path, sharding.make_mesh(**dataclasses.asdict(exp.mesh)))
-  return lm.to_sample()
+  return load_model(exp, exp.model.path, exp.mesh.make()).to_sample()
 
 
 def evaluate_only(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a row with the accuracies of config.model.path on the config's tasks."""
   exp = experiment.resolve(config)
-  mesh, entry, key = sharding.make_mesh(**dataclasses.asdict(exp.mesh)), phases.Entry(0), jax.random.key(exp.seed)
+  mesh, entry, key = exp.mesh.make(), phases.Entry(0), jax.random.key(exp.seed)
   with jax.set_mesh(mesh):
     lm = load_model(exp, exp.model.path, mesh)
     phases.evaluate_domains(exp, lm, lm.params, key, entry, 'merged', part=lambda name, compute: compute())

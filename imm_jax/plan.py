@@ -97,7 +97,7 @@ def plan(
   chip, devices = chip_of(topology), topology_devices(topology, num_slices)
   remat = config['model']['remat']
   exp = experiment.resolve({**config, 'model': {**config['model'], 'remat': 'none' if remat == 'auto' else remat}})
-  mesh = sharding.make_mesh(**dataclasses.asdict(exp.mesh), devices=devices)
+  mesh = exp.mesh.make(devices)
   model_config = experiment.read_config(exp.model, mesh)
   if advice := model_lib.mesh_advice(model_config, mesh):
     metrics.note(advice)

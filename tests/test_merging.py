@@ -410,8 +410,8 @@ def test_the_control_has_the_same_weights_in_other_layers():
 
 def test_search_finds_the_best_alpha_within_the_bound():
   evaluate = lambda alpha: (0.5 + 0.3 * alpha, 0.6 - 0.4 * alpha**2)  # noqa: E731
-  alpha, trials = coefficients.search(evaluate, lowest=0.5, refine=4)
-  assert 0.4 < alpha <= 0.5 and len(trials) <= 5 + 2 * 4
+  alpha, trials = coefficients.search(evaluate, lowest=0.45)
+  assert alpha == 0.5625 and len(trials) == 5 + 2 * 2
   assert trials == sorted(trials) and all(trial[1:] == evaluate(trial[0]) for trial in trials)
   assert coefficients.search(evaluate, lowest=0.0)[0] == 1.0
   assert coefficients.search(evaluate, lowest=0.9)[0] == 0.0

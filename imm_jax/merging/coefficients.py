@@ -182,19 +182,16 @@ def _at_norm(raw: np.ndarray, squares: np.ndarray, wanted: float) -> np.ndarray:
 
 
 def search(
-  evaluate: Callable[[float], tuple[float, float]], *, lowest: float, alphas: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0),
-  refine: int = 2,
-) -> tuple[float, list[tuple[float, float, float]]]:  # fmt: skip
+  evaluate: Callable[[float], tuple[float, float]], lowest: float
+) -> tuple[float, list[tuple[float, float, float]]]:
   """Returns the alpha with the best ID-dev accuracy of those whose probe-OOD accuracy is at least `lowest`, and the trials.
 
-  A grid first, then `refine` times the midpoints beside the best (ours). Of equal ones the smallest alpha. When none reaches
+  A grid of five first, then twice the midpoints beside the best (ours). Of equal ones the smallest alpha. When none reaches
   `lowest`, the one with the best probe accuracy.
 
   Args:
     evaluate: alpha -> (ID-dev accuracy, probe-OOD accuracy).
     lowest: the base's probe-OOD accuracy less what may be lost.
-    alphas: the grid.
-    refine: how often it is refined; 2 more evaluations each.
   """
   trials: dict[float, tuple[float, float]] = {}
 
@@ -202,9 +199,9 @@ def search(
     inside, outside = trials[alpha]
     return (1, inside, -alpha) if outside >= lowest else (0, outside, -alpha)
 
-  for alpha in alphas:
+  for alpha in (0.0, 0.25, 0.5, 0.75, 1.0):
     trials[alpha] = evaluate(alpha)
-  for _ in range(refine):
+  for _ in range(2):
     tried = sorted(trials)
     place = tried.index(max(trials, key=rank))
     neighbours = tried[max(0, place - 1) : place + 2]
