@@ -46,6 +46,11 @@ class FinetuneConfig:
         f'finetune.batch_size: {self.batch_size} is not a multiple of accumulation_steps={self.accumulation_steps}'
       )
 
+  @property
+  def lora_scale(self) -> float:
+    """What an adapter's product is multiplied by."""
+    return self.lora_alpha / max(1, self.lora_rank)
+
 
 def loss_fn(params: Params, model: Transformer, batch: Batch, num_targets: jax.Array) -> jax.Array:
   """Returns the cross-entropy in nats summed over the batch's targets, [], divided by num_targets [] f32."""
@@ -219,7 +224,7 @@ def fine_tune(
   Raises:
     processes.Stopped: a notice to stop came, and where `saved` is given the state is there.
   """
-  scale = config.lora_alpha / max(1, config.lora_rank)
+  scale = config.lora_scale
   init, step, opt_shardings = make_train_step(model, optimizer_config, mesh, config.max_drift, config.lora_rank, scale)  # pyright: ignore[reportArgumentType]
   parts = batches(rows, config, seed, round_, multiple_of=model.rules.num_parts('batch', mesh.shape))
   replicated, shape = jax.NamedSharding(mesh, jax.P()), parts[0].tokens.shape[1:]

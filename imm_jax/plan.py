@@ -207,7 +207,7 @@ def _place(tree: Any, mesh: jax.sharding.Mesh, spec: Callable[[Any], jax.P]) -> 
 
 def _train(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int) -> Any:
   model = Transformer(config, sharding.TRAIN)
-  rank, scale = exp.finetune.lora_rank, exp.finetune.lora_alpha / max(1, exp.finetune.lora_rank)
+  rank, scale = exp.finetune.lora_rank, exp.finetune.lora_scale
   init, step, opt_shardings = finetune.make_train_step(model, exp.optimizer, mesh, 0.0, rank, scale)  # pyright: ignore[reportArgumentType]
   params, frozen = _params(config, mesh, sharding.TRAIN), ()
   if rank:
