@@ -26,6 +26,7 @@ from imm_jax.workdir import Workdir
 
 Record = Mapping[str, Any]  # a line of samples.jsonl or evaluations.jsonl
 Pair = tuple[Sequence[int], Sequence[int]]  # token ids: prompt, completion
+NUM_COMPLETIONS = 64  # that the importance of layers is measured on
 
 
 class Importance(NamedTuple):
@@ -72,6 +73,7 @@ def importance(
     on_device = [jax.device_put(batch, jax.NamedSharding(lm.mesh, spec)) for batch in batches]
 
     def measure(skipped: int) -> tuple[float, float]:
+      processes.check_stop()
       gates = jnp.asarray(np.arange(L) != skipped, jnp.float32)
       scores = [_score(model, params, batch, gates) for batch in on_device]
       advance(1)
@@ -186,9 +188,9 @@ def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[s
 
   distinct_1 .. distinct_3: see distinct_n, over all samples' tokens. self_bleu: see there. unique_answers: a question, on
   average, an answer that cannot be read being none. unique_solutions: likewise the different texts that are right.
-  token_entropy_nats: the mean over sampled tokens of the entropy of what they were drawn from, at temperature 1; None of
-  samples of older programs, which did not measure it. pass@1 and pass@k: see evaluate.pass_at_k, k being the number
-  of samples a question.
+  token_entropy_nats: the mean over sampled tokens of the entropy of the model's own distribution there (temperature 1,
+  nothing cut off); None of samples of older programs, which did not measure it. pass@1 and pass@k: see evaluate.pass_at_k,
+  k being the number of samples a question.
   """
   groups = _by_question(records)
   k, num_tokens = min(map(len, groups)), sum(len(record['tokens']) for record in records)
@@ -251,7 +253,7 @@ def transitions(before: Sequence[Record], after: Sequence[Record]) -> dict[str, 
   return counts
 
 
-def analyze(path: str, num_completions: int = 64) -> list[dict[str, Any]]:
+def analyze(path: str, num_completions: int = NUM_COMPLETIONS) -> list[dict[str, Any]]:
   """Analyses the finished rounds of a run, and writes what it finds into its workdir; returns a dict a round.
 
   Round 0 has the 'importance' of the original model's layers on completions that were accepted in round 1: the same whatever
@@ -265,6 +267,7 @@ def analyze(path: str, num_completions: int = 64) -> list[dict[str, Any]]:
   Raises:
     ValueError: there is no run, round 1 is not done, or a file of a round is damaged.
     OSError: a file cannot be read or written.
+    processes.Stopped: a notice to stop has come; nothing is written.
   """
   workdir = Workdir(path)
   processes.on_first(workdir.check)
@@ -274,7 +277,7 @@ def analyze(path: str, num_completions: int = 64) -> list[dict[str, Any]]:
     raise ValueError(f'{workdir.path}: round 1 is not done, so there is nothing to analyze; go on with imm run')
   spec = exp.model
   lm = lm_lib.load(
-      f'{workdir.path}@0', dtype=spec.dtype, remat=spec.remat, attention=spec.attention, mesh=sharding.make_mesh(),
+      f'{workdir.path}@0', dtype=spec.dtype, remat=spec.remat, attention='auto', mesh=sharding.make_mesh(),
       rules=sharding.TRAIN,
   )  # fmt: skip
   pairs = phases.some_pairs(exp, lm, workdir.read_lines(1, 'samples.jsonl'), num_completions)
@@ -282,6 +285,7 @@ def analyze(path: str, num_completions: int = 64) -> list[dict[str, Any]]:
   analyses: list[dict[str, Any]] = [{'importance': {name: values.tolist() for name, values in found.items()}}]
   before = workdir.read_lines(0, 'evaluations.jsonl')
   for round_ in range(1, num_rounds):
+    processes.check_stop()
     moved = change(lm.params, lm_lib.restore(workdir, round_, 'params', lm))
     samples = workdir.read_lines(round_, 'samples.jsonl')
     analyses.append(

@@ -221,7 +221,11 @@ def _analyze(values: flags.FlagValues, arguments: list[str]) -> None:
   from imm_jax import analysis, processes, report
 
   processes.join()
-  analyses = analysis.analyze(values.workdir, values.num_completions)
+  try:
+    analyses = analysis.analyze(values.workdir, values.num_completions)
+  except processes.Stopped:
+    metrics.note('imm: stopped as asked to; the same command begins again')
+    sys.exit(RESTART)
   if processes.is_first():
     console = Console(width=None if sys.stdout.isatty() else 160)
     for table in analysis.tables(analyses):

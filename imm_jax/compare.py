@@ -19,7 +19,7 @@ from imm_jax.workdir import Workdir
 DOMAINS = {'id': 'in domain', 'ood': 'out of domain'}
 # Keys in which the runs of an arm may differ.
 _OF_ONE_ARM = ('seed', 'num_rounds', 'mesh', 'compilation_cache', 'tensorboard', 'logger', 'profile')
-_SEED = re.compile(r'[-_/](seed|s)?[-_]?\d+$')  # at the end of a workdir's name
+_SEED = re.compile(r'[-_/](seed|s)?[-_]?(\d+)$')  # at the end of a workdir's name
 _NUM_RESAMPLES = 1000  # of a bootstrap
 
 
@@ -201,7 +201,7 @@ def group(runs: Sequence[Run]) -> list[Arm]:
         raise ValueError(f'{other.path}, {run.path}: are runs of one config and seed; report them one by one')
     members.append(run)
   paths = [[os.path.abspath(run.path) for run in members] for members in found.values()]
-  names = [{_SEED.sub('', path) for path in of_arm} for of_arm in paths]
+  names = [{_without_seed(run) for run in members} for members in found.values()]
   stems = [name.pop() if len(name) == 1 else of_arm[0] for name, of_arm in zip(names, paths, strict=True)]
   stems = stems if len(set(stems)) == len(stems) else [of_arm[0] for of_arm in paths]
   above = os.path.commonpath([os.path.dirname(stem) for stem in stems])
@@ -211,12 +211,21 @@ def group(runs: Sequence[Run]) -> list[Arm]:
   ]
 
 
+def _without_seed(run: Run) -> str:
+  """Returns the run's path without its seed at the end; runs/imm_70 keeps its number."""
+  path = os.path.abspath(run.path)
+  match = _SEED.search(path)
+  return path[: match.start()] if match and int(match[2]) == run.config['seed'] else path
+
+
 def _without_seeds(config: Mapping[str, Any]) -> str:
   """Returns the config as text, without the keys in which the runs of an arm may differ, and the seed of their models."""
-  alike = {key: value for key, value in config.items() if key not in _OF_ONE_ARM}
-  if random := config['model'].get('random'):
-    alike['model'] = config['model'] | {'random': {key: value for key, value in random.items() if key != 'seed'}}
-  return re.sub(r'seed\d+', 'seed', json.dumps(alike, sort_keys=True))  # in model.path and synthesize.teacher
+  alike = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items() if key not in _OF_ONE_ARM}
+  for section, key in (('model', 'path'), ('synthesize', 'teacher')):
+    alike[section][key] = re.sub(r'seed\d+', 'seed', alike[section][key])
+  if random := alike['model'].get('random'):
+    alike['model']['random'] = {key: value for key, value in random.items() if key != 'seed'}
+  return json.dumps(alike, sort_keys=True)
 
 
 def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -18,8 +18,6 @@ from imm_jax.model import Params
 from imm_jax.phases import Part
 from imm_jax.workdir import Workdir
 
-NUM_PAIRS = 64  # completions that the importance of layers is measured on
-
 
 def make_merge(exp: Experiment, lm: LM) -> Any:
   """Returns the jitted merge(anchor, tuned, alpha, key) -> params; see merging.make_merge."""
@@ -67,7 +65,7 @@ def choose(
 
 def measure_importance(exp: Experiment, lm: LM, records: Sequence[Mapping[str, Any]]) -> list[float]:
   """Returns the importance of each layer of the original model, [L] nats a token, on the completions of `imm analyze`."""
-  pairs = phases.some_pairs(exp, lm, records, NUM_PAIRS)
+  pairs = phases.some_pairs(exp, lm, records, analysis.NUM_COMPLETIONS)
   return analysis.importance(lm, lm.params, pairs, max_length=exp.finetune.max_length).nll_rise.tolist()
 
 

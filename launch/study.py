@@ -79,8 +79,12 @@ def _imm(*arguments: str, stdout: int | None = subprocess.DEVNULL) -> None:
     command = ['setpriv', '--pdeathsig=TERM', '--', *command]
   cache = {'JAX_COMPILATION_CACHE_DIR': f'{_WORKDIR.value}/.xla_cache'}
   child = subprocess.Popen(command, stdout=stdout, env=cache | os.environ | {'PYTHONPATH': _PATH})
-  signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-  if code := child.wait():
+  handlers = {signal.SIGTERM: lambda *_: child.terminate(), signal.SIGINT: lambda *_: None}  # a terminal tells the child too
+  before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+  code = child.wait()
+  for number, handler in before.items():
+    signal.signal(number, handler)
+  if code:
     raise SystemExit(code)
 
 
@@ -89,11 +93,14 @@ def _workdir(arm: str, seed: str) -> pathlib.Path:
 
 
 def _read(arm: str, seed: str) -> Run:
-  return compare.read(str(_workdir(arm, seed)))
+  try:
+    return compare.read(str(_workdir(arm, seed)))
+  except ValueError as error:
+    raise SystemExit(f'study: {error}') from None
 
 
 def rounds(run: Run) -> list[dict[str, Any]]:
-  """Returns a row for each round: accuracies by domain and task, the drift, and of each question whether it was right.
+  """Returns what a run's summary says of each round, with accuracies alone, and of each question whether it was right.
 
   That is a text of 0 and 1 a task, in the order of the questions' ids.
   """
@@ -101,15 +108,19 @@ def rounds(run: Run) -> list[dict[str, Any]]:
   for entry in run.rows:
     domains = [name for name in ('tuned_id', 'tuned_ood', 'id', 'ood') if name in entry]
     row = {name: {task: values['accuracy'] for task, values in entry[name].items()} for name in domains}
+    row |= {'text_nll_nats': entry['text']['nll_nats']} if 'text' in entry else {}
+    row |= {key: entry[key] for key in ('sample', 'merge', 'secs') if key in entry}
     answers = {task: run.by_question[State(entry['round'], 'merged'), task] for name in DOMAINS for task in entry[name]}
     right = {task: ''.join(str(int(of_task[id_]['right'])) for id_ in sorted(of_task)) for task, of_task in answers.items()}
-    drift = entry['merge']['drift_norm'] if 'merge' in entry else 0.0
-    rows.append({'round': entry['round'], **row, 'drift_norm': drift, 'right': right})
+    rows.append({'round': entry['round'], **row, 'right': right})
   return rows
 
 
 def main(arguments: Sequence[str]) -> None:
   """Runs what the flags say, with the overrides behind `--`, prints the table, writes study.json and report.html."""
+  for name, values in (('arms', _ARMS.value), ('seeds', _SEEDS.value)):
+    if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
+      raise SystemExit(f'study: --{name}: {twice[0]} stands there twice')
   try:  # A config is a program of the user's: whatever it raises is a mistake in it.
     teacher = teachers()
   except Exception as error:

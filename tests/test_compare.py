@@ -12,7 +12,13 @@ from imm_jax.evaluate import wilson
 from imm_jax.workdir import Workdir
 
 TASKS = {'id': {'sum': 30}, 'ood': {'max': 40, 'min': 20}}  # and how many questions
-CONFIG = {'seed': 0, 'num_rounds': 2, 'model': {'path': 'models/small'}, 'merge': {'method': 'linear', 'alpha': 0.5}}
+CONFIG = {
+  'seed': 0,
+  'num_rounds': 2,
+  'model': {'path': 'models/small'},
+  'synthesize': {'teacher': ''},
+  'merge': {'method': 'linear', 'alpha': 0.5},
+}
 
 
 def make_run(path, seed=0, num_rounds=2, text='1+1=', tasks=TASKS, tuned=True, shuffled=False, analysis=None, **changes):
@@ -192,9 +198,21 @@ def test_each_seed_of_an_arm_may_have_models_of_its_own(tmp_path):
 
 
 def test_arms_that_their_names_do_not_tell_apart_are_called_as_their_runs(tmp_path):
-  paths = [make_run(tmp_path / f'alpha-{alpha}', merge={'alpha': alpha}) for alpha in (0, 1)]
+  paths = [make_run(tmp_path / f'alpha-{alpha}', seed=alpha, merge={'alpha': alpha}) for alpha in (0, 1)]
   assert [arm.name for arm in compare.group([compare.read(path) for path in paths])] == ['alpha-0', 'alpha-1']
   assert [arm.name for arm in compare.group([compare.read(paths[0])])] == ['alpha']
+
+
+def test_an_arm_keeps_a_number_that_is_no_seed(tmp_path):
+  paths = [make_run(tmp_path / f'imm_{n}/seed{seed}', seed, merge={'alpha': n / 100}) for n in (25, 70) for seed in (0, 1)]
+  assert [arm.name for arm in compare.group([compare.read(path) for path in paths])] == ['imm_25', 'imm_70']
+  path = make_run(tmp_path / 'real_10', merge={'alpha': 0.1})
+  assert [arm.name for arm in compare.group([compare.read(path), compare.read(paths[0])])] == ['real_10', 'imm_25']
+
+
+def test_runs_on_different_data_are_different_arms(tmp_path):
+  paths = [make_run(tmp_path / f'imm/seed{n}', n, evaluate={'text_source': f'data/seed{n}.txt'}) for n in (1, 2)]
+  assert len(compare.group([compare.read(path) for path in paths])) == 2
 
 
 def test_an_arm_is_as_long_as_its_shortest_run(tmp_path):

@@ -166,7 +166,7 @@ def test_a_study_compares_arms_that_share_their_base(tmp_path, arms):
   assert config['synthesize']['teacher'] == f'{tmp_path}/study/vanilla/seed0@1'
   assert distill[0] == vanilla[0] and distill[1]['sample'] != vanilla[1]['sample']
   result = json.loads((tmp_path / 'study' / 'study.json').read_text())
-  assert result['imm']['0'][1]['drift_norm'] == imm[1]['merge']['drift_norm']
+  assert result['imm']['0'][1]['merge']['drift_norm'] == imm[1]['merge']['drift_norm']
   assert result['vanilla']['0'][1]['tuned_ood']['max'] == vanilla[1]['tuned_ood']['max']['accuracy']
   right = result['vanilla']['0'][1]['right']['max']
   assert len(right) == vanilla[1]['ood']['max']['n'] and set(right) <= {'0', '1'}
@@ -191,6 +191,11 @@ def test_the_run_of_a_study_imports_what_its_launcher_could(tmp_path, arms, monk
   monkeypatch.setenv('PYTHONPATH', f'{tmp_path}/beside')
   done = launch('study', *arms, '--arms=wrong')
   assert done.stderr.splitlines()[-1].startswith('imm: merge.alpha: 2.0 is not in [0, 1]'), done.stderr
+
+
+def test_a_study_refuses_what_stands_twice(tmp_path, arms):
+  done = launch('study', *arms, '--arms=imm,imm')
+  assert done.returncode == 1 and done.stderr == 'study: --arms: imm stands there twice\n'
 
 
 def test_a_study_knows_its_arms_before_it_runs_one(tmp_path, arms):

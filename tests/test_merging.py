@@ -382,15 +382,11 @@ def test_schedules():
 @settings(max_examples=50, deadline=None)
 @given(
   strategies.lists(strategies.tuples(*[strategies.floats(0.1, 10)] * 3), min_size=2, max_size=8),
-  strategies.floats(0.05, 0.6),
+  strategies.floats(0.05, 1.0),
 )
 def test_layer_adaptive_keeps_the_drift_norm_and_its_order(layers, alpha):
   importance, change, norms = map(np.asarray, zip(*layers, strict=True))
-  try:
-    alphas = coefficients.layer_adaptive(importance, change, alpha, norms)
-  except ValueError as error:
-    assert 'moved too little' in str(error)
-    return
+  alphas = coefficients.layer_adaptive(importance, change, alpha, norms)
   assert (alphas >= 0).all() and (alphas <= 1).all()
   np.testing.assert_allclose(np.sum(alphas**2 * norms**2), alpha**2 * np.sum(norms**2), rtol=1e-6)
   score = np.argsort(np.argsort(importance, kind='stable')) - np.argsort(np.argsort(change, kind='stable'))
@@ -404,7 +400,7 @@ def test_the_control_has_the_same_weights_in_other_layers():
   np.testing.assert_allclose(coefficients.layer_adaptive(importance, change, 0.2, np.ones(8), order), alphas[order])
   control = coefficients.layer_adaptive(importance, change, 0.2, norms, order)  # scaled, where layers moved unlike
   assert alphas.max() < 1 > control.max()
-  assert np.ptp(control[alphas[order] > 0] / alphas[order][alphas[order] > 0]) < 1e-6
+  assert np.ptp(control / alphas[order]) < 1e-6
   np.testing.assert_allclose(np.sum(control**2 * norms**2), 0.2**2 * np.sum(norms**2), rtol=1e-6)
 
 

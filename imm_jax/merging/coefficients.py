@@ -148,8 +148,9 @@ def layer_adaptive(
 ) -> np.ndarray:
   """Returns alpha_l [L]: more of tuned where a layer matters and moved little, at the drift norm of a uniform alpha (ours).
 
-  alpha_l = min(1, c max(0, alpha (1 + (rank of importance_l - rank of change_l) / (L - 1)))), ranks from 0, the least; c
-  makes sum_l alpha_l^2 |delta_l|^2 = alpha^2 sum_l |delta_l|^2.
+  alpha_l = min(1, c (1 + (rank of importance_l - rank of change_l) / (L - 1))), ranks from 0, the least; c makes
+  sum_l alpha_l^2 |delta_l|^2 = alpha^2 sum_l |delta_l|^2. A layer whose share is 0 gets next to nothing, but what is left
+  where all others are at 1.
 
   Args:
     importance: [L], of each layer for the task.
@@ -157,28 +158,23 @@ def layer_adaptive(
     alpha: the uniform weight of tuned, in [0, 1].
     delta_norms: [L], |delta_l| of each layer.
     order: [L] int, of the control: layer l gets, before the scaling by c, what is due to layer order[l].
-
-  Raises:
-    ValueError: no scale reaches that norm with every alpha_l in [0, 1].
   """
   ranks = [np.argsort(np.argsort(values, kind='stable'), kind='stable') for values in (importance, change)]
-  raw = np.maximum(alpha * (1 + (ranks[0] - ranks[1]) / max(1, len(importance) - 1)), 0)
-  raw = raw if order is None else raw[order]
+  shares = np.maximum(1 + (ranks[0] - ranks[1]) / max(1, len(importance) - 1), 1e-6)
+  shares = shares if order is None else shares[order]
   squares = np.square(np.asarray(delta_norms, np.float64))
   if not squares.sum() or not alpha:
     return np.full(len(importance), alpha)
-  return _at_norm(raw, squares, alpha**2 * squares.sum())
+  return _at_norm(shares, squares, alpha**2 * squares.sum())
 
 
-def _at_norm(raw: np.ndarray, squares: np.ndarray, wanted: float) -> np.ndarray:
-  """Returns min(1, c raw) with sum (min(1, c raw))^2 squares = wanted."""
-  if np.sum(squares[raw > 0]) < wanted:
-    raise ValueError('layer_adaptive: the layers that get a weight moved too little for the drift norm of this alpha')
-  low, high = 0.0, 1.0 / np.min(raw[raw > 0])
+def _at_norm(shares: np.ndarray, squares: np.ndarray, wanted: float) -> np.ndarray:
+  """Returns min(1, c shares) with sum (min(1, c shares))^2 squares = wanted, which is at most sum squares."""
+  low, high = 0.0, 1.0 / np.min(shares)
   for _ in range(100):
     middle = (low + high) / 2
-    low, high = (middle, high) if np.sum(np.minimum(1, middle * raw) ** 2 * squares) < wanted else (low, middle)
-  return np.minimum(1, high * raw)
+    low, high = (middle, high) if np.sum(np.minimum(1, middle * shares) ** 2 * squares) < wanted else (low, middle)
+  return np.minimum(1, high * shares)
 
 
 def search(
