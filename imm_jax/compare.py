@@ -89,9 +89,10 @@ class Arm:
     return states(self.runs[0].rows[: min(len(run.rows) for run in self.runs)])
 
   @property
-  def last_analysis(self) -> dict[str, Any]:
-    """Returns what `imm analyze` found of its first run's newest round that it has looked at; {} where it has at none."""
-    return next((found for found in reversed(self.runs[0].analyses[1:]) if found), {})
+  def last_analysis(self) -> tuple[int, dict[str, Any]] | None:
+    """Returns the newest round of its first run that `imm analyze` has looked at, and what it found; None without one."""
+    analyses = enumerate(self.runs[0].analyses)
+    return max(((round_, found) for round_, found in analyses if round_ and found), default=None, key=lambda pair: pair[0])
 
   def accuracy(self, state: State, domain: str, tasks: Sequence[str]) -> Interval:
     """Returns the mean accuracy over runs and tasks.
@@ -109,6 +110,11 @@ class Arm:
   def drift(self, state: State) -> float:
     """Returns the mean over its runs of ‖params - base‖ / ‖base‖ of merged params."""
     return float(np.mean([run.rows[state.round_]['merge']['drift_norm'] if state.round_ else 0.0 for run in self.runs]))
+
+  def text_nll(self, state: State) -> float | None:
+    """Returns the mean over its runs of a text's negative log-likelihood, nats a token; None where not all measured it."""
+    found = [run.rows[state.round_].get(state.key('text')) for run in self.runs]
+    return None if None in found else float(np.mean([text['nll_nats'] for text in found]))
 
   def guess(self, domain: str, tasks: Sequence[str]) -> float:
     """Returns the mean over tasks of the accuracy of always giving the commonest answer."""

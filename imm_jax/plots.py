@@ -13,7 +13,7 @@ from imm_jax import compare
 from imm_jax.compare import Arm, BASE, DOMAINS
 
 COLORS = ('#0072b2', '#d55e00', '#009e73', '#b4568c', '#c98500', '#3a9fd6', '#4d4d4d')  # near Okabe and Ito's: for all eyes
-_MARKERS = 'osD^vPX'
+_MARKERS = 'osD^vPX'  # a second arm of a color has the next marker
 _INK, _FAINT = '#333333', '#8a8a8a'
 _WIDTH = 3.75  # inches
 _STYLE: Any = {
@@ -69,7 +69,7 @@ def _accuracy(arms, domain, tasks, title, values, limits) -> str:
       ax.axhline(guess, color=_FAINT, lw=0.8, ls=':')
       labels.append((last + 0.3, guess, 'guess', _FAINT))
     for i, arm in enumerate(arms):
-      color, marker = COLORS[i % len(COLORS)], _MARKERS[i % len(_MARKERS)]
+      color, marker = _look(i)
       for which, style in (('tuned', {'mfc': 'white', 'ls': ''}), ('merged', {'ls': '-'})):
         states = [state for name, state in values if name == arm.name and state.which == which]
         dodge = 0.07 * (i - (len(arms) - 1) / 2) - (0.3 if which == 'tuned' else 0)
@@ -111,7 +111,7 @@ def plane(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> str:
     ax.step(*zip(*front, strict=True), where='pre', color='#d0d0d0', lw=5, solid_capstyle='round', zorder=1)
     labels = []
     for i, arm in enumerate(arms):
-      color, marker = COLORS[i % len(COLORS)], _MARKERS[i % len(_MARKERS)]
+      color, marker = _look(i)
       for which, style in (('tuned', {'mfc': 'white', 'ls': ':', 'lw': 0.8}), ('merged', {})):
         path = {state.round_: point for (name, state), point in where.items() if name == arm.name and state.which == which}
         if not path:
@@ -131,8 +131,8 @@ def plane(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> str:
   return _svg(draw, 2.9, f'Changes from base in points: {told}')
 
 
-def transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list[str]:
-  """Returns a figure a domain: the % of questions won and lost against base, of one arm in all rounds, else in the last."""
+def transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict[str, str]:
+  """Returns a figure by domain: the % of questions won and lost against base, of one arm in all rounds, else in the last."""
   if len(arms) == 1:
     rows = [(f'{state.round_} {state.which}', arms[0], state) for state in arms[0].states[1:]]
   else:
@@ -160,21 +160,23 @@ def transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list
     told = '; '.join(f'{name} {won:.1f} won, {lost:.1f} lost' for (name, *_), (won, lost) in zip(rows, pairs, strict=True))
     return _svg(draw, 0.85 + 0.2 * len(rows), f'{DOMAINS[domain].capitalize()}, % of questions against base: {told}')
 
-  return [figure(domain, pairs) for domain, pairs in shares.items() if pairs]
+  return {domain: figure(domain, pairs) for domain, pairs in shares.items() if pairs}
 
 
-def layers(arms: Sequence[Arm]) -> list[str]:
-  """Returns a figure for each arm whose first run was analysed: layers' change in the last round over their importance."""
-  figures = []
+def layers(arms: Sequence[Arm]) -> dict[str, str]:
+  """Returns a figure by arm whose first run was analysed: layers' change in its newest such round over their importance."""
+  figures = {}
   for arm in arms:
-    if found := arm.last_analysis:
+    if arm.last_analysis:
+      round_, found = arm.last_analysis
+      title = f'{arm.name if len(arms) > 1 else ""}, seed {arm.runs[0].config["seed"]}, round {round_}'.removeprefix(', ')
       importance = arm.runs[0].analyses[0]['importance']['nll_rise']
-      figures.append(_layers(arm.name, importance, found['change']['layers'], found['spearman']))
+      figures[arm.name] = _layers(title, importance, found['change']['layers'], found['spearman']['nll_rise'])
   return figures
 
 
 def _layers(name, importance, change, spearman) -> str:
-  rho = f'ρ = {spearman["nll_rise"]["rho"]:+.2f}'.replace('-', '−') if spearman['nll_rise'] else 'no rank correlation'
+  rho = f'ρ = {spearman["rho"]:+.2f} (p = {spearman["p"]:.2g})'.replace('-', '−') if spearman else 'no rank correlation'
 
   def draw(ax):
     ax.set(title=f'{name}: {rho}', xlabel='importance, nats a token', ylabel='change, % of the norm')
@@ -187,8 +189,8 @@ def _layers(name, importance, change, spearman) -> str:
   return _svg(draw, 2.6, f'{name}, change of each layer over its importance, {rho}')
 
 
-def collapse(arms: Sequence[Arm]) -> list[str]:
-  """Returns a figure for each measure of diversity, over rounds, a line an arm: means over tasks and runs.
+def collapse(arms: Sequence[Arm]) -> dict[str, str]:
+  """Returns a figure by measure of diversity, over rounds, a line an arm: means over tasks and runs.
 
   Of a round in which not all runs of an arm have measured there is none, as where nothing was sampled.
   """
@@ -200,7 +202,7 @@ def collapse(arms: Sequence[Arm]) -> list[str]:
         values = [of_task[measure] for of_task in by_task if of_task.get(measure) is not None]
         if len(values) == len(by_task):
           lines.setdefault(measure, {}).setdefault(arm.name, {})[round_] = sum(values) / len(values)
-  return [_collapse(measure, of_arms, [arm.name for arm in arms]) for measure, of_arms in lines.items()]
+  return {measure: _collapse(measure, of_arms, [arm.name for arm in arms]) for measure, of_arms in lines.items()}
 
 
 def _collapse(measure: str, lines: Mapping[str, Mapping[int, float]], names: Sequence[str]) -> str:
@@ -210,27 +212,27 @@ def _collapse(measure: str, lines: Mapping[str, Mapping[int, float]], names: Seq
     ax.grid(axis='y')
     labels = []
     for name, line in lines.items():
-      i = names.index(name)
-      ax.plot(*zip(*line.items(), strict=True), marker=_MARKERS[i % len(_MARKERS)], color=COLORS[i % len(COLORS)])
-      labels.append((*list(line.items())[-1], name if len(names) > 1 else '', COLORS[i % len(COLORS)]))
+      color, marker = _look(names.index(name))
+      ax.plot(*zip(*line.items(), strict=True), marker=marker, color=color)
+      labels.append((*list(line.items())[-1], name if len(names) > 1 else '', color))
     _label(ax, labels)
 
   told = '; '.join(f'{name} {list(line.values())[-1]:.3g}' for name, line in lines.items())
-  return _svg(draw, 2.2, f'{measure} after the last round: {told}')
+  return _svg(draw, 2.2, f'{measure} of completions in the last round: {told}')
 
 
 def secs(arms: Sequence[Arm]) -> str:
-  """Returns the time by phase: of one arm a bar a round, of several one an arm for all rounds; means over its runs."""
+  """Returns the time by phase: of one arm a bar a round, of several one an arm for rounds from 1 on; means over its runs."""
   rows: dict[str, dict[str, float]] = {}
   for arm in arms:
     for run in arm.runs:
-      for row in run.rows[: arm.states[-1].round_ + 1]:
+      for row in run.rows[len(arms) > 1 : arm.states[-1].round_ + 1]:  # round 0 may be another arm's, copied
         parts = rows.setdefault(arm.name if len(arms) > 1 else f'round {row["round"]}', {})
         for phase, value in row['secs'].items():
           parts[phase] = parts.get(phase, 0.0) + value / len(arm.runs)
   phases = list(dict.fromkeys(phase for parts in rows.values() for phase in parts))
   totals = {name: sum(parts.values()) for name, parts in rows.items()}
-  longest = max(totals.values())
+  longest = max(totals.values(), default=0)
   unit, size = ('hours', 3600) if longest > 2 * 3600 else ('minutes', 60) if longest > 2 * 60 else ('seconds', 1)
 
   def draw(ax):
@@ -271,14 +273,24 @@ def _annotate(ax: Any, text: str, where: tuple[float, float], shift: tuple[float
   ax.annotate(text, where, shift, textcoords='offset points', color=color, va='center', **{'fontsize': 7, **style})
 
 
+def _look(i: int) -> tuple[str, str]:
+  """Returns the color and the marker of arm i."""
+  return COLORS[i % len(COLORS)], _MARKERS[(i + i // len(COLORS)) % len(_MARKERS)]
+
+
 def _label(ax: Any, labels: Sequence[tuple[float, float, str, str]]) -> None:
-  """Writes names right of their points (x, y, name, color), moved up where they would overlap."""
-  width, height = (high - low for low, high in (ax.get_xlim(), ax.get_ylim()))
-  places: list[tuple[float, float]] = []
-  for x, y, name, color in sorted(labels, key=lambda label: label[1]):
-    beside = [other for where, other in places if abs(where - x) < 0.25 * width]
-    places.append((x, max([y, *(other + 0.075 * height for other in beside)])))
-    _annotate(ax, name, places[-1], (6, 0), color, fontsize=8, annotation_clip=False)
+  """Writes names right of their points (x, y, name, color), moved where they would overlap: up, and down from the top."""
+  width, top = ax.get_xlim()[1] - ax.get_xlim()[0], ax.get_ylim()[1]
+  apart = 0.075 * (top - ax.get_ylim()[0])
+  labels, heights = sorted(labels, key=lambda label: label[1]), []
+  beside = [[j for j, other in enumerate(labels) if j != i and abs(other[0] - label[0]) < 0.25 * width]
+            for i, label in enumerate(labels)]  # fmt: skip
+  for i, (_, y, *_) in enumerate(labels):
+    heights.append(max([y, *(heights[j] + apart for j in beside[i] if j < i)]))
+  for i in reversed(range(len(labels))):
+    heights[i] = min([heights[i], max(top, labels[i][1]), *(heights[j] - apart for j in beside[i] if j > i)])
+  for (x, _, name, color), y in zip(labels, heights, strict=True):
+    _annotate(ax, name, (x, y), (6, 0), color, fontsize=8, annotation_clip=False)
 
 
 def _svg(draw: Callable[[Any], None], height: float, alt: str) -> str:

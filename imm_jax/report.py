@@ -5,6 +5,7 @@ import importlib.metadata
 import itertools
 import json
 import os
+import re
 from typing import Any
 
 import jinja2
@@ -27,7 +28,7 @@ def figures(paths: Sequence[str]) -> dict[str, str]:
   """Returns the page's figures by a name, as SVG text that stands by itself, on white. Raises as `page` does."""
   runs = [compare.read(path) for path in paths]
   found = _figures(compare.group(runs), compare.shared_tasks(runs))
-  named = {f'{name}-{i}' if len(svgs) > 1 else name: svg for name, svgs in found.items() for i, svg in enumerate(svgs, 1)}
+  named = {f'{kind}-{name}'.strip('-').replace('/', '-'): svg for kind, svgs in found.items() for name, svg in svgs.items()}
   start, font = '<svg style="background: white"', "'DejaVu Sans', sans-serif"
   return {name: svg.replace('<svg', start, 1).replace("'DejaVu Sans'", font) for name, svg in named.items()}
 
@@ -58,7 +59,9 @@ def page(paths: Sequence[str]) -> str:
     guesses=[arms[0].guess(domain, names) for domain, names, _ in _columns(tasks)],
     table=[_row(arm, state, tasks) for arm in arms for state in arm.states],
     brief=[_row(arms[0], BASE, tasks), *(_row(arm, arm.states[-1], tasks) for arm in arms)],
-    kinds=_kinds(arms),
+    texts=any(arm.text_nll(BASE) is not None for arm in arms),
+    tuned_shown=len(arms) == 1 and any(state.which == 'tuned' for state in arms[0].states),
+    changes=_changes(arms),
     learned=_learned(arms),
     pairs=[_pair(a, b, tasks) for a, b in itertools.combinations(arms, 2)],
     differing=_differing(arms),
@@ -73,7 +76,8 @@ def page(paths: Sequence[str]) -> str:
 
 def _facts(arms: Sequence[Arm]) -> list[str]:
   """Returns what all arms have in common, for a line above the title."""
-  models = {arm.runs[0].config['model']['path'] or 'random weights' for arm in arms}
+  paths = {run.config['model']['path'] for arm in arms for run in arm.runs}
+  models = {re.sub(r'[-_/]seed\d+', '', path) or 'random weights' for path in paths}
   num = {arm.states[-1].round_ for arm in arms}
   seeds = {run.config['seed'] for arm in arms for run in arm.runs}
   facts = [os.path.basename(model) or model for model in sorted(models)]
@@ -139,6 +143,7 @@ def _row(arm: Arm, state: State, tasks: Mapping[str, Sequence[str]]) -> dict[str
       (arm.accuracy(state, domain, names), change)
       for (domain, names, _), change in zip(_columns(tasks), changes, strict=True)
     ],
+    'text': arm.text_nll(state),
     'drift': f'{arm.drift(state):.1e}' if state.round_ and state.which == 'merged' else '',
   }
 
@@ -198,10 +203,11 @@ def _learned(arms: Sequence[Arm]) -> list[tuple[str, bool, dict[str, float | Non
   return rows
 
 
-def _kinds(arms: Sequence[Arm]) -> list[tuple[str, dict[str, float]]]:
-  """Returns how much each kind of module changed in the last round of each arm whose first run was analysed."""
-  last = [(arm.name, arm.last_analysis) for arm in arms]
-  return [(name, {k: v for k, v in found['change'].items() if k != 'layers'}) for name, found in last if found]
+def _changes(arms: Sequence[Arm]) -> tuple[list[str], list[tuple[str, list[float | None]]]]:
+  """Returns the kinds of modules, and how much each changed in the newest analysed round of an arm's first run."""
+  last = [(arm.name, arm.last_analysis[1]['change']) for arm in arms if arm.last_analysis]
+  kinds = [kind for kind in dict.fromkeys(kind for _, change in last for kind in change) if kind != 'layers']
+  return kinds, [(name, [change.get(kind) for kind in kinds]) for name, change in last]
 
 
 def _ran_on(runs: Sequence[Run]) -> list[str]:
@@ -216,16 +222,16 @@ def _ran_on(runs: Sequence[Run]) -> list[str]:
   return [f'{", ".join(names)}: {text}' for text, names in found.items()] if len(found) > 1 else list(found)
 
 
-def _figures(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def _figures(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
   """Returns the SVGs by what they are about."""
-  means = [(domain, names, DOMAINS[domain].capitalize()) for domain, names in tasks.items()]
-  single = [(domain, [name], f'{domain.upper()} {name}') for domain, names in tasks.items() for name in names]
+  means = {domain: (domain, names, DOMAINS[domain].capitalize()) for domain, names in tasks.items()}
+  each = {f'{domain}-{name}': (domain, [name], f'{domain.upper()} {name}') for domain in tasks for name in tasks[domain]}
   return {
-    'means': plots.accuracies(arms, means),
-    'plane': [plots.plane(arms, tasks)] if 'ood' in tasks and arms[0].states[-1] != BASE else [],
-    'tasks': plots.accuracies(arms, single) if len(single) > len(means) else [],
+    'means': dict(zip(means, plots.accuracies(arms, list(means.values())), strict=True)),
+    'plane': {'': plots.plane(arms, tasks)} if 'ood' in tasks and arms[0].states[-1] != BASE else {},
+    'tasks': dict(zip(each, plots.accuracies(arms, list(each.values())), strict=True)) if len(each) > len(means) else {},
     'transitions': plots.transitions(arms, tasks),
     'layers': plots.layers(arms),
     'collapse': plots.collapse(arms),
-    'secs': [plots.secs(arms)],
+    'secs': {'': plots.secs(arms)},
   }

@@ -21,7 +21,9 @@ CONFIG = {
 }
 
 
-def make_run(path, seed=0, num_rounds=2, text='1+1=', tasks=TASKS, tuned=True, shuffled=False, analysis=None, **changes):
+def make_run(
+  path, seed=0, num_rounds=2, text='1+1=', tasks=TASKS, tuned=True, shuffled=False, analysis=None, nll_nats=0, **changes
+):
   """Makes the workdir of a run whose answers are drawn by the seed; `text` is whatever a model or the data wrote."""
   workdir, rng = Workdir(path), random.Random(seed)
   workdir.open(CONFIG | {'seed': seed, 'num_rounds': num_rounds} | changes)
@@ -29,6 +31,8 @@ def make_run(path, seed=0, num_rounds=2, text='1+1=', tasks=TASKS, tuned=True, s
     row, records = {'round': round_, 'secs': {'sample': 2.0, 'evaluate': 1.0}}, []
     row |= {'versions': {'jax': '1'}, 'devices': '1 x cpu'}
     for which in ('tuned', 'merged') if tuned and round_ else ('merged',):
+      if nll_nats:
+        row['tuned_text' if which == 'tuned' else 'text'] = {'nll_nats': nll_nats + 0.001 * round_}
       for domain, sizes in tasks.items():
         results = row['tuned_' + domain if which == 'tuned' else domain] = {}
         for task, n in sizes.items():

@@ -15,9 +15,8 @@ TASK_NAMES = {domain: list(sizes) for domain, sizes in TASKS.items()}
 
 def figures(arms):
   panels = [(domain, names, domain) for domain, names in TASK_NAMES.items()]
-  return [
-    *plots.accuracies(arms, panels), plots.plane(arms, TASK_NAMES), *plots.transitions(arms, TASK_NAMES), plots.secs(arms),
-  ]  # fmt: skip
+  won_and_lost = plots.transitions(arms, TASK_NAMES).values()
+  return [*plots.accuracies(arms, panels), plots.plane(arms, TASK_NAMES), *won_and_lost, plots.secs(arms)]
 
 
 @pytest.fixture(params=[1, 9])
@@ -48,3 +47,15 @@ def test_names_stand_apart():
   ordered = sorted(heights.values())
   assert min(b - a for a, b in zip(ordered, ordered[1:], strict=False)) >= 7.4
   assert heights['10'] == 10 and heights['90'] == 90 and heights['50'] < heights['50.5'] < heights['51']
+
+
+def test_many_names_stay_within_the_axes():
+  ax = Figure().subplots()
+  ax.set_ylim(0, 100)
+  plots._label(ax, [(0, y, str(y), 'k') for y in range(90, 100)])
+  heights = [text.xy[1] for text in ax.texts]
+  assert max(heights) <= 100 and min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 7.4
+
+
+def test_no_two_arms_look_alike():
+  assert len({plots._look(i) for i in range(40)}) == 40

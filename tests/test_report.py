@@ -1,13 +1,15 @@
 """The page: it needs nothing but itself, shows what models wrote as text, and is the same for the same workdirs."""
 
+import html
 from html.parser import HTMLParser
+import json
 import re
 import shutil
 import subprocess
 
 import pytest
 
-from imm_jax import report
+from imm_jax import plots, report
 from tests.test_compare import CONFIG, make_run
 
 EVIL = '</pre><script>alert("x")</script>{{ 7 * 7 }}<img src=https://example.com/x.png>'
@@ -103,7 +105,14 @@ def test_what_was_analysed_is_shown(tmp_path):
   assert {'attn/q', '3.8'} <= set(Page(text).texts)
   nothing = ANALYSIS | {'collapse': {}}  # as where it learned from real solutions only
   assert 'Are completions still diverse?' not in report.page([make_run(tmp_path / 'real', analysis=nothing)])
-  assert 'ρ = −1.00' in text and re.search('distinct_2 after the last round: .* 0.5"', text) and 'self_bleu' not in text
+  assert 'seed 1, round 2: ρ = −1.00 (p = 1)' in text and 'self_bleu' not in text
+  assert re.search('distinct_2 of completions in the last round: .* 0.5"', text)
+
+
+def test_a_text_that_was_measured_is_a_column(tmp_path):
+  measured = make_run(tmp_path / 'a', nll_nats=3.25)
+  assert {'3.250', '3.252', 'nats a token'} <= set(Page(report.page([measured])).texts)
+  assert 'nats a token' not in Page(report.page([make_run(tmp_path / 'b')])).texts[:100]
 
 
 @pytest.mark.parametrize('changes', [{'num_rounds': 0}, {'tasks': {'id': {'sum': 5}, 'ood': {}}}, {'tuned': False}], ids=str)
@@ -112,6 +121,25 @@ def test_a_run_with_little_in_it(tmp_path, changes):
   report.write(path)
   with open(f'{path}/report.html', encoding='utf-8') as file:
     Page(file.read())
+
+
+# What a browser drew: how wide the page is, and of each figure whether it is within the page and how many marks in an arm's
+# color are seen.
+MEASURE = (
+  f"""<script>const colors = {list(plots.COLORS)};"""
+  + """
+const colored = (e) => colors.some((color) => (e.getAttribute('style') || '').includes(color));
+const seen = (e) => { const box = e.getBoundingClientRect(); return box.width > 0 || box.height > 0; };
+const figures = [...document.querySelectorAll('svg[role=img]')].map((svg) => {
+  const box = svg.getBoundingClientRect();
+  const marks = [...svg.querySelectorAll('path, use')].filter((e) => colored(e) && seen(e) && !e.closest('defs'));
+  return {inside: box.width > 100 && box.height > 50 && box.right <= innerWidth, marks: marks.length};
+});
+const found = {page: document.documentElement.scrollWidth, window: innerWidth, figures};
+document.querySelectorAll('title').forEach((title) => title.remove());
+document.body.append(Object.assign(document.createElement('title'), {textContent: JSON.stringify(found)}));
+</script>"""
+)
 
 
 @pytest.mark.slow
@@ -130,8 +158,11 @@ def test_a_browser_shows_it_without_complaint(tmp_path):
   assert 'CONSOLE' not in shown.stderr, shown.stderr
   assert shown.stdout.count('<svg') == file.read_text().count('<svg') > 5
   assert '<script' not in shown.stdout and '&lt;script&gt;alert("x")&lt;/script&gt;' in shown.stdout
-  for width in (390, 1280):
-    picture = tmp_path / f'{width}.png'
+  measured = tmp_path / 'measured.html'
+  measured.write_text(file.read_text() + MEASURE)
+  for width in (500, 1280):
     size = f'--window-size={width},2000'
-    subprocess.run([*command, size, f'--screenshot={picture}', f'file://{file}'], capture_output=True, check=True)
-    assert picture.stat().st_size > 50_000
+    shown = subprocess.run([*command, size, '--dump-dom', f'file://{measured}'], capture_output=True, text=True, check=True)
+    found = json.loads(html.unescape(shown.stdout.rpartition('<title>')[2].partition('</title>')[0]))
+    assert found['page'] <= found['window'] == width and len(found['figures']) == file.read_text().count('<svg')
+    assert all(figure['inside'] and figure['marks'] >= 2 for figure in found['figures']), found
