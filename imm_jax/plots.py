@@ -45,15 +45,20 @@ def accuracies(arms: Sequence[Arm], panels: Sequence[tuple[str, Sequence[str], s
 
   A point is as high in all of them, wherever their axes begin. Of one arm the tuned params are shown too, hollow.
   """
-  shown = {arm.name: _shown(arms, arm) for arm in arms}
-  values = [
-    {(arm.name, state): [100 * x for x in arm.accuracy(state, domain, tasks)] for arm in arms for state in shown[arm.name]}
-    for domain, tasks, _ in panels
-  ]
-  ends = [(min(low for _, low, _ in panel.values()), max(high for *_, high in panel.values())) for panel in values]
+  shown = [(arm, state) for arm in arms for state in _shown(arms, arm)]
+  values = [{(arm.name, state): _spread(arm, state, *panel[:2]) for arm, state in shown} for panel in panels]
+  ends = [(min(map(min, panel.values())), max(map(max, panel.values()))) for panel in values]
   span = 1.1 * max(high - low for low, high in ends)
   limits = [((low + high - span) / 2, (low + high + span) / 2) for low, high in ends]
   return [_accuracy(arms, *panel, *of_panel) for panel, *of_panel in zip(panels, values, limits, strict=True)]
+
+
+def _spread(arm, state, domain, tasks) -> list[float]:
+  """Returns the mean accuracy in %, the ends of its interval, and of several runs each one's."""
+  found = [*arm.accuracy(state, domain, tasks)]
+  if len(arm.runs) > 1:
+    found += [Arm('', [run]).accuracy(state, domain, tasks).mean for run in arm.runs]
+  return [100 * x for x in found]
 
 
 def _accuracy(arms, domain, tasks, title, values, limits) -> str:
@@ -74,11 +79,10 @@ def _accuracy(arms, domain, tasks, title, values, limits) -> str:
         states = [state for name, state in values if name == arm.name and state.which == which]
         dodge = 0.07 * (i - (len(arms) - 1) / 2) - (0.3 if which == 'tuned' else 0)
         xs, points = [state.round_ + dodge for state in states], [values[arm.name, state] for state in states]
-        for x, (_, low, high) in zip(xs, points, strict=True):
+        for x, (_, low, high, *seeds) in zip(xs, points, strict=True):
           ax.plot([x, x], [low, high], color=color, lw=0.9, alpha=0.55)
+          ax.plot([x] * len(seeds), seeds, '.', color=color, ms=3)
         ax.plot(xs, [y for y, *_ in points], marker=marker, color=color, **style)
-        for run in arm.runs if len(arm.runs) > 1 else ():
-          ax.plot(xs, [100 * Arm('', [run]).accuracy(state, domain, tasks).mean for state in states], '.', color=color, ms=3)
       labels.append((last + 0.3, values[arm.name, states[-1]][0], arm.name if len(arms) > 1 else 'merged', color))
     _label(ax, labels)
     tuned = [(state.round_ - 0.3, value[0]) for (_, state), value in values.items() if state.which == 'tuned']
