@@ -63,8 +63,12 @@ class Run:
   config: dict[str, Any]
   rows: list[dict[str, Any]]  # a row a round, as in summary.json
   answers: list[list[dict[str, Any]]]  # of each round, evaluations.jsonl
-  samples: list[list[dict[str, Any]]]  # of each round from 1 on, samples.jsonl
   analyses: list[dict[str, Any]]  # of each round what imm analyze found, {} where it has not looked
+
+  @property
+  def samples(self) -> list[list[dict[str, Any]]]:
+    """Returns samples.jsonl of each round from 1 on; read when asked for, as it is large. Raises ValueError or OSError."""
+    return [Workdir(self.path).read_lines(row['round'], 'samples.jsonl') for row in self.rows[1:]]
 
   @functools.cached_property
   def by_question(self) -> dict[tuple[State, str], dict[str, dict[str, Any]]]:
@@ -186,9 +190,8 @@ def read(path: str) -> Run:
   if not rows:
     raise ValueError(f'{path}: holds no round that is done; give the --workdir of an imm run')
   answers = [workdir.read_lines(row['round'], 'evaluations.jsonl') for row in rows]
-  samples = [workdir.read_lines(row['round'], 'samples.jsonl') for row in rows[1:]]
   analyses = [workdir.read_analysis(row['round']) for row in rows]
-  return Run(path, workdir.read_config(), rows, answers, samples, analyses)
+  return Run(path, workdir.read_config(), rows, answers, analyses)
 
 
 def group(runs: Sequence[Run]) -> list[Arm]:
