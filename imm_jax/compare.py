@@ -163,14 +163,21 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def table(arms: Sequence[Arm]) -> str:
-  """Returns a Markdown table: the original's accuracies, and what each arm's last round changed, with its interval."""
+  """Returns a Markdown table: the original's accuracies, and what each arm's last round changed, with its interval.
+
+  Where all measured a text there is a column of its negative log-likelihood too, in nats a token.
+  """
   tasks = shared_tasks([run for arm in arms for run in arm.runs])
   levels = [f'{100 * arms[0].accuracy(BASE, *item).mean:.1f}' for item in tasks.items()]
+  nlls = [[nll for state in (BASE, arm.states[-1]) if (nll := arm.text_nll(state)) is not None] for arm in arms]
+  measured = all(len(pair) == 2 for pair in nlls)
+  levels += [f'{nlls[0][0]:.3f} nats'] if measured else []
   lines = [['original, %', *levels, '', str(len(arms[0].runs))]]
-  for arm in arms:
+  for arm, pair in zip(arms, nlls, strict=True):
     changes = [_points(difference((arm, arm.states[-1]), (arm, BASE), names)) for names in tasks.values()]
+    changes += [f'{pair[1] - pair[0]:+.3f}'] if measured else []
     lines.append([f'{arm.name}, points', *changes, f'{arm.drift(arm.states[-1]):.1e}', str(len(arm.runs))])
-  return '\n'.join(markdown(['arm', *map(str.upper, tasks), 'drift', 'seeds'], lines))
+  return '\n'.join(markdown(['arm', *map(str.upper, tasks), *(['text'] if measured else []), 'drift', 'seeds'], lines))
 
 
 def _points(change: Interval) -> str:

@@ -129,6 +129,12 @@ def test_arms_are_a_table_of_changes_over_their_seeds(tmp_path):
   assert lines[4][0] == 'vanilla, points' and lines[4][4] == '1'
 
 
+def test_a_measured_text_is_a_column_of_the_table(tmp_path):
+  arms = compare.group([compare.read(make_run(tmp_path / 'imm', nll_nats=3.25))])
+  lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in compare.table(arms).splitlines()]
+  assert [lines[i][3] for i in (0, 2, 3)] == ['text', '3.250 nats', '+0.002']
+
+
 def answers(rng, shape, share=0.5):
   return (rng.random(shape) < share).astype(np.float32)
 
