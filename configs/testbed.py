@@ -5,8 +5,8 @@ their solutions, to be half-competent at each (the arm `base`). The other arms g
 answers questions of one family, `sum`, none of which the base has seen, and learns from what is right. The six others are
 out of domain.
 
-Expected: not run to its end with these numbers; docs/results.md has smaller ones. Hardware: 2 CPU
-cores. Minutes: not known.
+Expected: docs/results.md; vanilla ends 32 points above the base in domain and 17 below it out of domain, imm 18 above and 1 below.
+Hardware: 2 CPU cores, 1 GB. Minutes: 2 for the base and 1 for most arms, a seed.
 Command: make testbed, or
 python -m launch.study --config=configs/testbed.py --base=base --arms=vanilla,imm --seeds=0,1,2,3,4 --workdir=runs/testbed
 """
@@ -52,13 +52,14 @@ ARMS = {
   'imm': {},
   'imm_70': {'merge.alpha': 0.7},  # to set beside search, which drifts farther than imm
   'dare': {'merge.method': 'dare'},
-  'lines': {'merge.method': 'lines', 'merge.alpha': 0.0},  # nearest to the base that it can be
+  'lines': {'merge.method': 'lines', 'merge.alpha': 0.0},  # as near to the base as it can be
   'layer_adaptive': {'merge.rule': 'layer_adaptive'},
   'layer_adaptive_shuffled': {'merge.rule': 'layer_adaptive_shuffled'},
   'search': {'merge.rule': 'search', 'merge.search_eps': 0.02},
   'single_merge': {'merge.alpha': {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': 4}},  # after the last round
-  'early_stop': {'merge.alpha': 1.0, 'finetune.max_drift': 0.017},  # as far as imm drifted with seed 1,
-  'low_lr': {'merge.alpha': 1.0, 'optimizer.learning_rate': 9e-5},  # and likewise
+  # Both drift as far as imm. early_stop is there in round 1, some 15 steps into it, and takes no step after.
+  'early_stop': {'merge.alpha': 1.0, 'finetune.max_drift': 0.017},
+  'low_lr': {'merge.alpha': 1.0, 'optimizer.learning_rate': 9e-5},
   'real': {'merge.alpha': 1.0, 'synthesize.real_fraction': 1.0},  # fine-tuning on solutions
   'real_10': {'synthesize.real_fraction': 0.1},
   'real_25': {'synthesize.real_fraction': 0.25},

@@ -125,7 +125,7 @@ def plane(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> str:
         labels.append((*path[last], arm.name if len(arms) > 1 else f'{last} {which}', color))
         for point in dict.fromkeys(path[round_] for round_ in others if round_ > 0):
           rounds = ', '.join(str(round_) for round_ in others if path[round_] == point)
-          _annotate(ax, rounds, point, (5, 5), color)
+          _annotate(ax, rounds, point, (-4, -5), color, ha='right')
     _annotate(ax, 'base', (0, 0), (-5, -7), _INK, ha='right')
     ax.margins(0.1)
     _label(ax, labels)
