@@ -5,7 +5,7 @@ their solutions, to be half-competent at each (the arm `base`). The other arms g
 answers questions of one family, `sum`, none of which the base has seen, and learns from what is right. The six others are
 out of domain.
 
-Expected: docs/results.md; vanilla ends 32 points above the base in domain and 17 below it out of domain, imm 18 above and 1 below.
+Expected: docs/results.md; vanilla ends 32 points above the base in domain and 17 below out of it, imm 18 above and 1 below.
 Hardware: 2 CPU cores, 1 GB. Minutes: 2 for the base and 1 for most arms, a seed.
 Command: make testbed, or
 python -m launch.study --config=configs/testbed.py --base=base --arms=vanilla,imm --seeds=0,1,2,3,4 --workdir=runs/testbed
