@@ -27,6 +27,8 @@ RANDOM = {
   'max_length': 64,
 }
 
+NUM_ROUNDS = 4
+
 # operation: digits of a number, questions that the base learns from.
 FAMILIES = {
   'sum': (2, 1200),
@@ -48,7 +50,7 @@ ARMS = {
     'merge.alpha': 1.0,
   },
   'vanilla': {'merge.alpha': 1.0},  # plain self-improvement
-  'distill': {'synthesize.teacher': '{workdir}/vanilla/seed{seed}@4'},  # imm on what vanilla's last model samples
+  'distill': {'synthesize.teacher': f'{{workdir}}/vanilla/seed{{seed}}@{NUM_ROUNDS}'},  # imm on what vanilla's last model samples
   'imm': {},
   'imm_70': {'merge.alpha': 0.7},  # to set beside search, which drifts farther than imm
   'dare': {'merge.method': 'dare'},
@@ -56,7 +58,7 @@ ARMS = {
   'layer_adaptive': {'merge.rule': 'layer_adaptive'},
   'layer_adaptive_shuffled': {'merge.rule': 'layer_adaptive_shuffled'},
   'search': {'merge.rule': 'search', 'merge.search_eps': 0.02},
-  'single_merge': {'merge.alpha': {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': 4}},  # after the last round
+  'single_merge': {'merge.alpha': {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': NUM_ROUNDS}},
   # Both drift as far as imm. early_stop is there in round 1, some 15 steps into it, and takes no step after.
   'early_stop': {'merge.alpha': 1.0, 'finetune.max_drift': 0.017},
   'low_lr': {'merge.alpha': 1.0, 'optimizer.learning_rate': 9e-5},
@@ -94,7 +96,7 @@ def get_config(arg: str = 'imm'):
   in_domain = {'sum': task('sum', first_pair=2500, train_size=2000, test_size=1000)}  # behind those of the base
   others = [operation for operation in FAMILIES if operation != 'sum']
   c = common.config(
-    num_rounds=4,
+    num_rounds=NUM_ROUNDS,
     model={'random': RANDOM, 'remat': 'none'},
     tasks={
       'id': in_domain,
