@@ -50,7 +50,7 @@ ARMS = {
     'merge.alpha': 1.0,
   },
   'vanilla': {'merge.alpha': 1.0},  # plain self-improvement
-  'distill': {'synthesize.teacher': f'{{workdir}}/vanilla/seed{{seed}}@{NUM_ROUNDS}'},  # imm on what vanilla's last model samples
+  'distill': {'synthesize.teacher': f'{{workdir}}/vanilla/seed{{seed}}@{NUM_ROUNDS}'},  # imm on samples of vanilla's last
   'imm': {},
   'imm_70': {'merge.alpha': 0.7},  # to set beside search, which drifts farther than imm
   'dare': {'merge.method': 'dare'},

@@ -321,8 +321,8 @@ def tables(analyses: Sequence[Mapping[str, Any]]) -> list[Table]:
   """Returns what `analyze` found as tables for a terminal: layers, samples, answers."""
   first, later = analyses[0]['importance'], analyses[1:]
   layers = _table(
-    'layers: what skipping one does to right completions of the original model, given to it (NLL: nats a token; accuracy: the'
-    ' share that greedy decoding would write; Taylor: an estimate of the rise), and how far the'
+    'layers: what skipping one does to right completions of the original model, given to it (NLL: nats a token; accuracy:'
+    ' the share that greedy decoding would write; Taylor: an estimate of the rise), and how far the'
     ' merged params are from it, ‖params - base‖ / ‖base‖; rho (p): rank correlation of both',
     ['layer', 'NLL rise', 'accuracy drop', 'Taylor', *(f'round {i + 1}' for i in range(len(later)))],
   )
