@@ -323,7 +323,7 @@ def tables(analyses: Sequence[Mapping[str, Any]]) -> list[Table]:
   layers = _table(
     'layers: what skipping one does to right completions of the original model, given to it (NLL: nats a token; accuracy:'
     ' the share that greedy decoding would write; Taylor: an estimate of the rise), and how far the'
-    ' merged params are from it, ‖params - base‖ / ‖base‖; rho (p): rank correlation of both',
+    ' merged params are from the original, ‖params - base‖ / ‖base‖; rho (p): rank correlation of both',
     ['layer', 'NLL rise', 'accuracy drop', 'Taylor', *(f'round {i + 1}' for i in range(len(later)))],
   )
   for layer, values in enumerate(zip(*first.values(), strict=True)):
@@ -340,7 +340,9 @@ def tables(analyses: Sequence[Mapping[str, Any]]) -> list[Table]:
 
   collapses = [(i, task, row) for i, found in enumerate(later, 1) for task, row in found['collapse'].items()]
   names = list(dict.fromkeys(itertools.chain.from_iterable(row for _, _, row in collapses)))
-  samples = _table('samples', ['round', 'task', *names])
+  samples = _table(
+    'samples of a round, before its model is trained (docs/runs.md has what the columns are)', ['round', 'task', *names]
+  )
   for i, task, row in collapses:
     values = [row.get(name) for name in names]
     samples.add_row(str(i), task, *('-' if value is None else f'{value:.3f}' for value in values))

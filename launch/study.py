@@ -11,6 +11,7 @@ stop, so is its run, which saves.
 """
 
 from collections.abc import Sequence
+import functools
 import itertools
 import json
 import os
@@ -39,11 +40,21 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Of the study.', required=True)
 _ANALYZE = flags.DEFINE_bool('analyze', True, 'Analyse the runs, for the report; it takes minutes a run of a large model.')
 
 
-def teachers() -> dict[str, str]:
-  """Returns synthesize.teacher of each arm as its config has it. Raises whatever the config raises."""
+def teachers(overrides: Sequence[str]) -> dict[str, str]:
+  """Returns synthesize.teacher of each arm as its config has it.
+
+  Raises whatever the config of an arm or the base raises, and ValueError when an arm's has not the key of an override.
+  """
   sys.path.insert(0, str(pathlib.Path(_CONFIG.value).parent))  # A config imports what stands beside it, as a script does.
   get_config = runpy.run_path(_CONFIG.value)['get_config']
-  return {arm: get_config(arm).synthesize.teacher for arm in _ARMS.value}
+  configs = {arm: get_config(arm) for arm in filter(None, [_BASE.value, *_ARMS.value])}
+  for arm, override in itertools.product(_ARMS.value, overrides):
+    key = override.removeprefix('--config.').partition('=')[0]
+    try:
+      functools.reduce(getattr, key.split('.'), configs[arm])
+    except AttributeError:
+      raise ValueError(f'{override}: {arm} has no key {key}') from None
+  return {arm: configs[arm].synthesize.teacher for arm in _ARMS.value}
 
 
 def run(arm: str, seed: str, overrides: Sequence[str], round_0_of: str = '') -> None:
@@ -118,18 +129,20 @@ def rounds(run: Run) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str]) -> None:
   """Runs what the flags say, with the overrides behind `--`, prints the table, writes study.json and report.html."""
+  given = list(arguments[1:])
   for name, values in (('arms', _ARMS.value), ('seeds', _SEEDS.value)):
-    if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
-      raise SystemExit(f'study: --{name}: {twice[0]} stands there twice')
+    if not values or not all(values) or len(set(values)) < len(values):
+      raise SystemExit(f'study: --{name}: {",".join(values)!r} has no entry, an empty one or one twice')
   try:  # A config is a program of the user's: whatever it raises is a mistake in it.
-    teacher = teachers()
+    teacher = teachers(given)
   except Exception as error:
     raise SystemExit(f'study: --config: {error}') from None
   for seed in _SEEDS.value:
-    overrides = list(arguments[1:])
+    overrides = given
     if _BASE.value:
       run(_BASE.value, seed, [])
-      overrides.append(f'--config.model.path={_workdir(_BASE.value, seed)}@{_read(_BASE.value, seed).rows[-1]["round"]}')
+      last = _read(_BASE.value, seed).rows[-1]['round']
+      overrides = [*overrides, f'--config.model.path={_workdir(_BASE.value, seed)}@{last}']
     first = _ARMS.value[0]
     for arm in _ARMS.value:
       named = teacher[arm].replace('{workdir}', _WORKDIR.value).replace('{seed}', seed)

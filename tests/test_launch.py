@@ -193,9 +193,20 @@ def test_the_run_of_a_study_imports_what_its_launcher_could(tmp_path, arms, monk
   assert done.stderr.splitlines()[-1].startswith('imm: merge.alpha: 2.0 is not in [0, 1]'), done.stderr
 
 
-def test_a_study_refuses_what_stands_twice(tmp_path, arms):
-  done = launch('study', *arms, '--arms=imm,imm')
-  assert done.returncode == 1 and done.stderr == 'study: --arms: imm stands there twice\n'
+@pytest.mark.parametrize(
+  'flags, says',
+  [
+    (['--arms=imm,imm'], "--arms: 'imm,imm' has no entry, an empty one or one twice"),
+    (['--arms='], "--arms: '' has no entry, an empty one or one twice"),
+    (['--arms=imm', '--seeds=0,'], "--seeds: '0,' has no entry, an empty one or one twice"),
+    (['--arms=imm', '--base=bas'], "--config: 'bas'"),
+    (['--arms=imm', '--base=base', '--', '--config.optimizer.lr=1'],
+     '--config: --config.optimizer.lr=1: imm has no key optimizer.lr'),
+  ],
+)  # fmt: skip
+def test_a_study_refuses_a_mistake_before_it_runs(tmp_path, arms, flags, says):
+  done = launch('study', *arms, *flags)
+  assert done.returncode == 1 and done.stderr == f'study: {says}\n' and not (tmp_path / 'study').exists()
 
 
 def test_a_study_knows_its_arms_before_it_runs_one(tmp_path, arms):
