@@ -117,8 +117,8 @@ class Arm:
 
   def text_nll(self, state: State) -> float | None:
     """Returns the mean over its runs of a text's negative log-likelihood, nats a token; None where not all measured it."""
-    found = [run.rows[state.round_].get(state.key('text')) for run in self.runs]
-    return None if None in found else float(np.mean([text['nll_nats'] for text in found]))
+    rows, key = [run.rows[state.round_] for run in self.runs], state.key('text')
+    return float(np.mean([row[key]['nll_nats'] for row in rows])) if all(key in row for row in rows) else None
 
   def guess(self, domain: str, tasks: Sequence[str]) -> float:
     """Returns the mean over tasks of the accuracy of always giving the commonest answer."""

@@ -22,6 +22,10 @@ if not ON_GPU:
   os.environ['XLA_FLAGS'] = '--xla_backend_optimization_level=0'
   if jax.__version_info__ < (0, 11):
     os.environ['XLA_FLAGS'] += ' --xla_cpu_use_fusion_emitters=false'
+  # JAX 0.12 lets a device wait in several collectives at once, a thread each: of as many threads as devices the last device
+  # may find none, and all wait for ever.
+  if jax.__version_info__ >= (0, 12):
+    os.environ['NPROC'] = '32'
 
 import jax.numpy as jnp
 import numpy as np
