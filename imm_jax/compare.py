@@ -95,8 +95,8 @@ class Arm:
   @property
   def last_analysis(self) -> tuple[int, dict[str, Any]] | None:
     """Returns the newest round of its first run that `imm analyze` has looked at, and what it found; None without one."""
-    analyses = enumerate(self.runs[0].analyses)
-    return max(((round_, found) for round_, found in analyses if round_ and found), default=None, key=lambda pair: pair[0])
+    found = [(round_, analysis) for round_, analysis in enumerate(self.runs[0].analyses) if round_ and analysis]
+    return found[-1] if found else None
 
   def accuracy(self, state: State, domain: str, tasks: Sequence[str]) -> Interval:
     """Returns the mean accuracy over runs and tasks.
