@@ -122,10 +122,11 @@ def dataset(name: str, **overrides) -> dict:
 
 
 def custom(verifier: str, **overrides) -> dict:
-  """Returns a task on rows of your own; verifier: 'exact', 'numeric', 'math', 'choice' or 'code'."""
+  """Returns a task on rows of your own; verifier: 'exact', 'numeric', 'math', 'choice', 'code' or 'MODULE:FUNCTION'."""
   return {
     'family': 'custom',
     'verifier': verifier,
+    'reward_threshold': 0.5,  # a reward of MODULE:FUNCTION above it is right
     'question': '{question}',  # made of the rows' columns
     'answer': 'answer',  # column; of options the right one's text, letter or number from 0; of code, a solution
     'solution': '',  # column with worked text that leads to the answer, if there is one

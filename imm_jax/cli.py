@@ -19,7 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from imm_jax import metrics
-from imm_jax.tasks import catalog, nearest, Task
+from imm_jax.tasks import catalog, Task
+from imm_jax.text import nearest
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of malloc.h
 

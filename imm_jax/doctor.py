@@ -11,7 +11,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from imm_jax import experiment, processes, sharding
+from imm_jax import experiment, processes, sharding, verifying
 from imm_jax import model as model_lib
 from imm_jax.experiment import Experiment
 from imm_jax.workdir import Workdir
@@ -37,6 +37,7 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
   for name, task in exp.all_tasks.items():
     yield f'task {name}', f'{len(exp.train_questions(task))} train and {len(task.test)} test questions'
   exp.check_questions()
+  yield 'sandbox', processes.on_first(_sandbox)
   num_bytes = 4 * num_params * (exp.num_rounds + 1 + 2 * 3)  # each round's end, and two steps with both moments
   yield 'workdir', processes.on_first(lambda: _workdir(Workdir(path).path, num_bytes))
 
@@ -77,6 +78,13 @@ def _memory(num_params: int, mesh: jax.sharding.Mesh) -> str:
   if needed > limit:
     raise ValueError(f'memory: {text}; take more devices (mesh.fsdp splits them) or a smaller model')
   return text + '; imm plan tells the whole of it'
+
+
+def _sandbox() -> str:
+  try:
+    return verifying.sandbox.check()
+  except OSError as error:  # Tasks that need it have raised this before.
+    return f'none, and no task needs it ({error})'
 
 
 def _workdir(path: str, num_bytes: int) -> str:

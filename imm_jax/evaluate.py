@@ -10,10 +10,10 @@ from etils import epath
 import jax
 import numpy as np
 
-from imm_jax import metrics, sampler
+from imm_jax import metrics, processes, sampler
 from imm_jax.model import Params, Transformer
 from imm_jax.sampler import SamplerConfig
-from imm_jax.tasks import guess_accuracy, Task
+from imm_jax.tasks import Example, guess_accuracy, Task
 from imm_jax.tokenizer import Tokenizer
 
 
@@ -71,10 +71,10 @@ def evaluate(
     low, high = wilson(sum(right), len(right))
     results[name] = {'accuracy': sum(right) / len(right), 'low': low, 'high': high, 'n': len(right)}
     if task.verify_flexible is not None:
-      judged = zip(right, task.test, answers, strict=True)
-      lenient = [ok or task.verify_flexible(example, answer) for ok, example, answer in judged]
-      results[name]['accuracy_flexible'] = sum(lenient) / len(lenient)
-    results[name]['guess'] = guess_accuracy(task, task.test)
+      wrong = [i for i, ok in enumerate(right) if not ok]
+      lenient = judge(task, [task.test[i] for i in wrong], [[answers[i]] for i in wrong], flexible=True)
+      results[name]['accuracy_flexible'] = (sum(right) + sum(ok for [ok] in lenient)) / len(right)
+    results[name]['guess'] = processes.on_first(lambda task=task: guess_accuracy(task, task.test))
     if config.num_samples_per_prompt and task.scoring == 'generate':
       results[name] |= _sampled(model, params, tokenizer, task, config, sampler_config, key)
     for example, answer, ok in zip(task.test, answers, right, strict=True):
@@ -89,6 +89,18 @@ def evaluate(
         }
       )
   return results, records
+
+
+def judge(
+  task: Task, examples: Sequence[Example], texts: Sequence[Sequence[str]], *, flexible: bool = False
+) -> list[list[bool]]:
+  """Returns whether each of each example's texts is right.
+
+  Process 0 decides for all: a verdict may depend on its clock, and all have to go on with the same.
+  """
+  pairs = [(example, text) for example, samples in zip(examples, texts, strict=True) for text in samples]
+  verdicts = iter(processes.on_first(lambda: task.judge(pairs, flexible=flexible)))
+  return [[next(verdicts) for _ in samples] for samples in texts]
 
 
 def text_nll(
@@ -125,7 +137,7 @@ def _greedy(model, params, tokenizer, task, sampler_config) -> tuple[list[bool],
   config = dataclasses.replace(sampler_config, num_samples_per_prompt=1, temperature=0.0)
   completions = _generate(model, params, tokenizer, task, config, jax.random.key(0), f'evaluate {task.name}')
   answers = [samples[0].text for samples in completions]
-  return [task.verify(example, answer) for example, answer in zip(task.test, answers, strict=True)], answers
+  return [ok for [ok] in judge(task, task.test, [[answer] for answer in answers])], answers
 
 
 def _likelihood(model, params, tokenizer, task, sampler_config) -> tuple[list[bool], list[str]]:
@@ -139,14 +151,14 @@ def _likelihood(model, params, tokenizer, task, sampler_config) -> tuple[list[bo
     sizes = [len(option) if task.normalize == 'per_character' else 1 for option in example.options]
     best.append(int(np.argmax([np.sum(score.logprobs) / size for score, size in zip(of_options, sizes, strict=True)])))
   answers = [example.options[i] for example, i in zip(task.test, best, strict=True)]
-  return [task.verify(example, answer) for example, answer in zip(task.test, answers, strict=True)], answers
+  return [ok for [ok] in judge(task, task.test, [[answer] for answer in answers])], answers
 
 
 def _sampled(model, params, tokenizer, task, config, sampler_config, key) -> dict[str, float]:
   k = config.num_samples_per_prompt
   decoding = dataclasses.replace(sampler_config, num_samples_per_prompt=k, temperature=config.temperature)
   completions = _generate(model, params, tokenizer, task, decoding, key, f'evaluate {task.name} x {k}')
-  right = [[task.verify(e, c.text) for c in samples] for e, samples in zip(task.test, completions, strict=True)]
+  right = judge(task, task.test, [[sample.text for sample in samples] for samples in completions])
   majority = [_majority([task.extract(c.text) for c in samples], ok) for samples, ok in zip(completions, right, strict=True)]
   return {
     f'mean@{k}': float(np.mean(right)),
@@ -156,5 +168,9 @@ def _sampled(model, params, tokenizer, task, config, sampler_config, key) -> dic
 
 
 def _majority(answers: Sequence[str], right: Sequence[bool]) -> bool:
-  """Returns whether the commonest answer is right; of equally common ones the first sampled decides."""
-  return right[answers.index(Counter(answers).most_common(1)[0][0])]
+  """Returns whether the commonest answer is right; of equally common ones the first sampled decides.
+
+  An empty answer is no vote.
+  """
+  votes = Counter(answer for answer in answers if answer).most_common(1)
+  return bool(votes) and right[answers.index(votes[0][0])]

@@ -9,7 +9,7 @@ from typing import Any, cast, Literal, TypeVar
 
 import jax
 
-from imm_jax import formats, metrics, sharding, tasks
+from imm_jax import formats, metrics, processes, sharding, tasks
 from imm_jax.checkpoint import CheckpointConfig
 from imm_jax.evaluate import EvaluateConfig
 from imm_jax.finetune import FinetuneConfig
@@ -18,6 +18,7 @@ from imm_jax.model import choose_attention, ModelConfig
 from imm_jax.optimizer import OptimizerConfig
 from imm_jax.sampler import SamplerConfig
 from imm_jax.synthesize import SynthesizeConfig
+from imm_jax.text import nearest
 from imm_jax.tokenizer import Tokenizer
 from imm_jax.workdir import source_of
 
@@ -127,11 +128,17 @@ class Experiment:
     """Returns the train questions of a task that no task's test asks. The first use reads all tasks."""
     return [example for example in task.train if example.asked not in self._measured]
 
+  def check_verifiers(self) -> None:
+    """Raises OSError when a task's verifier does not work on this machine."""
+    for task in self.all_tasks.values():
+      processes.on_first(task.check_verifier)
+
   def check_questions(self) -> None:
     """Raises ValueError when a search for alpha would see questions of the tests, or these leave nothing to learn from.
 
-    Reads the tasks, which may raise what a task's `train` raises.
+    Reads the tasks, which may raise what a task's `train` raises. Raises OSError when a verifier does not work here.
     """
+    self.check_verifiers()
     for name, task in self.id_tasks.items():
       if not self.train_questions(task):
         raise ValueError(f'tasks.{name}: the tests ask all of its {len(task.train)} train questions; give it others')
@@ -225,7 +232,7 @@ def make_task(name: str, spec: Mapping[str, Any]) -> tasks.Task:
   values = dict(spec)
   family = values.pop('family', None)
   if not isinstance(family, str) or family not in tasks.FAMILIES:
-    problem = 'is missing' if family is None else f'{family!r} is unknown{tasks.nearest(family, tasks.FAMILIES)}'
+    problem = 'is missing' if family is None else f'{family!r} is unknown{nearest(family, tasks.FAMILIES)}'
     raise ValueError(f'tasks.{name}.family: {problem}; the families are {", ".join(tasks.FAMILIES)}')
   return section(tasks.FAMILIES[family], f'tasks.{name}', values, name=name)
 
@@ -246,7 +253,7 @@ def _check_keys(where: str, values: Any, known: Sequence[str], needed: Sequence[
     raise ValueError(f'{where}: {values!r} is not a section with the keys {", ".join(known)}')
   for key in values:
     if key not in known:
-      raise ValueError(f'{where}.{key}: no such key{tasks.nearest(key, known)}; the keys are {", ".join(known)}')
+      raise ValueError(f'{where}.{key}: no such key{nearest(key, known)}; the keys are {", ".join(known)}')
   for key in needed:
     if key not in values:
       raise ValueError(f'{where}.{key}: is missing; write it in the config')
@@ -263,7 +270,7 @@ def _typed(where: str, value: Any, kind: Any) -> Any:
   """Returns the value as its field's type has it: an int as a float, a list as a tuple. Raises ValueError."""
   if _is_literal(kind):
     allowed = typing.get_args(kind)
-    good, wanted = value in allowed, f'one of {", ".join(allowed)}{tasks.nearest(value, allowed)}'
+    good, wanted = value in allowed, f'one of {", ".join(allowed)}{nearest(value, allowed)}'
   elif kind in _SCALARS:
     value = float(value) if kind is float and type(value) is int else value
     good, wanted = type(value) is kind, _SCALARS[kind]

@@ -226,6 +226,7 @@ def load_to_sample(config: Mapping[str, Any]) -> LM:
 def evaluate_only(config: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a row with the accuracies of config.model.path on the config's tasks."""
   exp = experiment.resolve(config)
+  exp.check_verifiers()
   mesh, entry, key = exp.mesh.make(), phases.Entry(0), jax.random.key(exp.seed)
   with jax.set_mesh(mesh):
     lm = load_model(exp, exp.model.path, mesh)

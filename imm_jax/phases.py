@@ -91,7 +91,7 @@ def accept(
   return synthesize.accept(
     examples,
     completions,
-    task.verify,
+    evaluate.judge(task, examples, [[sample.text for sample in samples] for samples in completions]),
     prompts=[lm.tokenizer.encode_prompt(task.prompt(example)) for example in examples],
     max_length=exp.finetune.max_length,
     max_accepted_per_question=exp.synthesize.max_accepted_per_question,

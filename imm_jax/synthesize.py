@@ -1,7 +1,7 @@
 """Questions + sampler + verifier -> accepted completions, and the reason why each of the others is not; real solutions."""
 
 import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 import dataclasses
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ class SynthesizeConfig:
 def accept(
   examples: Sequence[Example],
   completions: Sequence[Sequence[Completion]],
-  verify: Callable[[Example, str], bool],
+  verdicts: Sequence[Sequence[bool]],
   *,
   prompts: Sequence[Sequence[int]],
   max_length: int,
@@ -48,13 +48,13 @@ def accept(
 
   A reason is 'wrong', 'truncated' (no stop before max_new_tokens), 'duplicate' (with deduplicate: the question has this text
   already), 'enough' (the question has its share) or 'too_long' (prompt and completion exceed max_length tokens).
-  prompts are the token ids that fine-tuning will put before each completion of a question.
+  verdicts say of each completion whether it is right. prompts are the token ids that fine-tuning will put before each
+  completion of a question.
   """
   records = []
-  for example, prompt, samples in zip(examples, prompts, completions, strict=True):
+  for example, prompt, samples, verdict in zip(examples, prompts, completions, verdicts, strict=True):
     taken: list[str] = []
-    for index, sample in enumerate(samples):
-      right = verify(example, sample.text)
+    for index, (sample, right) in enumerate(zip(samples, verdict, strict=True)):
       reason = ''
       if not right:
         reason = 'wrong'

@@ -10,7 +10,18 @@ from tests.test_imm import tiny
 
 def test_a_page(tmp_path):
   page = dict(doctor.examine(tiny(), str(tmp_path / 'run')))
-  assert list(page) == ['versions', 'devices', 'batch', 'model', 'mesh', 'memory', 'task sum', 'task max', 'workdir']
+  assert list(page) == [
+    'versions',
+    'devices',
+    'batch',
+    'model',
+    'mesh',
+    'memory',
+    'task sum',
+    'task max',
+    'sandbox',
+    'workdir',
+  ]
   assert page['devices'].startswith('8 x cpu in 1 processes')
   assert '80 train and 20 test' in page['task sum'] and 'GB free' in page['workdir']
   assert not (tmp_path / 'run').exists()

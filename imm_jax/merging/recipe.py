@@ -10,7 +10,7 @@ import yaml
 from imm_jax.merging import coefficients
 from imm_jax.merging.methods import METHODS, PER_MODEL, RANGES, STATIC
 from imm_jax.merging.trees import check_method, check_parameters, locate
-from imm_jax.tasks import nearest
+from imm_jax.text import nearest
 
 _KEYS = {
   'recipe': ('merge_method', 'base_model', 'models', 'slices', 'parameters', 'dtype', 'out_dtype', 'tokenizer_source'),

@@ -13,7 +13,7 @@ import numpy as np
 
 from imm_jax.merging import coefficients, sparsify
 from imm_jax.merging.methods import METHODS, PER_MODEL, STATIC
-from imm_jax.tasks import nearest
+from imm_jax.text import nearest
 
 Params = Any
 

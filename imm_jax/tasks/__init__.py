@@ -1,11 +1,11 @@
 """Tasks: questions, the prompts that ask them, the verifiers of their answers; and a table of known data sets."""
 
-from imm_jax.tasks.base import Example, guess_accuracy, nearest, Task
+from imm_jax.tasks.base import Example, guess_accuracy, Task
 from imm_jax.tasks.questions import Custom, Known
 from imm_jax.tasks.reasoning_gym import ReasoningGym
 from imm_jax.tasks.synthetic import Synthetic
 
-__all__ = ['FAMILIES', 'Example', 'Task', 'guess_accuracy', 'nearest']
+__all__ = ['FAMILIES', 'Example', 'Task', 'guess_accuracy']
 
 FAMILIES = {
   'custom': Custom,

@@ -1,11 +1,12 @@
 """What a task is, and what all families share: prompts, the guess baseline."""
 
 import collections
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
-import difflib
 import hashlib
 from typing import Any, cast, Literal
+
+from imm_jax import verifying
 
 Message = dict[str, str]
 Prompt = str | list[Message]
@@ -48,6 +49,7 @@ class Task:
   normalize: Normalize = 'sum'  # of an option's log-probability
   split: Any
   verify_flexible: Callable[[Example, str], bool] | None = None  # as `verify`, by a lenient reader, where there is one
+  judges_in_children: bool = False  # whether `verify` waits for child processes, and may be called from many threads
 
   def __post_init__(self) -> None:
     """Raises ValueError naming the field that is out of range."""
@@ -108,6 +110,17 @@ class Task:
     """Returns whether `completion` gives the gold answer. Never raises on what a model wrote, and takes bounded time."""
     return self.extract(completion) == example.answer
 
+  def judge(self, pairs: Sequence[tuple[Example, str]], *, flexible: bool = False) -> list[bool]:
+    """Returns the verdicts of `verify`, or of `verify_flexible`, on (example, completion) pairs."""
+    verify = self.verify_flexible if flexible else self.verify
+    assert verify is not None
+    if self.judges_in_children:
+      return verifying.judge_all(verify, pairs)
+    return [verify(example, completion) for example, completion in pairs]
+
+  def check_verifier(self) -> None:
+    """Raises OSError when answers cannot be judged on this machine, and says what is missing."""
+
 
 def normalise(text: str) -> str:
   """Returns `text` case-folded and with single spaces: questions that are equal in this form are one question."""
@@ -134,10 +147,4 @@ def guess_accuracy(task: Task, examples: Sequence[Example]) -> float:
   [(commonest, count)] = collections.Counter(example.answer for example in examples).most_common(1)
   if count == 1:  # such as programs: none is worth verifying on the others
     return 1 / len(examples)
-  return sum(task.verify(example, task.continuation(commonest)) for example in examples) / len(examples)
-
-
-def nearest(word: Any, allowed: Iterable[str]) -> str:
-  """Returns '; did you mean ...?' with the names nearest to `word`, or ''."""
-  close = difflib.get_close_matches(str(word), list(allowed), n=3)
-  return f'; did you mean {" or ".join(close)}?' if close else ''
+  return sum(task.judge([(example, task.continuation(commonest)) for example in examples])) / len(examples)

@@ -8,7 +8,9 @@ import dataclasses
 import re
 from typing import Any, Literal
 
-from imm_jax.tasks import base, sources, verifiers
+from imm_jax import text
+from imm_jax.tasks import sources
+from imm_jax.verifying import answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +21,10 @@ class Parsed:
   answer: str  # the gold one; of a choice the right option's text
   solution: str = ''  # worked text that leads to the answer, or the program that is the answer
   options: tuple[str, ...] = ()
+  index: int = 0  # of a choice, which option is right: two may have the same text
   prefix: str = ''  # of code: what stands in front of the completion
   tests: str = ''  # of code: Python that raises when the code is wrong
+  row: sources.Row | None = None  # all columns, for a verifier of the user's own
 
 
 Form = tuple[tuple[str, ...], Callable[..., Parsed]]  # columns, and what is made of their values
@@ -31,7 +35,7 @@ class DataSet:
   """A row of the table."""
 
   forms: tuple[Form, ...]  # that its rows have; the first whose columns are all there is taken
-  verifier: verifiers.Name
+  verifier: str
   train: str  # sources; '' where there is no such split
   test: str
   sizes: tuple[int, int]  # rows of train and test there
@@ -81,19 +85,19 @@ def _math(problem: str, solution: str, answer: str) -> Parsed:
 
 
 def _math_boxed(problem: str, solution: str) -> Parsed:
-  return Parsed(problem, verifiers.stated(solution) or '', solution)
+  return Parsed(problem, answers.stated(solution) or '', solution)
 
 
 def _choice(question: str, options: Sequence[str], index: int, solution: str = '') -> Parsed:
   """Raises ValueError when the index is that of no option."""
-  options = tuple(option.strip() for option in options)
+  options = tuple(option.strip() for option in sources.as_list('options', options))
   if not 0 <= index < len(options) or len(options) < 2:
     raise ValueError(f'it has {len(options)} options and no answer among them')
-  return Parsed(question, options[index], solution, options)
+  return Parsed(question, options[index], solution, options, index)
 
 
 def _lettered(question: str, choices: dict[str, Any], label: Any) -> Parsed:
-  labels = list(choices['label'])
+  labels = sources.as_list('label', choices['label'])
   if label not in labels:
     raise ValueError(f'it has no option for its answer {label!r}')
   return _choice(question, choices['text'], labels.index(label))
@@ -115,7 +119,12 @@ def _instruction(instruction: str, answer: str) -> Parsed:
 
 
 def _aqua(question: str, options: Sequence[str], rationale: str, correct: str) -> Parsed:
-  return _choice(question, [option.partition(')')[2] for option in options], ord(correct) - ord('A'), rationale)
+  return _choice(
+    question,
+    [option.partition(')')[2] for option in sources.as_list('options', options)],
+    ord(correct) - ord('A'),
+    rationale,
+  )
 
 
 def _logiqa(context: str, question: str, options: Sequence[str], index: int | str) -> Parsed:
@@ -129,7 +138,7 @@ def _strategyqa(question: str, answer: bool, facts: Sequence[str] | str) -> Pars
 
 def _mbpp(text: str, code: str, test_list: Sequence[str], setup: str | Sequence[str]) -> Parsed:
   setup = setup if isinstance(setup, str) else '\n'.join(setup)
-  tests, code = '\n'.join(test_list), code.replace('\r', '')
+  tests, code = '\n'.join(sources.as_list('test_list', test_list)), code.replace('\r', '')
   return Parsed(f'{text}\nIt passes these tests:\n{tests}', code, code, tests=f'{setup}\n{tests}')
 
 
@@ -343,7 +352,7 @@ def spec(name: str, **overrides: Any) -> dict[str, Any]:
   Raises ValueError when there is no such data set.
   """
   if name not in DATASETS:
-    near = base.nearest(name, DATASETS) or f'; they are {", ".join(DATASETS)}'
+    near = text.nearest(name, DATASETS) or f'; they are {", ".join(DATASETS)}'
     raise ValueError(f'{name!r} is no data set of the catalog{near}')
   row = DATASETS[name]
   chat = overrides.get('format') == 'chat'
@@ -357,7 +366,8 @@ def spec(name: str, **overrides: Any) -> dict[str, Any]:
     'test_size': 200,
     'num_shots': 4 if row.train and not chat and row.scoring == 'generate' else 0,
     'seed': 0,  # chooses shots, held-out questions, and those kept under a size
-    'verifier': row.verifier,  # 'exact', 'numeric', 'math', 'choice' or 'code'
+    'verifier': row.verifier,  # 'exact', 'numeric', 'math', 'choice', 'code', or 'MODULE:FUNCTION' of your own
+    'reward_threshold': 0.5,  # a reward of MODULE:FUNCTION above it is right
     'scoring': row.scoring,  # or 'likelihood': the likeliest option
     'normalize': 'sum',  # or 'per_character': how an option's log-probability is measured
     'format': 'plain',  # or 'chat': the model's chat template

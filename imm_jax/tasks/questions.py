@@ -7,7 +7,9 @@ import re
 import string
 from typing import Any, ClassVar
 
-from imm_jax.tasks import base, catalog, sources, splits, verifiers
+from imm_jax import text, verifying
+from imm_jax.tasks import base, catalog, sources, splits
+from imm_jax.verifying import exact, numbers, own
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,12 +17,13 @@ class Questions(base.Task):
   """What both families share. They add `read`."""
 
   name: str
-  verifier: verifiers.Name
+  verifier: str  # a key of verifying.VERIFIERS, or MODULE:FUNCTION of one's own
   train_source: str  # see sources.read_source; '' where there is nothing to learn from, only to measure on
   test_source: str = ''  # '' holds out test_size rows of train
   shots_source: str = ''  # the few-shot examples are its first num_shots rows; '' takes them out of train by seed
   train_size: int = 0  # at most so many questions; 0 takes all
   test_size: int = 0  # at most so many questions; 0 takes all
+  reward_threshold: float = 0.5  # a reward of MODULE:FUNCTION above it is right
   num_shots: int = 0
   seed: int = 0  # chooses shots, held-out questions, and those kept under a cap
   scoring: base.Scoring = 'generate'  # or 'likelihood': the answer is the option that the model finds likeliest
@@ -36,6 +39,17 @@ class Questions(base.Task):
   def __post_init__(self) -> None:
     """Raises ValueError naming the field that is out of range."""
     super().__post_init__()
+    if self.verifier not in verifying.VERIFIERS:
+      if ':' not in self.verifier:
+        near = text.nearest(self.verifier, verifying.VERIFIERS)
+        known = ', '.join(verifying.VERIFIERS)
+        raise ValueError(f"tasks.{self.name}.verifier: {self.verifier!r} is not one of {known}, nor 'MODULE:FUNCTION'{near}")
+      try:
+        own.find(self.verifier)
+      except ValueError as error:
+        raise ValueError(f'tasks.{self.name}.verifier: {error}') from error
+    if not 0 <= self.reward_threshold < 1:
+      raise ValueError(f'tasks.{self.name}.reward_threshold: {self.reward_threshold} is not in [0, 1)')
     if not self.train_source and (not self.test_source or (self.num_shots and not self.shots_source)):
       raise ValueError(
         f"tasks.{self.name}.train_source: is empty; give a .json, .jsonl or .csv file, a hub id 'owner/name:config:split' "
@@ -89,18 +103,38 @@ class Questions(base.Task):
 
   def extract(self, completion: str) -> str:
     """Returns the answer in the verifier's one form, '' when there is none."""
-    return verifiers.VERIFIERS[self.verifier].extract(self.until_stop(completion))
+    verifier = verifying.VERIFIERS.get(self.verifier)
+    return (verifier.extract if verifier else exact.read)(self.until_stop(completion))
 
   def verify(self, example: base.Example, completion: str) -> bool:
     """Returns whether the completion states the gold answer; of options, whether it is the right one's text."""
     if self.scoring == 'likelihood':
       return base.normalise(completion) == base.normalise(example.answer)
-    return verifiers.VERIFIERS[self.verifier].verify(example, self.until_stop(completion))
+    text = self.until_stop(completion)
+    if self.verifier not in verifying.VERIFIERS:
+      return own.verify(self.verifier, self.reward_threshold, example, text)
+    return verifying.VERIFIERS[self.verifier].verify(example, text)
+
+  @property
+  def judges_in_children(self) -> bool:
+    """Whether a child process gives the verdicts."""
+    return self._child_check is not None
+
+  def check_verifier(self) -> None:
+    """Raises OSError when the verifier's child process does not work on this machine."""
+    if self._child_check is not None:
+      self._child_check()
+
+  @property
+  def _child_check(self) -> Callable[[], Any] | None:
+    verifier = verifying.VERIFIERS.get(self.verifier)
+    return verifier.check if verifier and self.scoring == 'generate' else None
 
   @functools.cached_property
   def verify_flexible(self) -> Any:
     """A verify that takes what looks most like an answer, stated or not; None where it would not differ."""
-    flexible = verifiers.VERIFIERS[self.verifier].flexible
+    verifier = verifying.VERIFIERS.get(self.verifier)
+    flexible = verifier.flexible if verifier else None
     if flexible is None or self.scoring == 'likelihood':
       return None
     return lambda example, completion: flexible(example, self.until_stop(completion))
@@ -108,6 +142,9 @@ class Questions(base.Task):
   def example(self, where: str, parsed: catalog.Parsed) -> base.Example:
     """Returns a row as an example. Raises ValueError, naming `where` it stands, when verifier or scoring can't take it."""
     question, answer = parsed.question, parsed.answer.strip()
+    for index, option in enumerate(parsed.options):
+      if not option.strip():
+        raise ValueError(f'{where}: option {index} of {len(parsed.options)} has no text; write one, or leave the row out')
     if self.scoring == 'likelihood':
       if not parsed.options:
         raise ValueError(f"{where}: has no options; use scoring='generate'")
@@ -116,16 +153,16 @@ class Questions(base.Task):
       if not letters or len(parsed.options) > len(letters):
         raise ValueError(f'{where}: has {len(parsed.options)} options to letter; give 1 to 26')
       listed = '\n'.join(f'({letter}) {option}' for letter, option in zip(letters, parsed.options, strict=True))
-      question, answer = f'{question.strip()}\n{listed}', letters[parsed.options.index(parsed.answer)]
+      question, answer = f'{question.strip()}\n{listed}', letters[parsed.index]
     elif self.verifier == 'numeric':
-      number = verifiers.canonical_number(answer)
+      number = numbers.canonical(answer)
       if number is None:
         raise ValueError(f'{where}: the answer {answer!r} is not a number')
       answer = number
     if not answer:
       raise ValueError(f'{where}: has no answer')
     solution = parsed.solution if self.verifier == 'code' else re.sub(r'\n\s*\n', '\n', parsed.solution.strip())
-    metadata = {'prefix': parsed.prefix, 'tests': parsed.tests} if self.verifier == 'code' else None
+    metadata = {'prefix': parsed.prefix, 'tests': parsed.tests} if self.verifier == 'code' else parsed.row
     return base.make_example(self.name, question, answer, options=parsed.options, solution=solution, metadata=metadata)
 
 
@@ -138,7 +175,7 @@ class Known(Questions):
   def __post_init__(self) -> None:
     """Raises ValueError naming the field that is out of range."""
     if self.dataset not in catalog.DATASETS:
-      near = base.nearest(self.dataset, catalog.DATASETS) or f'; they are {", ".join(catalog.DATASETS)}'
+      near = text.nearest(self.dataset, catalog.DATASETS) or f'; they are {", ".join(catalog.DATASETS)}'
       raise ValueError(f'tasks.{self.name}.dataset: {self.dataset!r} is no data set of the catalog{near}')
     super().__post_init__()
 
@@ -185,11 +222,10 @@ class Custom(Questions):
     return [self.example(where, self._parse(where, row)) for where, row in numbered]
 
   def _parse(self, where: str, row: sources.Row) -> catalog.Parsed:
-    answer, options = str(row[self.answer]), tuple(map(str, row[self.options])) if self.options else ()
-    if options and answer not in options:
-      index = int(answer) if answer.isdecimal() else string.ascii_uppercase.find(answer) if len(answer) == 1 else -1
-      if not 0 <= index < len(options):
-        raise ValueError(f'{where}: the answer {answer!r} is no option, nor the letter or number of one')
+    answer, options, index = str(row[self.answer]), (), 0
+    if self.options:
+      options = tuple(map(str, sources.as_list(f'{where}: {self.options}', row[self.options])))
+      index = self._index(where, answer, options)
       answer = options[index]
     solution, tests = str(row[self.solution]) if self.solution else '', row[self.tests] if self.tests else ''
     return catalog.Parsed(
@@ -197,5 +233,25 @@ class Custom(Questions):
       answer,
       answer if self.verifier == 'code' else solution,
       options,
+      index,
       tests=tests if isinstance(tests, str) else '\n'.join(tests),
+      row=row,
     )
+
+  def _index(self, where: str, answer: str, options: Sequence[str]) -> int:
+    """Returns which option the answer names by text, letter or number from 0.
+
+    Raises ValueError when it names none, or two with the same text.
+    """
+    if options.count(answer) == 1:
+      return options.index(answer)
+    if answer in options:
+      raise ValueError(f'{where}: the answer {answer!r} is the text of two options; give its letter or number')
+    index = -1
+    if answer.isdecimal():
+      index = int(answer)
+    elif len(answer) == 1:
+      index = string.ascii_uppercase.find(answer)
+    if not 0 <= index < len(options):
+      raise ValueError(f'{where}: the answer {answer!r} is no option, nor the letter or number of one')
+    return index

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
+from imm_jax import text
 from imm_jax.tasks import base, splits
 
 DRAWS = 4  # at most so many draws a question asked for, since draws repeat
@@ -122,12 +123,12 @@ class ReasoningGym(base.Task):
     if self.dataset in _REFUSED:
       raise ValueError(f'{where}.dataset: {self.dataset!r} is not supported: {_REFUSED[self.dataset]}')
     if self.dataset not in DATASETS:
-      near = base.nearest(self.dataset, DATASETS)
+      near = text.nearest(self.dataset, DATASETS)
       raise ValueError(f'{where}.dataset: reasoning_gym has no data set {self.dataset!r}{near}')
     known = {field.name for field in dataclasses.fields(DATASETS[self.dataset][1])} - {'seed', 'size'}
     for key in self.params:
       if key not in known:
-        near = base.nearest(key, known) or f'; it has {", ".join(sorted(known))}'
+        near = text.nearest(key, known) or f'; it has {", ".join(sorted(known))}'
         raise ValueError(f'{where}.params.{key}: not a param of {self.dataset!r}{near}')
     try:
       return reasoning_gym.create_dataset(self.dataset, seed=seed, size=size, **self.params)

