@@ -13,9 +13,10 @@ import pytest
 
 from imm_jax import tasks
 from imm_jax.experiment import make_task
-from imm_jax.tasks import base, catalog, children, sources, splits, synthetic
+from imm_jax.tasks import base, catalog, sources, splits, synthetic
 from imm_jax.tasks.reasoning_gym import ReasoningGym
 from imm_jax.tasks.synthetic import Synthetic
+from imm_jax.verifying import sandbox
 
 DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'needs the data sets in {DATA}')
@@ -68,7 +69,7 @@ def gym():
   )
 
 
-# Verifiers; tables of cases are in test_verifiers.py.
+# Verifiers; tables of cases are in test_verifying.py.
 
 
 def test_direct_answers_end_at_the_line():
@@ -735,8 +736,8 @@ def test_bbh_files(path):
 )
 def test_all_solutions_pass_their_tests(dataset, file, monkeypatch):
   # One of MBPP's solutions computes for 4 to 9 seconds: on a slow machine longer than what a model's may take.
-  patient = functools.partial(children.run_tests, limits=children.Limits(cpu_secs=120, wall_secs=300.0))
-  monkeypatch.setattr(children, 'run_tests', patient)
+  patient = functools.partial(sandbox.run_tests, limits=sandbox.Limits(cpu_secs=120, wall_secs=300.0))
+  monkeypatch.setattr(sandbox, 'run_tests', patient)
   task = data_set(dataset, DATA / file, test_size=1)
   failed = [e.question for e in (*task.train, *task.test, *task.shots) if not task.verify(e, task.target(e))]
   assert failed == []

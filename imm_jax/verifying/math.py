@@ -16,17 +16,17 @@ _END = re.compile(r'[.!](?=\s+[A-Z]|\s*$)')
 
 def read(text: str) -> str:
   """Returns the stated formula, or the text where none is stated, in plain form; '' where it is too long to be one."""
-  return plain(_formula(text))
+  return plain(_formula(text)[1])
 
 
 def verify(gold: str, text: str) -> bool:
   """Returns whether a text states the gold formula or one that is equal to it, or is one."""
-  answer = _formula(text)
+  has_statement, answer = _formula(text)
   if not answer:
     return False
   if plain(answer) == plain(gold):
     return True
-  gold_number, number = numbers.read_bare(gold), numbers.read(answer)
+  gold_number, number = numbers.read_bare(gold), (numbers.read if has_statement else numbers.read_bare)(answer)
   if gold_number is not None and number is not None:
     if numbers.equal(gold_number, number):
       return True
@@ -46,8 +46,8 @@ def plain(formula: str) -> str:
   return _IN_PLAIN.sub(r'\1', formula).rstrip('.')
 
 
-def _formula(text: str) -> str:
-  r"""Returns what is stated, or the text: of 'The answer is $x^2$, since' the formula.
+def _formula(text: str) -> tuple[bool, str]:
+  r"""Returns whether something is stated, and it, or the text: of 'The answer is $x^2$, since' the formula.
 
   It is '' for none, or for one that is too long.
   """
@@ -55,7 +55,7 @@ def _formula(text: str) -> str:
   formula = formula if has_statement else answers.own(text)
   formula = (formula or '').replace('**', '').strip('*_`"“” \n')
   formula = formula[: -len('.')] if formula.endswith('.') else formula
-  return formula.strip('$ ') if len(formula) <= MAX_CHARACTERS else ''
+  return has_statement, formula.strip('$ ') if len(formula) <= MAX_CHARACTERS else ''
 
 
 def _of_statement(statement: str) -> str:

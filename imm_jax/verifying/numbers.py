@@ -12,7 +12,7 @@ import re
 from imm_jax.verifying import answers
 
 MAX_EXPONENT = 60  # Of ten; a larger or smaller number is none.
-TOLERANCE = Fraction(1, 10**6)  # Relative to the gold number, where one of both is not whole.
+TOLERANCE = Fraction(1, 10**6)  # Relative, where one of both is not whole.
 
 _SCALES = {'hundred': 2, 'thousand': 3, 'million': 6, 'billion': 9, 'trillion': 12}
 _DECIMAL = (
@@ -141,12 +141,12 @@ def canonical(text: str) -> str | None:
 
 
 def equal(gold: Fraction | None, number: Fraction | None) -> bool:
-  """Returns whether two numbers are equal: whole ones exactly, others within TOLERANCE of the gold one."""
+  """Returns whether two numbers are equal: whole ones exactly, others within TOLERANCE."""
   if number is None or gold is None:
     return False
   if number.denominator == gold.denominator == 1:
     return number == gold
-  return abs(number - gold) <= TOLERANCE * abs(gold)
+  return abs(number - gold) <= TOLERANCE * max(abs(gold), abs(number))
 
 
 def _plain(text: str) -> str:

@@ -1,13 +1,15 @@
 """Verifiers by tables of cases, and what no completion may do: raise, hang, do harm or pass."""
 
-import pathlib
+import fractions
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from imm_jax.experiment import make_task
-from imm_jax.tasks import base, catalog, children
+from imm_jax.tasks import base, catalog
+from imm_jax.verifying import choice, code, numbers, sandbox, worker
 
 
 def data_set(dataset, **changes):
@@ -90,7 +92,7 @@ def test_numeric_verifier(gold, completion, expected):
     ('yes', 'yes', BOTH),
     ('yes', ' yes.', BOTH),
     ('yes', '**yes**', BOTH),
-    ('yes', 'Yes', LENIENT),
+    ('yes', 'Yes', BOTH),
     ('yes', 'Whales swim, so yes', LENIENT),
     ('yes', 'the answer is: Yes!', LENIENT),
     ('yes', 'yes and no', NEITHER),
@@ -232,7 +234,7 @@ TEXTS = {
 @pytest.mark.parametrize('dataset', ['gsm8k', 'bbh', 'aqua', 'math'])
 @pytest.mark.parametrize('name', TEXTS)
 def test_hostile_texts_are_wrong(dataset, name, monkeypatch):
-  monkeypatch.setattr(children, 'MATH_SECS', 1.0)
+  monkeypatch.setattr(worker, 'SECS', 1.0)
   gold, others = {'gsm8k': ('42', {}), 'bbh': ('yes', {}), 'math': ('42', {})}.get(dataset, ('B', {'options': ('7', '8')}))
   task = data_set(dataset, stop=())
   assert verdicts(dataset, gold, TEXTS[name], **others) == NEITHER
@@ -290,16 +292,12 @@ PROGRAMS = {
   'has a metaclass': 'class M(type):\n  def __call__(c, x):\n    while True: pass\nclass double(metaclass=M): pass',
 }
 
-LIMITS = children.Limits(cpu_secs=1, wall_secs=2.0, memory_bytes=2**28)
+LIMITS = sandbox.Limits(cpu_secs=1, wall_secs=2.0, memory_bytes=2**28)
 
 
 @pytest.mark.parametrize('name', PROGRAMS)
 def test_hostile_programs_do_not_pass(name):
-  assert children.run_tests(PROGRAMS[name], DOUBLE['tests'], LIMITS) in ('incorrect', 'error')
-
-
-def test_the_hostile_are_many():
-  assert len(TEXTS) == 30 and len(PROGRAMS) == 42  # as docs/tasks.md says
+  assert sandbox.run_tests(PROGRAMS[name], DOUBLE['tests'], LIMITS) in ('incorrect', 'error')
 
 
 ALLOWED = [  # statement, and what it must raise; each in a process with no business there
@@ -319,13 +317,13 @@ def test_what_a_sandbox_does_not_permit(statement, error):
   program = (
     f'import os, socket, subprocess, threading\ntry:\n  {statement}\n  raised = None\nexcept {error} as e:\n  raised = e'
   )
-  assert children.run_tests(program, 'assert raised') == 'correct'
+  assert sandbox.run_tests(program, 'assert raised') == 'correct'
 
 
 def test_a_sandbox_has_a_directory_of_its_own_and_no_environment(tmp_path, monkeypatch):
   monkeypatch.setenv('SECRET', 'x')
-  assert children.run_tests('import os\nopen("a", "w").write("x")', 'assert os.listdir(".") == ["a"]') == 'correct'
-  assert children.run_tests('import os', 'assert "SECRET" not in os.environ and "HOME" not in os.environ') == 'correct'
+  assert sandbox.run_tests('import os\nopen("a", "w").write("x")', 'assert os.listdir(".") == ["a"]') == 'correct'
+  assert sandbox.run_tests('import os', 'assert "SECRET" not in os.environ and "HOME" not in os.environ') == 'correct'
 
 
 NAMESPACES = (
@@ -336,32 +334,234 @@ NAMESPACES = (
 @pytest.mark.skipif(not NAMESPACES, reason='needs user namespaces')
 def test_a_sandbox_writes_nothing_elsewhere(tmp_path):
   program = f'try:\n  open({str(tmp_path / "a")!r}, "w")\n  raised = None\nexcept OSError as e:\n  raised = e'
-  assert children.run_tests(program, 'assert raised') == 'correct' and not list(tmp_path.iterdir())
-
-
-@pytest.mark.skipif(not NAMESPACES, reason='needs user namespaces')
-def test_without_namespaces_there_is_a_sandbox_still():
-  code = (
-    'from imm_jax.tasks import children\n'
-    'run = lambda program: children.run_tests("import os, socket\\n" + program, "assert x == 1")\n'
-    "big = \"open(\\'big\\', \\'wb\\').write(bytes(2 ** 21)); x = 1\"\n"
-    'print(run("x = 1"), run("x = 2"), run("os.fork(); x = 1"), run("socket.socket(); x = 1"), run("os._exit(0)"), run(big))'
-  )
-  shell = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$0" -c "$1"'
-  command = ['unshare', '--user', '--map-root-user', 'sh', '-c', shell, sys.executable, code]
-  printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-  assert printed.split() == ['correct'] + 5 * ['incorrect']
+  assert sandbox.run_tests(program, 'assert raised') == 'correct' and not list(tmp_path.iterdir())
 
 
 def test_a_formula_that_hangs_is_an_error_and_the_next_has_its_verdict(monkeypatch):
   with monkeypatch.context() as short:
-    short.setattr(children, 'MATH_SECS', 0.5)
-    assert children.same_formula('42', '{' * 900) == 'error'
-  assert children.same_formula(r'\frac{1}{2}', '0.5') == 'correct'
+    short.setattr(worker, 'SECS', 0.5)
+    assert worker.same_formula('42', '{' * 900) == 'error'
+  assert worker.same_formula(r'\frac{1}{2}', '0.5') == 'correct'
 
 
-def test_formulas_are_compared_without_jax():
-  source = (pathlib.Path(children.__file__).parent / 'math_worker.py').read_text()
-  code = 'import sys, math_verify; print("jax" in sys.modules)'
-  assert 'imm_jax' not in source
-  assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'False\n'
+# Numbers: what one statement gives, exactly; None where it gives no one number.
+
+STATED_NUMBERS = [
+  ('The answer is 3 1/4.', '13/4'),
+  ('\\boxed{3\\frac{1}{4}}', '13/4'),
+  ('3 1/4', '13/4'),
+  ('The answer is 1/4.', '1/4'),
+  ('\\boxed{\\frac{1}{2}}', '1/2'),
+  ('The answer is $4 \\times 10^6$.', '4000000'),
+  ('The answer is 4*10^6 W', '4000000'),
+  ('The answer is 2.5 million.', '2500000'),
+  ('The answer is $\\frac12$.', '1/2'),
+  ('The answer is 12 500.', '12500'),
+  ('\\boxed{15,\\!000}', '15000'),
+  ('The answer is 12 ÷ 4 = 3.', '3'),
+  ('The answer is 3 apples + 4 apples = 7 apples.', '7'),
+  ('The answer is n = 2 + 3 = 5.', '5'),
+  ('The answer is not 5.', None),
+  ('#### 3 or 4', None),
+  ('The answer is 20 - 5.', None),
+  ('The answer is 2^{10}.', None),
+  ('The answer is $18 per day.', '18'),
+  ('The answer is 40%.', '40'),
+  ('The answer is 3 hours.', '3'),
+  ('The answer is 5 cm^2.', '5'),
+  ('The answer is 42 apples for 3 people', '42'),
+  ('The answer is 20 - 5 = 15.', '15'),
+  ('The answer is 72, in total, so he earns that.', '72'),
+  ('The answer is 40 + 2 = 42 since 6 * 7 is, too', '42'),
+  ('the ANSWER is: **42** apples for 3 people', '42'),
+  ('The answer is 7. No: the answer is 42!', '42'),
+  ('\\$1{,}234', '1234'),
+  ('-$3', '-3'),
+  ('$-3', '-3'),
+  ('1,23', None),
+  ('10-3', None),
+  ('1e3', '1000'),
+  ('.5', '1/2'),
+  ('1 / 2', '1/2'),
+  ('50%', '50'),
+  ('50\\%', '50'),
+  ('The answer is 3 and 4', None),
+  ('The answer is 3 to 4.', None),
+  ('The answer is between 3 and 4', None),
+  ('The answer is 3-4', None),
+  ('The answer is 5, not 6.', '5'),
+  ('The answer is 3 hours and 20 minutes', None),
+  ('The answer is 3 feet 4 inches', None),
+  ('The answer is at least 5', None),
+  ('The answer is 5π', None),
+  ('The answer is 5\\sqrt{2}', None),
+  ('The answer is 5x', None),
+  ('The answer is 90^\\circ', '90'),
+  ('The answer is 1.5e3', '1500'),
+  ('The answer is 4 x 10^{-3}', '1/250'),
+  ('The answer is 10^6', '1000000'),
+  ('The answer is 4·10⁶', '4000000'),
+  ('The answer is 4*10**6', '4000000'),
+  ('The answer is negative 3', '-3'),
+  ('The answer is 3½', '7/2'),
+  ('The answer is ½', '1/2'),
+  ('The answer is 5 cm²', '5'),
+  ('The answer is 5²', None),
+  ('The answer is 1 million', '1000000'),
+  ('The answer is 5 and a half', None),
+  ('The answer is x = 5', '5'),
+  ('The answer is 5 since x = 3', '5'),
+  ('The answer is 5 (since 3 + 2 = 5)', '5'),
+  ('The answer is 3 bags with 4 apples = 12', None),
+  ('The answer is 3/4 cup', '3/4'),
+  ('**73**', '73'),
+  ('The answer is **73**.', '73'),
+  ('The final answer is $73$. I hope it is correct.', '73'),
+  ('Final Answer: The final answer is $73$. I hope it is correct.', '73'),
+  ('**Answer:** 73', '73'),
+  ('## Final Answer\n\n73', '73'),
+  ('The answer is:\n$$\n42\n$$', '42'),
+  ('The answer is 5.\n\nQuestion: What is 2+2?\nAnswer: The answer is 4.', '5'),
+  ('42\n\nQuestion: what is 1 + 1?\nAnswer: 2', '42'),
+  ('#### 12\n\nTom has 3 apples\n#### 5', '12'),
+  ('The answer is 12.\n\nUser: And 2 + 2?\nAssistant: The answer is 4', '12'),
+  ("I don't think the answer is 5.", None),
+  ('#### Step 1: Find it\n#### 42', '42'),
+  ('The answer is 3:30 pm', None),
+  ('The answer is (3, 4)', None),
+  ('The answer is 1,234,567.89', '123456789/100'),
+  ('The answer is 0.75 of a mile', '3/4'),
+  ('The answer is Ann has 5 apples', '5'),
+  ('The answer is twice 5', None),
+  ('The answer is 2 or 3 or 4', None),
+  ('The answer is 5 or so', None),
+  ('The answer is $5.00', '5'),
+  ('the answer is about 5', '5'),
+  ('The answer is 5?', None),
+  ('The answer is 12,500 km/h', '12500'),
+  ('The answer is 3 × 4', None),
+  ('The answer is 3 * 4 = 12', '12'),
+  ('The answer is 6 = 2 * 3', None),
+  ('The answer is ±5', None),
+  ('The answer is \\pm 5', None),
+  ('The answer is 5-year-old', '5'),
+  ('The answer is 5/6/7', None),
+  ('The answer is 1/0', None),
+  ('The answer is $20 and $30', None),
+  ('The answer is \\text{5 apples}', '5'),
+  ('The answer is "5"', '5'),
+  ('The answer is 20 minus 5', None),
+  ('The answer is -5', '-5'),
+  ('The answer is - 5', '-5'),
+  ('The answer is 5 percent of 20', None),
+  ('The answer is 50% of 20', None),
+  ('The answer is 2 dozen', '2'),
+  ('#### 1 000 000', '1000000'),
+  ('#### $1,080', '1080'),
+  ('The answer is 12 500 000 dollars', '12500000'),
+  ('The answer is 3 thousand', '3000'),
+  ('The answer is 16 2/3 %', '50/3'),
+  ('The answer is 3-1/4', None),
+  ('The answer is $\\dfrac{3}{4}$', '3/4'),
+  ('The answer is -\\frac{3}{4}', '-3/4'),
+  ('The answer is \\frac{-3}{4}', '-3/4'),
+  ('The answer is 4\\cdot10^{-2}', '1/25'),
+  ('The answer is $15\\,000$', '15000'),
+  ('The answer is 5 = 5', '5'),
+  ('The answer is 5.5.', '11/2'),
+  ('The answer is 5 times 3', None),
+  ('The answer is 5 plus 3', None),
+]
+
+
+@pytest.mark.parametrize(('text', 'value'), STATED_NUMBERS)
+def test_stated_numbers(text, value):
+  assert numbers.stated(text) == (None if value is None else fractions.Fraction(value))
+
+
+LETTERS = [
+  ('The answer is A because the car moves.', 'A'),
+  ('The answer is A; B is wrong.', 'A'),
+  ('The answer is option A.', 'A'),
+  ('The answer is $A$.', 'A'),
+  ('\\boxed{\\text{A}}', 'A'),
+  ('The answer is “A”.', 'A'),
+  ('The answer is A, B or C.', ''),
+  ('A, B or C', ''),
+  ('The correct option is C.', 'C'),
+  ('The answer is not A.', ''),
+  ('The answer is either A or B', ''),
+  ('The answer is A and B', ''),
+  ('The answer is A (the car)', 'A'),
+  ('The answer is A?', ''),
+  ('The answer is A dog', ''),
+  ('The answer is I', 'I'),
+  ('\\boxed{\\textbf{(A) } 12}', 'A'),
+  ('The answer is A.\n\nQuestion: Why?\nAnswer: B', 'A'),
+  ('So it is 5.\nAnswer D', 'D'),
+  ('So it is 5.\nHence (A) is the correct answer', 'A'),
+  ("The answer isn't A", ''),
+  ('I do not think the answer is A', ''),
+]
+
+
+@pytest.mark.parametrize(('text', 'letter'), LETTERS)
+def test_stated_letters(text, letter):
+  assert choice.read(text) == letter
+
+
+@pytest.mark.parametrize('letter', 'ABC')
+@pytest.mark.parametrize('text', ['So {}', 'it is ({}), since 9 is odd', '{} dog', '{} it is', 'Maybe {}.'])
+def test_flexible_accuracy_does_not_depend_on_the_letter(letter, text):
+  expected = text not in ('{} dog', '{} it is')
+  assert choice.verify_flexible(letter, ('7 km', '8 km', '9 km'), text.format(letter)) == expected
+
+
+ONE = 'def f():\n  return 1\n'
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    f'```bash\npip install x\n```\nThen:\n```python\n{ONE}```\n',
+    f'```python3\n{ONE}```',
+    f'``` Python \n{ONE}```',
+    f'~~~py\n{ONE}~~~',
+    f'{ONE}```\nIt returns one.',
+    f'```python\ndef f():\n  return 2\n```\nNo:\n```python\n{ONE}```',
+    f'```python\n{ONE}```\nUse it:\n```python\nprint(f())\n```',
+    f'```\n{ONE}```\nwhich prints\n```\n1\n```',
+  ],
+)
+def test_the_last_block_that_defines_what_the_tests_need(text):
+  assert code.read(text, 'assert f() == 1').strip() == ONE.strip()
+
+
+def test_a_program_is_a_module():
+  program = 'from __future__ import annotations\nimport dataclasses\n@dataclasses.dataclass\nclass N:\n  rest: "N" = None\n'
+  assert sandbox.run_tests(program, 'assert N(N()).rest == N()') == 'correct'
+
+
+def test_a_python_that_does_not_start_is_an_error(monkeypatch, tmp_path):
+  broken = tmp_path / 'python'
+  broken.write_text('#!/bin/sh\nexit 127\n')
+  broken.chmod(0o755)
+  sandbox.check()
+  monkeypatch.setattr(sys, 'executable', str(broken))
+  with pytest.raises(OSError, match='no program can be started'):
+    sandbox.run_tests('x = 1', 'assert x == 1')
+  monkeypatch.setattr(worker, '_local', threading.local())
+  with pytest.raises(OSError, match='does not start'):
+    worker.same_formula('1', '2')
+
+
+@pytest.mark.parametrize(
+  'gold, answer, equal',
+  [
+    (r'\frac{1}{2^{90}}', r'\boxed{\frac{1}{2^{80}}}', False), ('0.0000002', r'\boxed{0.0000004}', False),
+    ('73', 'The answer is **73**.', True), ('73', 'The final answer is $73$. I hope it is correct.', True),
+    ('31/4', 'The answer is 3 1/4.', False), ('(1,2)', r'\boxed{1 < x < 2}', True), ('1 < x < 2', r'\boxed{(1,2)}', True),
+  ],
+)  # fmt: skip
+def test_formulas_are_equal_both_ways_or_not(gold, answer, equal):
+  assert verdicts('math', gold, answer)[0] is equal
