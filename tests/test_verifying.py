@@ -347,6 +347,8 @@ def test_a_formula_that_hangs_is_an_error_and_the_next_has_its_verdict(monkeypat
 # Numbers: what one statement gives, exactly; None where it gives no one number.
 
 STATED_NUMBERS = [
+  ('The answer to the question is 42.', '42'),
+  ('The answer to 4 of them = 48. So the answer is 66.', '66'),
   ('The answer is 3 1/4.', '13/4'),
   ('\\boxed{3\\frac{1}{4}}', '13/4'),
   ('3 1/4', '13/4'),
