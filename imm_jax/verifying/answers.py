@@ -21,7 +21,7 @@ _HASHES = re.compile(r'(?<!#)####(?!#)[ \t]*(?=\S)(?![A-Za-z]{2,}\W+\w)')  # '##
 _FLAGS = re.VERBOSE | re.IGNORECASE | re.MULTILINE
 _MARKER = r"""
   (?:\b{name}
-    [*_"\s]*(?:\s(?:to|of)\s(?:the|this|your)\s(?:question|problem)\b(?=\sis\b))?[*_\s]*(?:\bis\b(?!n)|\bequals\b|:|=)  # The answer (to it) is, Answer:
+    [*_"\s]*(?:\s(?:to|of)\s(?:the|this|your)\s(?:question|problem)\b(?=\sis\b))?[*_\s]*(?:\bis\b(?!n)|\bequals\b|:)
   |^[>\#*_ \t]*{name}[*_ \t]*$)                                                          # a heading, a line of its own
 """
 _FINAL = re.compile(_MARKER.format(name=r'final\s+(?:numerical\s+)?answer'), _FLAGS)
