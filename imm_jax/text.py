@@ -1,8 +1,13 @@
-"""Words of messages: what may have been meant."""
+"""What a text is without case and spacing, and what a wrong name may have meant."""
 
 from collections.abc import Iterable
 import difflib
 from typing import Any
+
+
+def normalise(text: str) -> str:
+  """Returns `text` case-folded and with single spaces: questions that are equal in this form are one question."""
+  return ' '.join(text.casefold().split())
 
 
 def nearest(word: Any, allowed: Iterable[str]) -> str:

@@ -11,9 +11,9 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'imm_jax'
 
 LEVELS = {
-  'text': 0, 'verifying': 0,
+  'text': 0, 'verifying': 1,
   'choice': 0, 'sharding': 0, 'hlo': 0, 'shards': 0, 'optimizer': 0, 'checkpoint': 1, 'metrics': 1, 'tokenizer': 0,
-  'tasks': 1, 'processes': 0, 'workdir': 1, 'layers': 1, 'merging': 1, 'compare': 2, 'model': 2, 'packing': 2, 'plots': 3,
+  'tasks': 2, 'processes': 0, 'workdir': 1, 'layers': 1, 'merging': 1, 'compare': 2, 'model': 2, 'packing': 2, 'plots': 3,
   'formats': 3, 'loss': 3, 'lora': 3, 'sampler': 3, 'synthesize': 4, 'evaluate': 4, 'finetune': 4, 'card': 4, 'lm': 5,
   'experiment': 5, 'report': 5, 'phases': 6, 'plan': 6, 'doctor': 6, 'harness': 6, 'analysis': 7, 'weights': 8, 'imm': 9,
   'cli': 10, '__init__': 11, '__main__': 11,

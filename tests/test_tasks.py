@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ from imm_jax.experiment import make_task
 from imm_jax.tasks import base, catalog, sources, splits, synthetic
 from imm_jax.tasks.reasoning_gym import ReasoningGym
 from imm_jax.tasks.synthetic import Synthetic
-from imm_jax.verifying import sandbox
+from imm_jax.verifying import answers, math, sandbox
 
 DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'needs the data sets in {DATA}')
@@ -342,6 +343,8 @@ ROWS = [{'input': 'a\u2028b, "c"', 'target': '1'}, {'input': 'd', 'target': '2'}
   [
     ('a.json', json.dumps(ROWS, indent=2)),
     ('a.json', '\n'.join(map(json.dumps, ROWS))),
+    ('a.json', '\n'.join(json.dumps(row, indent=2) for row in ROWS)),
+    ('a.json', json.dumps({'examples': ROWS}, indent=2) + '\n'),
     ('a.jsonl', '\n\n'.join(json.dumps(row, ensure_ascii=False) for row in ROWS) + '\n'),
     ('a.csv', '\ufeffinput,target\n"a\u2028b, ""c""",1\r\nd,2\n'),
   ],
@@ -361,6 +364,7 @@ def test_every_format_reads_the_same(tmp_path, name, text, suffix):
     ('a.jsonl', b'{"a": 1}\n{"a": ', 'a.jsonl, line 2: broken JSON'),
     ('a.json', b'[{"a": 1},\n{"a" 2}]', 'a.json, line 2: broken JSON'),
     ('a.json', b'[1]', 'a.json, row 1: is int'),
+    ('a.jsonl', b'{"a": 1}\n{"a": 2} {"a": 3}', 'a.jsonl, line 2: broken JSON'),
     ('a.jsonl', b'{"a": ' + b'[' * 200_000, 'a.jsonl, line 1: broken JSON'),
     ('a.jsonl', b'\xff\xfe', 'a.jsonl: not UTF-8'),
     ('a.jsonl.gz', b'no gzip', 'a.jsonl.gz: not a complete gzip file'),
@@ -376,6 +380,12 @@ def test_broken_sources(tmp_path, name, content, says):
   with pytest.raises(ValueError) as error:
     sources.read_source(str(path))
   assert says in str(error.value) and '\n' not in str(error.value)
+
+
+def test_a_field_may_be_long(tmp_path):
+  path = tmp_path / 'a.csv'
+  path.write_text('input,target\n' + 'x' * 140_000 + ',7\n')
+  assert [len(row['input']) for row in sources.read_source(str(path))] == [140_000]
 
 
 def test_a_missing_source(tmp_path):
@@ -637,6 +647,39 @@ def test_custom_options_are_named_by_text_letter_or_number(tmp_path, answer):
   assert likeliest.test[0].answer == 'x' and likeliest.continuations(likeliest.test[0]) == (' x', ' y')
 
 
+def test_options_with_one_text_keep_their_places(tmp_path):
+  options = ['8 km', '9 km', '8 km']
+  by_letter = custom(
+    tmp_path / 'a.jsonl',
+    [{'question': f'{i}?', 'o': options, 'answer': 'C'} for i in range(3)],
+    verifier='choice',
+    options='o',
+  )
+  assert {example.answer for example in (*by_letter.train, *by_letter.test)} == {'C'}
+  with pytest.raises(ValueError, match="row 1: the answer '8 km' is the text of two options"):
+    _ = custom(
+      tmp_path / 'a.jsonl', [{'question': '?', 'o': options, 'answer': '8 km'}], verifier='choice', options='o'
+    ).test
+
+
+@pytest.mark.parametrize(
+  ('options', 'says'), [(['yes', ' ', 'no'], 'option 1 of 3 has no text'), ("['3', '4']", 'o: .* is no list')]
+)
+def test_options_that_are_none_name_their_row(tmp_path, options, says):
+  with pytest.raises(ValueError, match=f'row 1: {says}'):
+    _ = custom(tmp_path / 'a.jsonl', [{'question': '?', 'o': options, 'answer': '0'}], verifier='choice', options='o').test
+
+
+def test_a_csv_file_holds_options_as_json(tmp_path):
+  task = custom(
+    tmp_path / 'a.jsonl',
+    [{'question': f'{i}?', 'o': '["3", "4"]', 'answer': 'B'} for i in range(3)],
+    verifier='choice',
+    options='o',
+  )
+  assert task.test[0].options == ('3', '4')
+
+
 def test_custom_code(tmp_path):
   rows = [{'question': f'{i}?', 'answer': f'def f():\n  return {i}', 't': [f'assert f() == {i}']} for i in range(3)]
   task = custom(tmp_path / 'a.jsonl', rows, verifier='code', tests='t', stop=())
@@ -741,6 +784,18 @@ def test_all_solutions_pass_their_tests(dataset, file, monkeypatch):
   task = data_set(dataset, DATA / file, test_size=1)
   failed = [e.question for e in (*task.train, *task.test, *task.shots) if not task.verify(e, task.target(e))]
   assert failed == []
+
+
+@needs_data
+@pytest.mark.parametrize(
+  ('file', 'num_rows', 'num_go_on'), [('math500/test.jsonl', 500, 1), ('math_part/train_part.jsonl', 3682, 5)]
+)
+def test_every_solution_of_math_states_the_answer_of_its_row(file, num_rows, num_go_on):
+  rows = sources.read_source(str(DATA / file))
+  assert len(rows) == num_rows
+  assert [r for r in rows if math.plain(answers.stated(r['solution'])) != math.plain(r['answer'])] == []
+  # In some prose about an answer comes behind the box.
+  assert sum(bool(re.search('answer is', r['solution'].rpartition('boxed{')[2])) for r in rows) == num_go_on
 
 
 @needs_data

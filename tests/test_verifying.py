@@ -9,7 +9,12 @@ import pytest
 
 from imm_jax.experiment import make_task
 from imm_jax.tasks import base, catalog
-from imm_jax.verifying import choice, code, numbers, sandbox, worker
+from imm_jax.verifying import choice, code, numbers, own, sandbox, worker
+from tests.conftest import ROOT
+
+sys.path.insert(0, str(ROOT / 'configs'))
+
+import common
 
 
 def data_set(dataset, **changes):
@@ -227,6 +232,10 @@ TEXTS = {
   'right to left': '\u202e24 si rewsna eht',
   'format strings': '%s{0}{question}%n' * 1000,
   'code for a shell': '$(rm -rf .); `reboot`',
+  'an answer behind spaces': 'answer' + ' ' * 19_000 + 'x',
+  'sentences of nothing': 'The answer is 1 ' + '. ' * 9_900 + 'The answer is',
+  'formulas that open': '\\boxed{' + '\\(' * 9_000 + '}',
+  'denied boxes': 'not \\boxed{41} ' * 1_500,
   'code for sympy': '\\boxed{__import__("os").abort()}',
 }
 
@@ -309,14 +318,17 @@ ALLOWED = [  # statement, and what it must raise; each in a process with no busi
   ('threading.Thread(target=print).start()', 'RuntimeError'),
   ('open("big", "wb").write(bytes(2 ** 21))', 'OSError'),
   ('open("/proc/%d/environ" % os.getppid()).read()', 'OSError'),
+  ('resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (200, 200))', 'PermissionError'),
+  ('os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)', 'PermissionError'),
+  ('open("/usr/file", "w")', 'OSError'),
+  ('os.mkdir("/dev/directory")', 'OSError'),
 ]
 
 
 @pytest.mark.parametrize(('statement', 'error'), ALLOWED)
 def test_what_a_sandbox_does_not_permit(statement, error):
-  program = (
-    f'import os, socket, subprocess, threading\ntry:\n  {statement}\n  raised = None\nexcept {error} as e:\n  raised = e'
-  )
+  imports = 'import os, resource, socket, subprocess, threading'
+  program = f'{imports}\ntry:\n  {statement}\n  raised = None\nexcept {error} as e:\n  raised = e'
   assert sandbox.run_tests(program, 'assert raised') == 'correct'
 
 
@@ -537,6 +549,64 @@ ONE = 'def f():\n  return 1\n'
 )
 def test_the_last_block_that_defines_what_the_tests_need(text):
   assert code.read(text, 'assert f() == 1').strip() == ONE.strip()
+
+
+@pytest.mark.parametrize(
+  'text', ['```' + 'a' * 60_000 + '`', '`' * 100_000 + 'a`', '```python\n' + 'import ' * 25_000 + '\n```'], ids=len
+)
+def test_fences_and_lines_without_end_are_read(text):
+  assert isinstance(code.read(text, 'assert f() == 1'), str)
+
+
+OWN = """
+def right(example, text): return example.answer in text
+def half(example, text): return 0.5
+def most(example, text): return 0.75
+def much(example, text): return 2
+def none(example, text): return None
+def raises(example, text): return {}[text]
+def column(example, text): return text == example.metadata['other']
+"""
+
+
+@pytest.fixture
+def own_task(tmp_path, monkeypatch):
+  (tmp_path / 'own_verifiers.py').write_text(OWN)
+  monkeypatch.syspath_prepend(str(tmp_path))
+  monkeypatch.delitem(sys.modules, 'own_verifiers', raising=False)
+  own.find.cache_clear()
+  for name in ('train', 'test'):
+    (tmp_path / f'{name}.jsonl').write_text(f'{{"question": "{name}?", "answer": "7", "other": "x"}}\n')
+  sources = {'train_source': str(tmp_path / 'train.jsonl'), 'test_source': str(tmp_path / 'test.jsonl'), 'num_shots': 0}
+  return lambda function, **keys: make_task('t', common.custom(f'own_verifiers:{function}', stop=(), **sources, **keys))
+
+
+@pytest.mark.parametrize(
+  'function, text, keys, right',
+  [
+    ('right', 'it is 7', {}, True), ('right', 'it is 8', {}, False), ('column', 'x', {}, True), ('half', '', {}, False),
+    ('most', '', {}, True), ('most', '', {'reward_threshold': 0.75}, False), ('half', '', {'reward_threshold': 0.4}, True),
+  ],
+)  # fmt: skip
+def test_a_verifier_of_ones_own_judges(own_task, function, text, keys, right):
+  task = own_task(function, **keys)
+  assert task.judge([(task.test[0], text)]) == [right] and task.verify_flexible is None
+
+
+@pytest.mark.parametrize(
+  'function, says', [('much', 'returns 2'), ('none', 'returns None'), ('raises', "raises KeyError: 'z'")]
+)
+def test_a_verifier_of_ones_own_that_fails_is_named_with_its_question(own_task, function, says):
+  task = own_task(function)
+  with pytest.raises(ValueError, match=f'own_verifiers:{function}: on the question {task.test[0].id} it {says}'):
+    task.verify(task.test[0], 'z')
+
+
+def test_a_verifier_that_is_not_there_is_named_at_once(own_task):
+  with pytest.raises(ValueError, match="tasks.t.verifier: 'own_verifiers:no' is not 'MODULE:FUNCTION'"):
+    own_task('no')
+  with pytest.raises(ValueError, match="tasks.t.verifier: 'numberic' is not one of .*did you mean numeric"):
+    make_task('t', common.custom('numberic', train_source='none.jsonl'))
 
 
 def test_a_program_is_a_module():

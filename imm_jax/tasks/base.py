@@ -7,6 +7,7 @@ import hashlib
 from typing import Any, cast, Literal
 
 from imm_jax import verifying
+from imm_jax.text import normalise
 
 Message = dict[str, str]
 Prompt = str | list[Message]
@@ -116,15 +117,10 @@ class Task:
     assert verify is not None
     if self.judges_in_children:
       return verifying.judge_all(verify, pairs)
-    return [verify(example, completion) for example, completion in pairs]
+    return [bool(verify(example, completion)) for example, completion in pairs]  # Scorers may give numpy's.
 
   def check_verifier(self) -> None:
     """Raises OSError when answers cannot be judged on this machine, and says what is missing."""
-
-
-def normalise(text: str) -> str:
-  """Returns `text` case-folded and with single spaces: questions that are equal in this form are one question."""
-  return ' '.join(text.casefold().split())
 
 
 def make_example(task: str, question: str, answer: str, *, options: tuple[str, ...] = (), **others: Any) -> Example:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from imm_jax import text, verifying
 from imm_jax.tasks import base, catalog, sources, splits
-from imm_jax.verifying import exact, numbers, own
+from imm_jax.verifying import numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,15 +39,10 @@ class Questions(base.Task):
   def __post_init__(self) -> None:
     """Raises ValueError naming the field that is out of range."""
     super().__post_init__()
-    if self.verifier not in verifying.VERIFIERS:
-      if ':' not in self.verifier:
-        near = text.nearest(self.verifier, verifying.VERIFIERS)
-        known = ', '.join(verifying.VERIFIERS)
-        raise ValueError(f"tasks.{self.name}.verifier: {self.verifier!r} is not one of {known}, nor 'MODULE:FUNCTION'{near}")
-      try:
-        own.find(self.verifier)
-      except ValueError as error:
-        raise ValueError(f'tasks.{self.name}.verifier: {error}') from error
+    try:
+      verifying.find(self.verifier, self.reward_threshold)
+    except ValueError as error:
+      raise ValueError(f'tasks.{self.name}.verifier: {error}') from error
     if not 0 <= self.reward_threshold < 1:
       raise ValueError(f'tasks.{self.name}.reward_threshold: {self.reward_threshold} is not in [0, 1)')
     if not self.train_source and (not self.test_source or (self.num_shots and not self.shots_source)):
@@ -103,38 +98,32 @@ class Questions(base.Task):
 
   def extract(self, completion: str) -> str:
     """Returns the answer in the verifier's one form, '' when there is none."""
-    verifier = verifying.VERIFIERS.get(self.verifier)
-    return (verifier.extract if verifier else exact.read)(self.until_stop(completion))
+    return self._verifier.extract(self.until_stop(completion))
 
   def verify(self, example: base.Example, completion: str) -> bool:
     """Returns whether the completion states the gold answer; of options, whether it is the right one's text."""
     if self.scoring == 'likelihood':
-      return base.normalise(completion) == base.normalise(example.answer)
-    text = self.until_stop(completion)
-    if self.verifier not in verifying.VERIFIERS:
-      return own.verify(self.verifier, self.reward_threshold, example, text)
-    return verifying.VERIFIERS[self.verifier].verify(example, text)
+      return text.normalise(completion) == text.normalise(example.answer)
+    return self._verifier.verify(example, self.until_stop(completion))
+
+  @functools.cached_property
+  def _verifier(self) -> verifying.Verifier:
+    return verifying.find(self.verifier, self.reward_threshold)
 
   @property
   def judges_in_children(self) -> bool:
     """Whether a child process gives the verdicts."""
-    return self._child_check is not None
+    return self.scoring == 'generate' and self._verifier.check is not None
 
   def check_verifier(self) -> None:
     """Raises OSError when the verifier's child process does not work on this machine."""
-    if self._child_check is not None:
-      self._child_check()
-
-  @property
-  def _child_check(self) -> Callable[[], Any] | None:
-    verifier = verifying.VERIFIERS.get(self.verifier)
-    return verifier.check if verifier and self.scoring == 'generate' else None
+    if self.scoring == 'generate' and self._verifier.check is not None:
+      self._verifier.check()
 
   @functools.cached_property
   def verify_flexible(self) -> Any:
     """A verify that takes what looks most like an answer, stated or not; None where it would not differ."""
-    verifier = verifying.VERIFIERS.get(self.verifier)
-    flexible = verifier.flexible if verifier else None
+    flexible = self._verifier.flexible
     if flexible is None or self.scoring == 'likelihood':
       return None
     return lambda example, completion: flexible(example, self.until_stop(completion))

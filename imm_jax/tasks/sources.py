@@ -14,6 +14,7 @@ import zlib
 Row = dict[str, Any]
 
 _SUFFIX = re.compile(r'\.(json|jsonl|csv)(\.gz)?$')
+_GAP = re.compile(r'[ \t\n\r]*')  # between two values of JSON
 _HUB = re.compile(r'([\w.-]+/[\w.-]+)(?:@([\w./-]+))?:([^:]*):(.+)')
 _TFDS = re.compile(r'tfds:(.+):([^:]+)')
 
@@ -81,21 +82,25 @@ def _read_text(path: pathlib.Path, gzipped: bool) -> str:
 
 def _from_json(source: str, text: str) -> list[Row]:
   """Reads a list, an object whose 'examples' is one, or objects one after the other, each on a line or on many."""
-  decoder, numbered, at, line = json.JSONDecoder(), [], 0, 1
-  while at < len(text):
-    end = at + len(text[at:]) - len(text[at:].lstrip()) if text[at].isspace() else at
-    line, at = line + text.count('\n', at, end), end
-    if at == len(text):
+  decoder, numbered = json.JSONDecoder(), []
+  at, line = 0, 1
+  while True:
+    gap = _GAP.match(text, at)
+    assert gap is not None
+    if gap.end() == len(text):
       break
+    line += gap[0].count('\n')
+    if numbered and '\n' not in gap[0]:
+      raise ValueError(f'{source}, line {line}: broken JSON (it goes on behind a value); write an object a line')
     try:
-      value, end = decoder.raw_decode(text, at)
+      value, at = decoder.raw_decode(text, gap.end())
     except (ValueError, RecursionError) as error:
       line = getattr(error, 'lineno', line)
       raise ValueError(
         f'{source}, line {line}: broken JSON ({error}); copy the file again, or write an object a line'
       ) from error
     numbered.append((f'line {line}', value))
-    line, at = line + text.count('\n', at, end), end
+    line += text.count('\n', gap.end(), at)
   if len(numbered) == 1:
     [(_, value)] = numbered
     rows = value.get('examples') if isinstance(value, dict) else value

@@ -12,7 +12,8 @@ import functools
 import os
 from typing import Any, Protocol
 
-from imm_jax.verifying import choice, code, exact, math, numbers, sandbox, worker
+from imm_jax.text import nearest
+from imm_jax.verifying import choice, code, exact, math, numbers, own, sandbox, worker
 
 
 class Example(Protocol):
@@ -86,6 +87,19 @@ VERIFIERS: dict[str, Verifier] = {
     check=sandbox.check,
   ),
 }
+
+
+def find(name: str, reward_threshold: float) -> Verifier:
+  """Returns the verifier of a name of VERIFIERS, or of 'MODULE:FUNCTION', whose reward is right above the threshold.
+
+  Raises ValueError when there is no such verifier.
+  """
+  if name in VERIFIERS:
+    return VERIFIERS[name]
+  if ':' not in name:
+    raise ValueError(f"{name!r} is not one of {', '.join(VERIFIERS)}, nor 'MODULE:FUNCTION'{nearest(name, VERIFIERS)}")
+  own.find(name)
+  return Verifier(exact.read, functools.partial(own.verify, name, reward_threshold))
 
 
 def judge_all(verify: Verify, pairs: Sequence[tuple[Any, str]]) -> list[bool]:

@@ -21,7 +21,7 @@ _HASHES = re.compile(r'(?<!#)####(?!#)[ \t]*(?=\S)(?![A-Za-z]{2,}\W+\w)')  # '##
 _FLAGS = re.VERBOSE | re.IGNORECASE | re.MULTILINE
 _MARKER = r"""
   (?:\b{name}
-    [*_"\s]*(?:\s(?:to|of)\s(?:the|this|your)\s(?:question|problem)\b(?=\sis\b))?[*_\s]*(?:\bis\b(?!n)|\bequals\b|:)
+    [*_"\s]{{0,20}}(?:\b(?:to|of)\s(?:the|this|your)\s(?:question|problem)\s(?=is\b))?(?:\bis\b(?!n)|\bequals\b|:)
   |^[>\#*_ \t]*{name}[*_ \t]*$)                                                          # a heading, a line of its own
 """
 _FINAL = re.compile(_MARKER.format(name=r'final\s+(?:numerical\s+)?answer'), _FLAGS)
@@ -54,14 +54,16 @@ _DENIED = re.compile(rf'(?:{_DOUBT})(?:\s+(?:that|if|whether))?(?:\s+(?:the|my|y
 _NOT_BOX = re.compile(r"(?:\bnot|n't)(?:\s+(?:be|equal|to|the|answer))*[\s$*(\\]*\Z", re.IGNORECASE)
 _TAKEN_BACK = re.compile(
   r"""
-  (?:^|[.!?]\s+|\n)\W*(?:no|wait|actually|hmm+|sorry|correction|oops|hold\ on|let\ me|let's|but\ wait|however)\b
+  (?:^|[.!?]\s{1,5}|\n)\W{0,5}(?:no|wait|actually|hmm+|sorry|correction|oops|hold\ on|let\ me|let's|but\ wait|however)\b
   |\b(?:mistake|incorrect|wrong|re-?check|re-?calculat\w+|re-?consider\w*)\b
   """,
   re.VERBOSE | re.IGNORECASE,
 )
 
 _DRESS = re.compile(r'\*\*|__|\\[()]|[$"`“”]')
-_TEXT = re.compile(r'\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|emph|boldsymbol|bm)\s*\{([^{}]*)\}')
+_TEXT = re.compile(
+  r'\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|emph|boldsymbol|bm|operatorname)\s*\{([^{}]*)\}'
+)
 
 
 def own(text: str) -> str:
@@ -74,17 +76,18 @@ def own(text: str) -> str:
   return text
 
 
-def read(text: str, reader: Callable[[str], T | None]) -> tuple[bool, T | None]:
-  """Returns whether `own(text)` has a statement, and what `reader` reads in it, None for nothing.
+def read(text: str, reader: Callable[[str], T | None], bare: Callable[[str], T | None]) -> T | None:
+  """Returns the answer that a text states, or is; None where it gives none.
 
   Args:
     text: a completion, or a worked solution of the data.
     reader: what is stated -> an answer, or None where it is none.
+    bare: a text without any statement -> the answer that it is, or None.
   """
   text = own(text)
   boxes = list(_boxes(text))
   if boxes:
-    return True, reader(boxes[-1])
+    return reader(boxes[-1])
   has_statement = False
   for marker in _MARKERS:
     found = list(_statements(text, marker))
@@ -95,25 +98,33 @@ def read(text: str, reader: Callable[[str], T | None]) -> tuple[bool, T | None]:
       for start, later in readable[1:]:
         if _TAKEN_BACK.search(text, last_start, start):
           last_start, answer = start, later
-      return True, answer
-  return has_statement, None
+      return answer
+  return None if has_statement else bare(text)
 
 
 def stated(text: str) -> str | None:
   """Returns what a text states as its answer, None where it states nothing."""
-  return read(text, lambda statement: statement or None)[1]
+  return read(text, lambda statement: statement or None, bare=lambda text: None)
+
+
+def unwrap(text: str, around: str = '') -> str:
+  r"""Returns a text with what stands in \text{}, \mathrm{} and their like in place of them, between two `around`."""
+  for _ in range(3):  # They may be nested.
+    text = _TEXT.sub(rf'{around}\1{around}', text)
+  return text
 
 
 def undress(text: str) -> str:
   r"""Returns a statement without what surrounds an answer: bold, quotes, dollars, \text{}, backticks."""
-  for _ in range(3):  # They may be nested.
-    text = _TEXT.sub(r'\1', text)
-  text = _DRESS.sub('', text).replace('\\ ', ' ')
+  text = _DRESS.sub('', unwrap(text)).replace('\\ ', ' ')
   return ' '.join(text.split()).strip("*_'‘’ ")
 
 
 def _boxes(text: str) -> Iterator[str]:
-  """Yields what stands in each box that is closed and not empty; a box in a box is part of it."""
+  """Yields what stands in each box that is closed and not empty; '' where it is denied, or too long.
+
+  A box in a box is part of it.
+  """
   starts = [match.end() for match in _BOX.finditer(text)]
   if not starts:
     return
@@ -129,8 +140,9 @@ def _boxes(text: str) -> Iterator[str]:
     if start >= end and start in closed:
       end = closed[start]
       content = text[start:end].strip()
+      before = text[max(0, start - 100) : text.rfind('box', 0, start)].rpartition('\n')[2]
       if content:
-        yield '' if _NOT_BOX.search(text, max(0, text.rfind('\n', 0, start)), text.rfind('box', 0, start)) else content
+        yield '' if _NOT_BOX.search(before) or len(content) > MAX_STATEMENT_CHARACTERS else content
 
 
 def _statements(text: str, marker: re.Pattern[str]) -> Iterator[tuple[int, str]]:

@@ -55,11 +55,11 @@ def verify_flexible(gold: str, options: Sequence[str], text: str) -> bool:
 
 def _read(text: str) -> tuple[str, str]:
   """Returns the letter that a text gives, '' for none, and what stands behind it."""
-  has_statement, found = answers.read(text, lambda statement: _match(_STATED, statement))
-  if not has_statement:
-    own = answers.own(text).strip()
-    found = _match(_BARE, own) or _match(_LAST_LINE, own.rpartition('\n')[2])
-  return found or ('', '')
+  return answers.read(text, lambda statement: _match(_STATED, statement), _read_bare) or ('', '')
+
+
+def _read_bare(text: str) -> tuple[str, str] | None:
+  return _match(_BARE, text) or _match(_LAST_LINE, text.strip().rpartition('\n')[2])
 
 
 def _match(form: re.Pattern[str], text: str) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ from imm_jax.verifying import sandbox
 
 MAX_CHARACTERS = 100_000  # Of a program; a longer one is wrong.
 
-_FENCE = re.compile(r'^([ \t]*)(`{3,}|~{3,})[ \t]*([^\s`]*)[^\n`]*$', re.MULTILINE)
+_FENCE = re.compile(r'^([ \t]*+)(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)[^\n`]*+$', re.MULTILINE)
 _PYTHON = re.compile(r'(?:\{?\.?(?:i?python|py)[\d.]*(?![a-z])\S*)?', re.IGNORECASE)  # ```python3, or no language
 _FUTURE = re.compile(r'^from __future__ import (?:\([^)]*\)|[^\n(]*)$', re.MULTILINE)
 
@@ -96,7 +96,5 @@ def _needed(tests: str) -> frozenset[str]:
 
 def _defines(code: str, name: str) -> bool:
   """Returns whether a line of code binds a name, as far as its text tells: a model's code is parsed in the sandbox only."""
-  bound = (
-    rf'^[ \t]*(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b|^[ \t]*{name}[ \t]*(?::[^=\n]+)?=(?!=)|\bimport\b.*\b{name}\b'
-  )
-  return re.search(bound, code, re.MULTILINE) is not None
+  bound = rf'(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b|{name}[ \t]*(?::[^=\n]+)?=(?!=)|(?:from|import)\b.*\b{name}\b'
+  return re.search(rf'^[ \t]*(?:{bound})', code, re.MULTILINE) is not None

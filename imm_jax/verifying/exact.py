@@ -2,6 +2,7 @@
 
 import re
 
+from imm_jax.text import normalise
 from imm_jax.verifying import answers
 
 _GOES_ON = re.compile(r'[,;]?\s(?:because|since|as|so|for|which)\b|;\s', re.IGNORECASE)
@@ -12,8 +13,7 @@ def read(text: str) -> str:
 
   It is '' where the answer is denied ('The answer is not yes').
   """
-  has_statement, answer = answers.read(text, lambda statement: _tidy(statement) or None)
-  return (answer or '') if has_statement else _tidy(answers.own(text))
+  return answers.read(text, lambda statement: _tidy(statement) or None, bare=_tidy) or ''
 
 
 def verify(gold: str, text: str) -> bool:
@@ -30,7 +30,7 @@ def verify_flexible(gold: str, text: str) -> bool:
 
 def loose(text: str) -> str:
   """Returns the letters, digits and signs of a text, in lower case: '(A)' is 'a', 'Yes!' is 'yes'."""
-  return ' '.join(' '.join(text.casefold().split()).strip('*\'"`.,;:!?()$ ').split())
+  return ' '.join(normalise(text).strip('*\'"`.,;:!?()$ ').split())
 
 
 def _tidy(text: str) -> str:

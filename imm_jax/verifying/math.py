@@ -51,16 +51,16 @@ def _formula(text: str) -> tuple[bool, str]:
 
   It is '' for none, or for one that is too long.
   """
-  has_statement, formula = answers.read(text, lambda statement: _of_statement(statement) or None)
-  formula = formula if has_statement else answers.own(text)
-  formula = (formula or '').replace('**', '').strip('*_`"“” \n')
-  formula = formula[: -len('.')] if formula.endswith('.') else formula
+  found = answers.read(text, _of_statement, bare=lambda text: (False, text))
+  has_statement, formula = found or (True, '')
+  formula = formula.replace('**', '').strip('*_`"“” \n').removesuffix('.')
   return has_statement, formula.strip('$ ') if len(formula) <= MAX_CHARACTERS else ''
 
 
-def _of_statement(statement: str) -> str:
-  """Returns the one formula between dollars of a sentence, or else the sentence."""
+def _of_statement(statement: str) -> tuple[bool, str] | None:
+  """Returns True and the one formula between dollars of a sentence, or else the sentence; None where it is empty."""
   segments = _SEGMENT.findall(statement)
   if len(segments) == 1:
-    return segments[0][0] or segments[0][1]
-  return _END.split(statement, maxsplit=1)[0]
+    return True, segments[0][0] or segments[0][1]
+  sentence = _END.split(statement, maxsplit=1)[0]
+  return (True, sentence) if sentence else None

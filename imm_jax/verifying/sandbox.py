@@ -91,9 +91,7 @@ def _judge(program: str, tests: str, limits: Limits) -> Verdict:
         _command(limits), stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=errors, env={}, start_new_session=True
       )
     try:
-      ours.settimeout(_START_SECS)
       if not _starts(ours, request):
-        child.wait(_START_SECS)
         errors.seek(0)
         said = errors.read().decode(errors='replace').strip().splitlines() or ['nothing']
         raise OSError(f'sandbox: no program can be started in it; it says: {said[-1]}; {_SEE}')
@@ -107,13 +105,14 @@ def _judge(program: str, tests: str, limits: Limits) -> Verdict:
 
 
 def _starts(ours: socket.socket, request: bytes) -> bool:
-  """Sends the request, and returns whether the sandbox says that it is ready to run it."""
+  """Sends the request, and returns whether the sandbox says in time that it is ready to run it."""
+  ours.settimeout(_START_SECS)
   try:
     ours.sendall(request)
     ours.shutdown(socket.SHUT_WR)
-  except (BrokenPipeError, ConnectionResetError):
+    return _receive(ours, len(_READY)) == _READY
+  except (BrokenPipeError, ConnectionResetError, TimeoutError):
     return False
-  return _receive(ours, len(_READY)) == _READY
 
 
 def _receive(ours: socket.socket, size: int) -> bytes:
@@ -128,7 +127,7 @@ def _receive(ours: socket.socket, size: int) -> bytes:
 
 
 def _command(limits: Limits) -> list[str]:
-  """The command that runs inside.py: nothing of this machine but Python, read-only, no network, no other processes."""
+  """The command that runs inside.py with Python and the system's libraries, read-only; no network, no other processes."""
   python = os.path.realpath(sys.executable)
   places = [*_SYSTEM, sys.base_prefix, sys.base_exec_prefix, python]
   binds = [part for place in dict.fromkeys(places) for part in ('--ro-bind-try', place, place)]
@@ -136,7 +135,7 @@ def _command(limits: Limits) -> list[str]:
   return [
     _bubblewrap(), '--unshare-user-try', '--unshare-pid', '--unshare-net', '--unshare-ipc', '--unshare-uts',
     '--unshare-cgroup-try', '--die-with-parent', '--new-session', '--cap-drop', 'ALL', *binds, *devices,
-    '--ro-bind', str(_INSIDE), f'{_DIRECTORY}.py', 
+    '--ro-bind', str(_INSIDE), f'{_DIRECTORY}.py',
     '--size', str(limits.file_bytes), '--tmpfs', _DIRECTORY, '--remount-ro', '/', '--chdir', _DIRECTORY,
     python, '-I', '-S', '-B', f'{_DIRECTORY}.py',
   ]  # fmt: skip

@@ -3,6 +3,7 @@
 A process for each thread that asks; it imports neither jax nor this package.
 """
 
+import functools
 import json
 import pathlib
 import select
@@ -28,13 +29,17 @@ def same_formula(gold: str, text: str, *, search: bool = False) -> Verdict:
   """
   if not hasattr(_local, 'worker'):
     _local.worker = _Worker()
-  return _local.worker.ask(json.dumps([gold, text, search]))
+  return _local.worker.ask(gold, text, search)
 
 
+@functools.cache
 def check() -> None:
   """Raises OSError when math-verify cannot be used here."""
-  if same_formula(r'\frac{1}{2}', '0.5') != 'correct' or same_formula(r'\frac{1}{2}', '0.4') != 'incorrect':
-    raise OSError('math-verify: does not know that 1/2 is 0.5; install math-verify>=0.8 again')
+  worker = _Worker()  # One that ends here: the threads that judge have their own.
+  for text, verdict in (('0.5', 'correct'), ('0.4', 'incorrect')):
+    if worker.ask(r'\frac{1}{2}', text) != verdict:
+      raise OSError(f'math-verify: {text} is not judged {verdict!r} for 1/2; install math-verify>=0.8 again')
+  worker.end()
 
 
 class _Worker:
@@ -43,13 +48,13 @@ class _Worker:
   def __init__(self):
     self._child: subprocess.Popen[bytes] | None = None
 
-  def ask(self, request: str) -> Verdict:
-    """Returns the verdict on a line of JSON; 'error' when there is none in time, and the process is killed."""
+  def ask(self, gold: str, text: str, search: bool = False) -> Verdict:
+    """Returns the verdict; 'error' when there is none in time, and the process is killed."""
     child = self._child or self._start()
     assert child.stdin is not None
     reply = b''
     try:
-      child.stdin.write(request.encode() + b'\n')
+      child.stdin.write(json.dumps([gold, text, search]).encode() + b'\n')
       reply = self._reply(child, SECS)
     except BrokenPipeError:
       pass
