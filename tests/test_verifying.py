@@ -469,7 +469,7 @@ STATED_NUMBERS = [
   ('The answer is - 5', '-5'),
   ('The answer is 5 percent of 20', None),
   ('The answer is 50% of 20', None),
-  ('The answer is 2 dozen', '2'),
+  ('The answer is 2 dozen', None),
   ('#### 1 000 000', '1000000'),
   ('#### $1,080', '1080'),
   ('The answer is 12 500 000 dollars', '12500000'),
@@ -485,6 +485,18 @@ STATED_NUMBERS = [
   ('The answer is 5.5.', '11/2'),
   ('The answer is 5 times 3', None),
   ('The answer is 5 plus 3', None),
+  ('The answer is about -5', '-5'),
+  ('The change is 20 degrees, so the answer is it is -20', '-20'),
+  ('The answer is -(5)', None),
+  ('The answer is x = 5 and y = 6', None),
+  ('The answer is 5 hours twenty minutes', None),
+  ('The answer is 2 125/250', '5/2'),
+  ('The answer is 5 m', '5'),
+  ('The answer is 5 K', None),
+  ('The answer is that she ends up with 5', '5'),
+  ('The answer is up to 5', None),
+  ('The answer is 5,', '5'),
+  ('The answer is 10^(-2)', '1/100'),
 ]
 
 
