@@ -8,7 +8,7 @@ from imm_jax.verifying import answers, exact
 
 # A letter counts where a bracket, a colon or a reason follows, or nothing: 'A dog' is no statement of A.
 _REASON = r'(?:because|since|as|for|so|which|where|with|due|given|not|rather|instead|from|-|–|—)'
-_LETTER = rf'[(\[{{]?(?P<letter>[A-Z])(?:[)\]}}.:,;]|\s*$|(?=\s*\()|(?=\s+{_REASON}(?:\s|$)))'
+_LETTER = rf'[(\[{{]?(?P<letter>[A-Z])(?:[)\]}}.:,;]|\s*$|(?=\s+\()|(?=\s+{_REASON}(?:\s|$)))'
 _NAMED = r'(?:(?:the\s+)?(?:correct\s+|right\s+)?(?i:option|choice|letter|answer)\s+(?:is\s+)?)?'
 _DENIES = r"(?:not|no|never|neither|nor|either|or|both|between|except|but|if|than|wrong|un\w+)\b|\w*n't"
 _STATED = re.compile(rf"(?:(?!{_DENIES})[a-z']+[\s,:]+){{0,6}}{_NAMED}{_LETTER}")

@@ -140,8 +140,8 @@ def read_bare(text: str) -> Fraction | None:
 
 
 def read_last(text: str) -> Fraction | None:
-  """Returns the last number in a text, None where it has none: a guess."""
-  tokens = _tokens(_plain(text))
+  """Returns the last number in a text, before a new question of the model's own: a guess. None where it has none."""
+  tokens = _tokens(_plain(answers.own(text)))
   last, i = None, 0
   while i < len(tokens):
     found = _number(tokens, i) if tokens[i].kind == 'number' else None
