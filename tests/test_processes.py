@@ -1,4 +1,4 @@
-"""One program in many processes: what the first one says holds for all, and arrays are whole everywhere."""
+"""One program in many processes: what the first one says, verdicts too, holds for all; arrays are whole everywhere."""
 
 import os
 import subprocess
@@ -14,7 +14,10 @@ from tests.conftest import ROOT
 
 PROGRAM = """
 import jax, numpy as np
-from imm_jax import processes, sharding
+from imm_jax import evaluate, processes, sharding
+from imm_jax.experiment import make_task
+from imm_jax.tasks import base, catalog
+from imm_jax.verifying import worker
 processes.join()
 index = jax.process_index()
 assert processes.on_first(lambda: {'from': index}) == {'from': 0}
@@ -29,6 +32,10 @@ for spec in (jax.P('fsdp'), jax.P()):
   y = jax.device_put(x, jax.NamedSharding(sharding.make_mesh(), spec))
   np.testing.assert_array_equal(processes.fetch({'x': y})['x'], x)
 assert not processes.should_stop()
+task = make_task('t', catalog.spec('math', train_source='unused.jsonl', test_source=''))
+example = base.make_example('t', 'Half of one?', r'\\frac{1}{2}')
+worker.SECS = 1e-9 if index else 60.0  # the second process has no time for any formula
+assert evaluate.judge(task, [example], [[r'\\boxed{1 - \\frac{1}{2}}', '3']]) == [[True, False]]
 print('alike', jax.process_count(), processes.is_first())
 """
 
