@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from docs import generate
-from imm_jax import cli, experiment, lm, sharding
+from imm_jax import cli, experiment, lm, sharding, tasks
 from imm_jax import model as model_lib
 from imm_jax.merging import recipe
 from imm_jax.tokenizer import Tokenizer
@@ -116,6 +116,9 @@ def test_python_runs(directory, code):
   exec(compile(code, 'example', 'exec'), namespace)
   if 'get_config' in namespace:
     experiment.resolve(namespace['get_config']().to_dict())
+  if 'verify' in namespace:
+    example = tasks.Example('t/0', 'How much is 3 + 4?', '7')
+    assert [namespace['verify'](example, text) for text in ('It is 7', 'It is 8')] == [True, False]
 
 
 @pytest.mark.parametrize('text', blocks('yaml'))
