@@ -11,7 +11,7 @@ import sys
 
 if __name__ == '__main__':
   sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-  import tests.conftest  # sets up the devices, as for the test
+  import tests.conftest  # noqa: F401 - sets up the devices, as for the test
 
 import jax
 import numpy as np
