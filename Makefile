@@ -26,7 +26,7 @@ test-gpu:
 	XLA_PYTHON_CLIENT_PREALLOCATE=false JAX_PLATFORMS=cuda,cpu $(BIN)/python -m pytest tests/test_gpu.py
 
 soak: $(VENV)/dev
-	NUM_KILLS=300 $(BIN)/python -m pytest -s -m slow tests/test_resume.py -k many_kills
+	NUM_KILLS=300 $(BIN)/python -m pytest -s -m slow tests/rounds/test_resume.py -k many_kills
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ import sys
 
 import harness
 
-from imm_jax.tokenizer import Tokenizer
+from imm_jax.formats.tokenizer import Tokenizer
 
 
 def full(args, tokenizer: Tokenizer) -> dict[str, harness.Run]:

@@ -26,7 +26,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from imm_jax import merging, shards
+from imm_jax import merging
+from imm_jax.formats import shards
 
 SHAPE = {'vocab_size': 32000, 'hidden_size': 1280, 'intermediate_size': 3456, 'num_hidden_layers': 24}
 TINY = {'vocab_size': 64, 'hidden_size': 16, 'intermediate_size': 32, 'num_hidden_layers': 2}

@@ -37,7 +37,9 @@ def main() -> None:
   sys.path.insert(0, str(ROOT / 'configs'))
   import gsm8k_qwen25_0p5b
 
-  from imm_jax import experiment, plan, sharding
+  from imm_jax import sharding
+  from imm_jax.planning import plan
+  from imm_jax.rounds import experiment
 
   mesh, chip = sharding.make_mesh(1, 16, 1, devices=plan.topology_devices('v5e:4x4', 1)), plan.chip_of('v5e:4x4')
   table = Table(title=f'a train step, libtpu {importlib.metadata.version("libtpu")}: this / MaxText 0.2.5')

@@ -20,9 +20,9 @@ import sys
 
 import harness
 
-from imm_jax.experiment import make_task
+from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.rounds.experiment import make_task
 from imm_jax.tasks import catalog
-from imm_jax.tokenizer import Tokenizer
 
 NAMES = ['Ann', 'Ben', 'Carla', 'David', 'Emma', 'Frank', 'Grace', 'Henry', 'Iris', 'Jack', 'Kate', 'Leo', 'Mia', 'Noah']
 THINGS = ['apples', 'books', 'coins', 'pens', 'cards', 'eggs', 'shells', 'stamps', 'toys', 'cups']

@@ -10,11 +10,12 @@ from etils import epath
 import jax
 import numpy as np
 
-from imm_jax import metrics, processes, sampler
-from imm_jax.model import Params, Transformer
-from imm_jax.sampler import SamplerConfig
+from imm_jax import console, processes
+from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.models.transformer import Params, Transformer
+from imm_jax.sampling import sampler
+from imm_jax.sampling.sampler import SamplerConfig
 from imm_jax.tasks import Example, guess_accuracy, Task
-from imm_jax.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ def text_nll(
   pieces = [tokens[start : start + T] for start in range(0, len(tokens), T) if start + 1 < len(tokens)]
   if not pieces:
     raise ValueError(f'evaluate.text_source: {config.text_source}: has less than two tokens')
-  with metrics.progress('evaluate the text', len(pieces), 'pieces') as advance:
+  with console.progress('evaluate the text', len(pieces), 'pieces') as advance:
     scores = sampler.score(
         model, params, [piece[:1] for piece in pieces], [[piece[1:]] for piece in pieces], batch_size=batch_size,
         advance=advance,
@@ -126,7 +127,7 @@ def text_nll(
 def _generate(model, params, tokenizer, task, config, key, label):
   prompts = [tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in task.test]
   ids = [example.id for example in task.test]
-  with metrics.progress(label, len(prompts) * config.num_samples_per_prompt, 'answers') as advance:
+  with console.progress(label, len(prompts) * config.num_samples_per_prompt, 'answers') as advance:
     return sampler.sample(
         model, params, tokenizer, prompts, config, key=key, max_new_tokens=task.max_new_tokens, ids=ids, stop=task.stop,
         advance=advance,
@@ -144,7 +145,7 @@ def _likelihood(model, params, tokenizer, task, sampler_config) -> tuple[list[bo
   """Takes the option that the model finds likeliest, by the task's normalisation."""
   prompts = [tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in task.test]
   options = [[tokenizer.encode(text) for text in task.continuations(example)] for example in task.test]
-  with metrics.progress(f'evaluate {task.name}', sum(map(len, options)), 'options') as advance:
+  with console.progress(f'evaluate {task.name}', sum(map(len, options)), 'options') as advance:
     scores = sampler.score(model, params, prompts, options, batch_size=sampler_config.num_slots, advance=advance)
   best = []
   for example, of_options in zip(task.test, scores, strict=True):

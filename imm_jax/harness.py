@@ -16,8 +16,8 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.evaluator import simple_evaluate
 
+from imm_jax import console, sharding
 from imm_jax import lm as lm_lib
-from imm_jax import metrics, sharding
 from imm_jax.lm import LM
 
 AUTO_ROWS = 64  # of a batch of size 'auto'
@@ -139,7 +139,7 @@ class HarnessLM(TemplateLM):
     sizes = [len(continuation) for _, _, continuation in requests]
     rows = [(context, row) for context, members in by_context.items() for row in _rows(members, sizes)]
     options = [[requests[i][2] for i in row] for _, row in rows]
-    with metrics.progress('score', len(requests), 'continuations') as advance:
+    with console.progress('score', len(requests), 'continuations') as advance:
       scores = self._lm.score([context for context, _ in rows], options, batch_size=self.batch_size, advance=advance)
     answers = [(0.0, True)] * len(requests)
     for (_, row), of_row in zip(rows, scores, strict=True):
@@ -165,7 +165,7 @@ class HarnessLM(TemplateLM):
           ' give fewer with --gen_kwargs'
         )
       prompts = [self.tok_encode(request.args[0])[-room:] for request in group]
-      with metrics.progress('generate', len(prompts), 'answers') as advance:
+      with console.progress('generate', len(prompts), 'answers') as advance:
         completions = self._lm.generate(prompts, **decoding, seed=self._seed, num_slots=self.batch_size, advance=advance)
       for request, [completion] in zip(group, completions, strict=True):
         answers.append(completion.text)

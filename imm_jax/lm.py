@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 import dataclasses
 import os
+import pathlib
 import shutil
 from typing import Any
 
@@ -12,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imm_jax import card, checkpoint, formats, sampler, sharding
-from imm_jax import model as model_lib
-from imm_jax.formats import peft
-from imm_jax.model import ModelConfig, Params, Transformer, XLA_OPTIONS
-from imm_jax.sampler import Completion, SamplerConfig, Score
-from imm_jax.tokenizer import Tokenizer
-from imm_jax.workdir import AT_ROUND, source_of, Workdir
+from imm_jax import formats, sharding
+from imm_jax.formats import at_round, checkpoint, peft
+from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.models import transformer
+from imm_jax.models.transformer import ModelConfig, Params, Transformer, XLA_OPTIONS
+from imm_jax.sampling import sampler
+from imm_jax.sampling.sampler import Completion, SamplerConfig, Score
 
 
 @dataclasses.dataclass
@@ -44,7 +45,7 @@ class LM:
     """
     lm = dataclasses.replace(self, rules=sharding.SAMPLE)
     if jax.tree.leaves(self.params)[0].dtype.name == self.config.dtype:
-      lm.params = jax.device_put(self.params, model_lib.param_shardings(self.config, self.mesh, sharding.SAMPLE))
+      lm.params = jax.device_put(self.params, transformer.param_shardings(self.config, self.mesh, sharding.SAMPLE))
     else:
       lm.params = sampler.make_cast(lm.model, self.mesh)(self.params)  # pyright: ignore[reportArgumentType]
     return lm
@@ -126,8 +127,8 @@ class LM:
     is_tokens = not isinstance(prompt, str) and all(isinstance(token, int) for token in prompt)
     return list(prompt) if is_tokens else self.tokenizer.encode_prompt(prompt)  # pyright: ignore
 
-  def save(self, path: str | os.PathLike[str], dtype: str = 'float32') -> None:
-    """Writes a Hugging Face directory that transformers loads: weights in `dtype`, configs, tokenizer, model card.
+  def save(self, path: str | os.PathLike[str], dtype: str = 'float32', card: str = '') -> None:
+    """Writes a Hugging Face directory that transformers loads: weights in `dtype`, configs, tokenizer and card.
 
     It appears whole or not at all. Raises ValueError when `path` exists and is not an empty directory.
     """
@@ -137,8 +138,8 @@ class LM:
     try:
       formats.hf.save(temporary, self.config, self.params, dtype)
       self.tokenizer.save(temporary)
-      with open(os.path.join(temporary, 'README.md'), 'w', encoding='utf-8') as file:
-        file.write(card.render(self.source))
+      if card:
+        pathlib.Path(temporary, 'README.md').write_text(card, encoding='utf-8')
       if os.path.isdir(path):
         os.rmdir(path)
       os.rename(temporary, path)
@@ -179,14 +180,14 @@ def load(
   """
   mesh = mesh or sharding.make_mesh()
   path = os.path.expanduser(os.fspath(path))
-  at_round, source = AT_ROUND.fullmatch(path), source_of(path)
+  named, source = at_round.parse(path), at_round.source_of(path)
   config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat)
-  config = dataclasses.replace(config, attention=model_lib.choose_attention(attention, config, mesh))
+  config = dataclasses.replace(config, attention=transformer.choose_attention(attention, config, mesh))
   tokenizer = formats.load_tokenizer(source)
   tokenizer.check_vocab_size(config.vocab_size, source)
   lm = LM(config, {}, tokenizer, mesh, rules, path)
-  if at_round:
-    lm.params = restore(Workdir(at_round['workdir']), int(at_round['round']), 'params', lm)
+  if named:
+    lm.params = restore(*named, 'params', lm)
   else:
     lm.params = formats.load_params(path, config, mesh, rules)
   return lm
@@ -211,16 +212,16 @@ def load_adapter(path: str | os.PathLike[str], base: str | None = None) -> LM:
   return LM(config, formats.hf.load_params(adapter.base, config, mesh, sharding.SAMPLE, adapter), tokenizer, mesh)
 
 
-def restore(workdir: Workdir, round_: int, name: str, like: LM) -> Params:
+def restore(workdir: str, round_: int, name: str, like: LM) -> Params:
   """Returns params that a round's checkpoint holds, 'params' or 'tuned', placed as those of `like`.
 
   Raises FileNotFoundError when the round is not done, ValueError when the checkpoint is damaged.
   """
-  path = workdir.checkpoint(round_)
+  path = at_round.checkpoint(workdir, round_)
   if not epath.Path(path).is_dir():
     raise FileNotFoundError(f'{path}: no such checkpoint; round {round_} of this run is not done')
-  abstract, _ = model_lib.abstract_params(like.config)
-  shardings = model_lib.param_shardings(like.config, like.mesh, like.rules)
+  abstract, _ = transformer.abstract_params(like.config)
+  shardings = transformer.param_shardings(like.config, like.mesh, like.rules)
   return checkpoint.restore(path, name, checkpoint.abstract(abstract, shardings))
 
 

@@ -45,6 +45,9 @@ def join() -> None:
     # On CPUs a device that waits for others holds a thread, and XLA has as many as there are cores.
     os.environ.setdefault('NPROC', '32')
     jax.distributed.initialize(address, int(num), int(index))
+    # On CPUs a program that is loaded from the cache meets the other processes in another order, and aborts (JAX 0.10).
+    if jax.default_backend() == 'cpu':
+      jax.config.update('jax_enable_compilation_cache', False)
     return
   try:
     jax.distributed.initialize()

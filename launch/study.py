@@ -25,8 +25,9 @@ from typing import Any
 
 from absl import app, flags
 
-from imm_jax import compare
-from imm_jax.compare import Arm, DOMAINS, Run, State
+from imm_jax.reports import compare
+from imm_jax.reports.compare import Arm, DOMAINS, Run
+from imm_jax.rounds.records import State
 
 _ROOT = str(pathlib.Path(__file__).parent.parent)
 # A run imports this checkout, and what else its launcher could.

@@ -35,7 +35,8 @@ jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
-from imm_jax import model, processes, sharding
+from imm_jax import processes, sharding
+from imm_jax.models import transformer
 
 processes.join()  # as `imm run` does, before anything asks for devices
 
@@ -53,15 +54,15 @@ def load_config(name: str, *arguments: str):
 
 
 @functools.cache
-def random_params(config: model.ModelConfig) -> model.Params:
+def random_params(config: transformer.ModelConfig) -> transformer.Params:
   """Params on one device, with biases and scales that are not 0 and 1, or they could be left out unnoticed."""
-  params = jax.device_get(model.init_params(config, 0, sharding.make_mesh()))
+  params = jax.device_get(transformer.init_params(config, 0, sharding.make_mesh()))
   rng = np.random.default_rng(1)
   return jax.tree.map(lambda x: jnp.asarray(x + 0.1 * rng.normal(size=x.shape).astype(np.float32)), params)
 
 
 @pytest.fixture
-def params(config) -> model.Params:
+def params(config) -> transformer.Params:
   return random_params(config)
 
 
@@ -80,9 +81,9 @@ every_family = pytest.mark.parametrize('config', FAMILIES, indirect=True)
 
 
 @pytest.fixture
-def config(request) -> model.ModelConfig:
+def config(request) -> transformer.ModelConfig:
   """A two-layer model with every feature of Qwen on, or of what `every_family` asks for."""
-  base = model.ModelConfig(
+  base = transformer.ModelConfig(
       family='llama', vocab_size=64, num_layers=2, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2, head_dim=8,
       max_length=128, rope_theta=10_000.0, rms_norm_eps=1e-5, tie_embeddings=False, qkv_bias=True, qk_norm='head',
   )  # fmt: skip

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from imm_jax import evaluate, sharding
-from imm_jax import model as model_lib
 from imm_jax.evaluate import EvaluateConfig
-from imm_jax.experiment import make_task
-from imm_jax.model import Transformer
-from imm_jax.sampler import SamplerConfig
+from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.models import transformer
+from imm_jax.models.transformer import Transformer
+from imm_jax.rounds.experiment import make_task
+from imm_jax.sampling.sampler import SamplerConfig
 from imm_jax.tasks import catalog
 from imm_jax.tasks.synthetic import CHARACTERS
-from imm_jax.tokenizer import Tokenizer
 from tests.conftest import random_params
 
 SAMPLER = SamplerConfig(num_samples_per_prompt=1, temperature=1.0, top_k=0, top_p=1.0, num_slots=8, chunk_steps=8)
@@ -38,7 +38,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample(n, right, k):
 @pytest.fixture
 def model(config):
   mesh = sharding.make_mesh()
-  params = jax.device_put(random_params(config), model_lib.param_shardings(config, mesh, sharding.SAMPLE))
+  params = jax.device_put(random_params(config), transformer.param_shardings(config, mesh, sharding.SAMPLE))
   with jax.set_mesh(mesh):
     yield Transformer(config, sharding.SAMPLE), params, Tokenizer.from_characters(CHARACTERS)
 

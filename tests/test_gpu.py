@@ -11,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imm_jax import finetune, merging, packing, sampler, sharding
-from imm_jax import model as model_lib
-from imm_jax.finetune import FinetuneConfig
-from imm_jax.model import Transformer
-from imm_jax.optimizer import OptimizerConfig
-from imm_jax.sampler import SamplerConfig
-from imm_jax.tokenizer import Tokenizer
+from imm_jax import merging, sharding
+from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.models import transformer
+from imm_jax.models.transformer import Transformer
+from imm_jax.sampling import sampler
+from imm_jax.sampling.sampler import SamplerConfig
+from imm_jax.training import finetune, packing
+from imm_jax.training.finetune import FinetuneConfig
+from imm_jax.training.optimizer import OptimizerConfig
 from tests.conftest import every_family, ON_GPU, random_params, ROOT
 
 TOLERANCE = 1e-4  # float32 sums in another order
@@ -85,7 +87,7 @@ def test_greedy_tokens_and_their_probabilities(config, params):
 
   def sample(platform):
     with jax.set_mesh(mesh := mesh_of(platform)):
-      placed = jax.device_put(params, model_lib.param_shardings(config, mesh, sharding.SAMPLE))
+      placed = jax.device_put(params, transformer.param_shardings(config, mesh, sharding.SAMPLE))
       found = sampler.sample(
         Transformer(config, sharding.SAMPLE), placed, tokenizer, prompts, how, key=jax.random.key(0), max_new_tokens=12
       )
@@ -105,7 +107,7 @@ def test_fine_tuning(config, params):
   def train(platform):
     losses = []
     with jax.set_mesh(mesh := mesh_of(platform)):
-      placed = jax.device_put(params, model_lib.param_shardings(config, mesh, sharding.TRAIN))
+      placed = jax.device_put(params, transformer.param_shardings(config, mesh, sharding.TRAIN))
       tuned, _ = finetune.fine_tune(
         Transformer(config), jax.tree.map(jnp.copy, placed), rows, how, settings, mesh, seed=0, round_=1,
         write=lambda step, values: losses.append(values['loss_nats']),

@@ -18,10 +18,10 @@ from lm_eval.api.instance import Instance
 
 import imm_jax
 from imm_jax import cli, harness, sharding
-from imm_jax import model as model_lib
-from imm_jax.tokenizer import Tokenizer
+from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.models import transformer
 from tests.conftest import ROOT
-from tests.test_tokenizer import TEMPLATE, write_llama_like
+from tests.formats.test_tokenizer import TEMPLATE, write_llama_like
 
 MAX_LENGTH = 48
 LONG = 'The quick brown fox jumps over the lazy dog. ' * 3  # more bytes, which are tokens, than the context has
@@ -45,11 +45,11 @@ def write_model(path, *, bos=True):
   del content['post_processor']['single'][-1 if bos else 0 :]
   file.write_text(json.dumps(content | ({} if bos else {'post_processor': None})))
   tokenizer, mesh = Tokenizer.load(path / 'tokenizer'), sharding.make_mesh()
-  config = model_lib.ModelConfig(
+  config = transformer.ModelConfig(
     family='llama', vocab_size=tokenizer.size, num_layers=2, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2,
     head_dim=8, max_length=MAX_LENGTH, rope_theta=10_000.0, rms_norm_eps=1e-5, tie_embeddings=False,
   )  # fmt: skip
-  params = model_lib.init_params(config, 0, mesh)
+  params = transformer.init_params(config, 0, mesh)
   params = jax.tree.map(lambda x: 2 * x, params)  # far from uniform, so that greedy tokens are no matter of rounding
   imm_jax.LM(config, params, tokenizer, mesh).save(path / 'model')
   return str(path / 'model')

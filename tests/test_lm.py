@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 
 import imm_jax
-from imm_jax import model as model_lib
 from imm_jax import sharding
-from imm_jax.tokenizer import Tokenizer
+from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.models import transformer
 from tests.conftest import ROOT
 
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
   tokenizer = Tokenizer.from_characters('abcdefghijklmnopqrstuvwxyz \n')
-  config = model_lib.ModelConfig(
+  config = transformer.ModelConfig(
     family='qwen3', vocab_size=32, num_layers=2, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2, head_dim=8,
     max_length=64, rope_theta=10_000.0, rms_norm_eps=1e-6, tie_embeddings=True, qk_norm='head',
   )  # fmt: skip
   mesh = sharding.make_mesh()
-  lm = imm_jax.LM(config, model_lib.init_params(config, 0, mesh), tokenizer, mesh)
+  lm = imm_jax.LM(config, transformer.init_params(config, 0, mesh), tokenizer, mesh)
   lm.save(str(tmp_path_factory.mktemp('lm') / 'model'))
   return str(tmp_path_factory.getbasetemp() / 'lm0' / 'model'), lm
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import imm_jax
-from imm_jax import imm
+from imm_jax.rounds import loop
 from tests.conftest import load_config, ROOT
 
 FILE = ROOT / 'tests' / 'golden' / 'pinned.json'
@@ -74,7 +74,7 @@ def run(arm, path, teacher):
   if config.synthesize.teacher:
     config.synthesize.teacher = teacher
   found = []
-  for row in imm.run(config.to_dict(), path):
+  for row in loop.run(config.to_dict(), path):
     number = row['round']
     params = jax.device_get(imm_jax.load(f'{path}@{number}').params)
     leaves = sorted((jax.tree_util.keystr(name), np.asarray(x)) for name, x in jax.tree.leaves_with_path(params))

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 PROGRAM = """
 import jax, numpy as np
 from imm_jax import evaluate, processes, sharding
-from imm_jax.experiment import make_task
+from imm_jax.rounds.experiment import make_task
 from imm_jax.tasks import base, catalog
 from imm_jax.verifying import worker
 processes.join()

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from imm_jax import model as model_lib
 from imm_jax import sharding
+from imm_jax.models import transformer
 
 MESH = {'data': 2, 'fsdp': 4, 'tensor': 2}
 
@@ -52,9 +52,9 @@ def test_sizes_that_do_not_fit_are_named(sizes, message):
 
 
 def test_params_of_a_large_layer_are_split_over_all_devices(config, mesh):
-  abstract, _ = model_lib.abstract_params(config)
+  abstract, _ = transformer.abstract_params(config)
   for rules in (sharding.TRAIN, sharding.SAMPLE):
-    kernel = model_lib.param_shardings(config, mesh, rules)['layers']['mlp']['gate']['kernel']
+    kernel = transformer.param_shardings(config, mesh, rules)['layers']['mlp']['gate']['kernel']
     shape = abstract['layers']['mlp']['gate']['kernel'].shape
     ways = 8 // mesh.shape['data']
     assert kernel.shard_shape(shape)[1] * kernel.shard_shape(shape)[2] == shape[1] * shape[2] // ways

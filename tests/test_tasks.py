@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from imm_jax import tasks
-from imm_jax.experiment import make_task
+from imm_jax.rounds.experiment import make_task
 from imm_jax.tasks import base, catalog, sources, splits, synthetic
 from imm_jax.tasks.reasoning_gym import ReasoningGym
 from imm_jax.tasks.synthetic import Synthetic

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from imm_jax.experiment import make_task
+from imm_jax.rounds.experiment import make_task
 from imm_jax.tasks import base, catalog
 from imm_jax.verifying import choice, code, numbers, own, sandbox, worker
 from tests.conftest import ROOT

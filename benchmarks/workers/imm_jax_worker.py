@@ -11,8 +11,10 @@ import serve
 import transformers  # noqa: F401, imm_jax imports it when it loads a tokenizer
 
 import imm_jax
-from imm_jax import finetune, optimizer, packing, sampler, sharding
-from imm_jax.model import Transformer
+from imm_jax import sharding
+from imm_jax.models.transformer import Transformer
+from imm_jax.sampling import sampler
+from imm_jax.training import finetune, optimizer, packing
 
 compile_secs = serve.watch_compiler()
 training = {}  # params and opt_state, from one request to the next

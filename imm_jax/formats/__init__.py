@@ -6,12 +6,13 @@ import types
 
 import jax
 
-from imm_jax import model, sharding
+from imm_jax import sharding
 from imm_jax.formats import gguf, hf
-from imm_jax.tokenizer import Tokenizer
+from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.models import transformer
 
 
-def read_config(path: str | os.PathLike[str]) -> model.ModelConfig:
+def read_config(path: str | os.PathLike[str]) -> transformer.ModelConfig:
   """Returns the architecture of the model in a Hugging Face directory or a .gguf file."""
   return _module(path).read_config(path)
 
@@ -27,8 +28,8 @@ def read_license(path: str | os.PathLike[str]) -> str:
 
 
 def load_params(
-  path: str | os.PathLike[str], config: model.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
-) -> model.Params:
+  path: str | os.PathLike[str], config: transformer.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
+) -> transformer.Params:
   """Returns its weights, float32, sharded over `mesh` by `rules`."""
   return _module(path).load_params(path, config, mesh, rules)
 

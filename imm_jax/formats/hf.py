@@ -10,12 +10,13 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from imm_jax import model, sharding, shards
-from imm_jax.formats import hf_config, peft, table
-from imm_jax.tokenizer import Tokenizer
+from imm_jax import sharding
+from imm_jax.formats import hf_config, peft, shards, table
+from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.models import transformer
 
 
-def read_config(path: str | os.PathLike[str]) -> model.ModelConfig:
+def read_config(path: str | os.PathLike[str]) -> transformer.ModelConfig:
   """Returns the architecture that the directory's config.json describes."""
   file = pathlib.Path(path) / 'config.json'
   return hf_config.config_from_hf(shards.read_json(file), file)
@@ -36,11 +37,11 @@ def read_license(path: str | os.PathLike[str]) -> str:
 
 def load_params(
   path: str | os.PathLike[str],
-  config: model.ModelConfig,
+  config: transformer.ModelConfig,
   mesh: jax.sharding.Mesh,
   rules: sharding.Rules,
   adapter: peft.Adapter | None = None,
-) -> model.Params:
+) -> transformer.Params:
   """Returns the directory's weights, float32 (bfloat16 and float16 are widened), on the devices of `mesh`.
 
   With an adapter, they are those of its base with the adapter in them.
@@ -70,8 +71,8 @@ def load_params(
 
 def save(
   path: str | os.PathLike[str],
-  config: model.ModelConfig,
-  params: model.Params,
+  config: transformer.ModelConfig,
+  params: transformer.Params,
   dtype: str = 'float32',
   max_shard_bytes: float = 5e9,
 ) -> None:
@@ -102,7 +103,7 @@ def save(
     save_config(path, config, dtype)
 
 
-def save_config(path: str | os.PathLike[str], config: model.ModelConfig, dtype: str = 'float32') -> None:
+def save_config(path: str | os.PathLike[str], config: transformer.ModelConfig, dtype: str = 'float32') -> None:
   """Writes config.json alone; `dtype` is that of the weights beside it."""
   shards.write_json(pathlib.Path(path) / 'config.json', hf_config.config_to_hf(config) | {'torch_dtype': dtype})
 

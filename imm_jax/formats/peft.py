@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from imm_jax import shards
-from imm_jax.formats import table
+from imm_jax.formats import shards, table
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 

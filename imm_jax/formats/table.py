@@ -14,7 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from imm_jax import model, sharding
+from imm_jax import sharding
+from imm_jax.models import transformer
 
 LAYERS = 'layers/'  # The params under it are stacked [L, ...] with us, and one tensor a layer in a file.
 
@@ -104,9 +105,9 @@ def by_path(params: Any) -> dict[str, Any]:
   return {_path(keys): leaf for keys, leaf in jax.tree.leaves_with_path(params)}
 
 
-def used_rows(table: Sequence[Row], config: model.ModelConfig) -> Iterator[tuple[Row, tuple[int, ...]]]:
+def used_rows(table: Sequence[Row], config: transformer.ModelConfig) -> Iterator[tuple[Row, tuple[int, ...]]]:
   """Yields the rows whose parameter a model of this config has, and its shape with us (stacked)."""
-  abstract, _ = model.abstract_params(config)
+  abstract, _ = transformer.abstract_params(config)
   shapes = {path: leaf.shape for path, leaf in by_path(abstract).items()}
   assert set(shapes) <= {row.path for row in table}, set(shapes) - {row.path for row in table}
   for row in table:
@@ -114,7 +115,7 @@ def used_rows(table: Sequence[Row], config: model.ModelConfig) -> Iterator[tuple
       yield row, shapes[row.path]
 
 
-def file_shapes(table: Sequence[Row], config: model.ModelConfig) -> dict[str, tuple[int, ...]]:
+def file_shapes(table: Sequence[Row], config: transformer.ModelConfig) -> dict[str, tuple[int, ...]]:
   """Returns the name and shape of every tensor that a file of this config holds."""
   shapes = {}
   for row, shape in used_rows(table, config):
@@ -140,13 +141,13 @@ def check(source: object, wanted: Mapping[str, tuple[int, ...]], found: Mapping[
 
 
 def load(
-  table: Sequence[Row], config: model.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules, read: Read
-) -> model.Params:
+  table: Sequence[Row], config: transformer.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules, read: Read
+) -> transformer.Params:
   """Returns float32 params on the devices of `mesh`; each process reads what its devices hold.
 
   The host holds one device's part of one stacked tensor at a time.
   """
-  abstract, axes = model.abstract_params(config)
+  abstract, axes = transformer.abstract_params(config)
   row_of, start_of, ends = {row.path: row for row in table}, {}, collections.Counter()
   for row, shape in used_rows(table, config):  # where in its tensor a parameter starts
     start_of[row.path] = ends[row.name]

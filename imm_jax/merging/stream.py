@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from imm_jax import shards
+from imm_jax.formats import shards
 from imm_jax.merging import sparsify, trees
 from imm_jax.merging.methods import METHODS
 from imm_jax.merging.recipe import Recipe

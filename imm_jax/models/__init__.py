@@ -1,0 +1,1 @@
+"""The model: its configuration, the Transformer, its layers."""

@@ -1,0 +1,309 @@
+"""One decoder-only Transformer: Llama 2 and 3, SmolLM2, Mistral, Qwen2 and 3, Gemma 2 and 3, OLMo 2, Phi-3.
+
+Params are a nested dict of float32 arrays; the layers are stacked [L, ...] and scanned. The KV cache is an argument and a
+return value. `Transformer(config).apply({'params': params}, tokens, positions, cache=cache) -> (logits, cache)`.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+from typing import Any
+
+from flax import linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from imm_jax import sharding
+from imm_jax.models import layers
+
+Params = dict[str, Any]
+
+
+def _all_but_gathered(primitive, *_, **__) -> bool:
+  return primitive.name != 'sharding_constraint'  # which gathers a weight; of an activation it computes nothing
+
+
+REMAT_POLICIES = {
+  'none': _all_but_gathered,
+  'full': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+LOGIT_BYTES = 2**28  # of the float32 logits that are held at once on a device
+
+# For what runs the whole model. XLA's CPU backend would order operations so that many can run side by side: matrix products
+# then wait for threads, and a decode step takes 1.6 times as long. A TPU's compiler knows the option and has no use for it.
+XLA_OPTIONS = {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The architecture, and how it is computed (dtype, remat)."""
+
+  family: str  # 'llama', 'qwen3', ...: how the model is named in Hugging Face's config.json
+  vocab_size: int
+  num_layers: int
+  embed_dim: int
+  mlp_dim: int
+  num_heads: int
+  num_kv_heads: int
+  head_dim: int
+  max_length: int  # tokens
+  rope_theta: float
+  rms_norm_eps: float
+  tie_embeddings: bool
+  rope_scaling: layers.Llama3Rope | layers.LongRope | None = None
+  local_rope_theta: float | None = None  # of layers with a sliding window; None: rope_theta and rope_scaling
+  rotary_fraction: float = 1.0  # of head_dim, from its start, that rotates
+  qkv_bias: bool = False
+  qk_norm: str = ''  # RMSNorm of queries and keys: 'head', each by itself, or 'all' heads at once
+  query_scalar: int | None = None  # scores are divided by its root; None: head_dim
+  attention_softcap: float | None = None  # of the scores
+  logit_softcap: float | None = None
+  sliding_window: int | None = None  # tokens, the query's own included
+  global_layers: tuple[int, ...] = ()  # that have no sliding window
+  activation: str = 'silu'  # a key of layers.ACTIVATIONS
+  norms: str = 'before'  # where attention and MLP have theirs: 'before', 'after' (and before the sum) or 'both'
+  norm_plus_one: bool = False  # RMSNorm multiplies by 1 + scale
+  scale_embeddings: bool = False  # by the root of embed_dim
+  dtype: str = 'float32'  # of the computation; params are always float32
+  remat: str = 'none'  # a key of REMAT_POLICIES: what the backward pass recomputes
+  attention: str = 'xla'  # of rows to themselves: 'xla', 'splash' (TPU) or 'cudnn' (GPU, bfloat16)
+
+  def __post_init__(self):
+    if self.num_heads % self.num_kv_heads:
+      raise ValueError(f'model: num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}')
+    if self.dtype not in ('float32', 'bfloat16'):
+      raise ValueError(f"model.dtype: '{self.dtype}' is not one of float32, bfloat16")
+    if self.remat not in REMAT_POLICIES:
+      raise ValueError(f"model.remat: '{self.remat}' is not one of {', '.join(REMAT_POLICIES)} (auto: imm plan)")
+    if self.attention not in ('xla', 'splash', 'cudnn'):
+      raise ValueError(f"model.attention: '{self.attention}' is not one of auto, xla, splash, cudnn")
+    if self.attention == 'cudnn' and self.attention_softcap is not None:
+      raise ValueError(f'model.attention: cudnn cannot softcap scores, which a {self.family} does; take auto or xla')
+
+  def is_global(self) -> np.ndarray | None:
+    """Returns which layers have no sliding window, [L] bool; None where all are alike."""
+    return np.isin(np.arange(self.num_layers), self.global_layers) if self.global_layers else None
+
+  def frequencies(self, is_global: jax.Array | None) -> np.ndarray | jax.Array:
+    """Returns the rotary frequencies [R / 2] f32 of a layer; is_global [] bool says which, where they are not alike."""
+    rotary_dim = int(self.head_dim * self.rotary_fraction)
+    freqs = layers.rope_frequencies(rotary_dim, self.rope_theta, self.rope_scaling)
+    if self.local_rope_theta is None or self.sliding_window is None:
+      return freqs
+    local = layers.rope_frequencies(rotary_dim, self.local_rope_theta, None)
+    return local if is_global is None else jnp.where(is_global, freqs, local)
+
+
+def choose_attention(attention: str, config: ModelConfig, mesh: jax.sharding.Mesh) -> str:
+  """Returns what 'auto' stands for on the mesh's devices: the kernel that its platform has, else XLA's own fusion.
+
+  cuDNN's is for bfloat16, cannot softcap scores, and takes heads of more than 128 on some GPUs only.
+  """
+  has_cudnn = config.dtype == 'bfloat16' and config.attention_softcap is None and config.head_dim <= 128
+  kernels = {'tpu': 'splash', 'gpu': 'cudnn' if has_cudnn else 'xla'}
+  return kernels.get(mesh.devices.flat[0].platform, 'xla') if attention == 'auto' else attention
+
+
+def mesh_advice(config: ModelConfig, mesh: jax.sharding.Mesh) -> str:
+  """Returns what of the model each device of a mesh has whole, and which mesh.data would split it; '' if none would."""
+  data, fsdp, tensor = (mesh.shape[axis] for axis in sharding.AXES)
+  sizes = {'embed_dim (training)': (config.embed_dim, 1), 'num_heads (sampling)': (config.num_heads, tensor)}
+  whole = [f'{name} = {size}' for name, (size, parts) in sizes.items() if size % (fsdp * parts)]
+  better = [n for n in range(1, fsdp) if fsdp % n == 0 and not any(size % (n * parts) for size, parts in sizes.values())]
+  if not whole or not better:
+    return ''
+  return f'fsdp = {fsdp} leaves {" and ".join(whole)} whole on every device; try mesh.data={data * fsdp // max(better)}'
+
+
+@flax.struct.dataclass
+class KVCache:
+  """Keys and values of tokens seen, all layers.
+
+  A slot is not a position: `positions` says which token a slot holds, so all rows can write at the same `index`.
+  """
+
+  k: jax.Array  # [L, B, K, H, S] in the compute dtype
+  v: jax.Array  # [L, B, K, S, H]
+  positions: jax.Array  # [B, S] int32; layers.EMPTY where nothing is written
+  index: jax.Array  # [] int32, the slot that the next tokens are written to
+
+
+def empty_cache(config: ModelConfig, batch_size: int, length: int) -> KVCache:
+  """Returns a cache of `batch_size` rows and `length` slots with nothing in it."""
+  v = jnp.zeros((config.num_layers, batch_size, config.num_kv_heads, length, config.head_dim), config.dtype)
+  return KVCache(v.swapaxes(3, 4), v, jnp.full((batch_size, length), layers.EMPTY, jnp.int32), jnp.zeros((), jnp.int32))
+
+
+class Block(nn.Module):
+  """x + attention(norm(x)), then x + mlp(norm(x)); some families have the norms behind, x + norm(mlp(x)), or both."""
+
+  config: ModelConfig
+  rules: sharding.Rules
+
+  @nn.compact
+  def __call__(self, x, past_kv, positions, segment_ids, past_positions, gate=None, is_global=None):
+    c = self.config
+
+    def norm(name, x, where):
+      return layers.RMSNorm(c.rms_norm_eps, 'embed', c.norm_plus_one, name=name)(x) if c.norms in (where, 'both') else x
+
+    unchanged = x = sharding.constrain(x, ('batch', 'length', 'embed'), self.rules)
+    past = [
+      layers.KeyValues(k, v, where, jnp.full_like(where, layers.SHARED))
+      for (k, v), where in zip(past_kv, past_positions, strict=True)
+    ]
+    attention = layers.Attention(c, self.rules, name='attn')
+    mixed, kv = attention(norm('attn_norm', x, 'before'), positions, segment_ids, past, is_global)
+    x += norm('attn_post_norm', mixed, 'after')
+    x += norm('mlp_post_norm', layers.MLP(c, self.rules, name='mlp')(norm('mlp_norm', x, 'before')), 'after')
+    return x if gate is None else jnp.where(gate == 0, unchanged, x), kv
+
+
+class Transformer(nn.Module):
+  """Embedding, L scanned blocks, final norm, (tied) output head."""
+
+  config: ModelConfig
+  rules: sharding.Rules = sharding.TRAIN
+
+  def setup(self):
+    c = self.config
+    block = nn.remat(Block, policy=REMAT_POLICIES[c.remat], prevent_cse=False)
+    init = nn.initializers.normal(c.embed_dim**-0.5)
+    self.embedding = layers.param(self, 'embedding', init, (c.vocab_size, c.embed_dim), ('vocab', 'embed'))
+    self.layers = nn.scan(
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=(0, nn.broadcast, nn.broadcast, nn.broadcast, 0, 0),  # pyright: ignore[reportArgumentType]
+      length=c.num_layers,
+      metadata_params={nn.PARTITION_NAME: 'layers'},
+    )(c, self.rules)
+    self.final_norm = layers.RMSNorm(c.rms_norm_eps, 'embed', c.norm_plus_one)
+    if not c.tie_embeddings:
+      self.lm_head = layers.Matrix((c.embed_dim, c.vocab_size), ('embed', 'vocab'))
+
+  def features(
+    self,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array | None = None,
+    cache: KVCache | None = None,
+    prefix: KVCache | None = None,
+    gates: jax.Array | None = None,
+  ) -> tuple[jax.Array, KVCache]:
+    """Returns what the output head reads, [B, T, D] in the compute dtype, and the cache with these tokens in it.
+
+    Args:
+      tokens: [B, T] int32.
+      positions: [B, T] int32; layers.EMPTY marks padding, which no token sees.
+      segment_ids: [B, T] int32; a token sees its own segment, and layers.SHARED. None: all one.
+      cache: read, and written at its index. None: the cache returned holds just these tokens.
+      prefix: a cache of batch 1 that every row reads.
+      gates: [L] f32; a block whose gate is 0 is skipped, one whose gate is 1 is as it is. None: all are.
+    """
+    past = [source for source in (prefix, cache) if source is not None]
+    if segment_ids is None:
+      segment_ids = jnp.zeros_like(tokens)
+    x = jnp.take(self.embedding.astype(self.config.dtype), tokens, axis=0)
+    if self.config.scale_embeddings:
+      x *= jnp.asarray(self.config.embed_dim**0.5, x.dtype)
+    past_kv, past_positions = tuple((p.k, p.v) for p in past), tuple(p.positions for p in past)
+    x, (k, v) = self.layers(x, past_kv, positions, segment_ids, past_positions, gates, self.config.is_global())
+    if cache is None:
+      return self.final_norm(x), KVCache(k, v, positions, jnp.int32(tokens.shape[1]))
+    return self.final_norm(x), KVCache(
+      *_write(cache, k, v),
+      jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.index, axis=1),
+      cache.index + tokens.shape[1],
+    )
+
+  def unembed(self, x: jax.Array) -> jax.Array:
+    """Returns logits [B, T, V] f32 of features x [B, T, D]."""
+    head = self.embedding if self.config.tie_embeddings else self.lm_head()
+    equation = 'BTD,VD->BTV' if self.config.tie_embeddings else 'BTD,DV->BTV'
+    logits = jnp.einsum(equation, x, head.astype(x.dtype), preferred_element_type=jnp.float32)
+    return layers.softcap(logits, self.config.logit_softcap)
+
+  def __call__(self, tokens, positions, segment_ids=None, cache=None, prefix=None, gates=None) -> tuple[jax.Array, KVCache]:
+    """Returns (logits [B, T, V] f32, cache); the arguments are those of `features`."""
+    x, cache = self.features(tokens, positions, segment_ids, cache, prefix, gates)
+    return self.unembed(x), cache
+
+
+def _write(cache: KVCache, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns the cache's keys and values with k [L, B, K, H, T] and v [L, B, K, T, H] written at its index.
+
+  Layer by layer: in one update a TPU would pad the keys of one token, of all layers, to 128 times their bytes.
+  """
+
+  def write(layer, caches):
+    starts = (layer, 0, 0, 0, cache.index), (layer, 0, 0, cache.index, 0)
+    new = k[layer][None], v[layer][None]
+    return tuple(jax.lax.dynamic_update_slice(*update) for update in zip(caches, new, starts, strict=True))
+
+  return jax.lax.fori_loop(0, k.shape[0], write, (cache.k, cache.v))
+
+
+def of_logits(model: Transformer, params: Params, x: jax.Array, targets: jax.Array, function: Callable[..., Any]) -> Any:
+  """Returns function(logits [..., V] f32, targets [...] int32) of features x [B, T, D], arrays [B, T]; chunk by chunk."""
+
+  def of_chunk(chunk):
+    return function(model.bind({'params': params}).unembed(chunk[0]), chunk[1])
+
+  rows = max(1, x.shape[0] // model.rules.num_parts('batch', jax.sharding.get_abstract_mesh().shape))
+  length = chunk_length(rows, x.shape[1], model.config.vocab_size)
+  chunks = jax.lax.map(of_chunk, (split(x, length), split(targets, length)))
+  return jax.tree.map(lambda chunk: chunk.swapaxes(0, 1).reshape(targets.shape), chunks)
+
+
+def target_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Returns log p(target) [...] f32 from logits [..., V] f32 and targets [...] int32."""
+  return _chosen(logits, targets) - jax.nn.logsumexp(logits, axis=-1)
+
+
+def is_likeliest(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Returns [...] bool: whether no token has a larger logit than the target; see target_logprobs."""
+  return _chosen(logits, targets) >= jnp.max(logits, axis=-1)
+
+
+def _chosen(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  return jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+
+
+def chunk_length(num_rows: int, length: int, vocab_size: int) -> int:
+  """Returns how many tokens of each row's `length` are taken at a time, so that their logits take LOGIT_BYTES at most."""
+  most = LOGIT_BYTES // (4 * vocab_size * num_rows)
+  return max(n for n in range(1, length + 1) if length % n == 0 and n <= max(1, most))
+
+
+def split(x: jax.Array, length: int) -> jax.Array:
+  """Returns x [B, T, ...] in chunks [T / length, B, length, ...]."""
+  return x.reshape(x.shape[0], -1, length, *x.shape[2:]).swapaxes(0, 1)
+
+
+def _init(config: ModelConfig, key: jax.Array) -> Any:
+  tokens = jnp.zeros((1, 1), jnp.int32)
+  return Transformer(config).init(key, tokens, tokens)['params']
+
+
+@functools.cache
+def abstract_params(config: ModelConfig) -> tuple[Any, Any]:
+  """Returns the params as ShapeDtypeStructs, and the logical axes of each, a tuple of sharding.Axis."""
+  boxed = jax.eval_shape(lambda: _init(config, jax.random.key(0)))
+  axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+  return nn.meta.unbox(boxed), axes
+
+
+def param_shardings(config: ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> Any:
+  """Returns the NamedSharding of every parameter."""
+  return sharding.shardings(mesh, rules, *abstract_params(config))
+
+
+def init_params(config: ModelConfig, seed: int, mesh: jax.sharding.Mesh) -> Params:
+  """Returns random params, made in place on the devices; the same ones on every mesh."""
+  out = param_shardings(config, mesh, sharding.TRAIN)
+  return jax.jit(lambda key: nn.meta.unbox(_init(config, key)), out_shardings=out)(jax.random.key(seed))

@@ -1,0 +1,300 @@
+"""`imm plan`: a run's programs compiled ahead of time for a TPU topology, on any machine: memory, FLOPs, collectives, time.
+
+What is compiled is what a run jits, with abstract arrays in place of params and data. Estimates come from the compiler's
+cycles for each op, and for what those leave out, attention kernels and collectives, from FLOPs at the chip's peak and bytes
+at the rate of its links. They compare programs under one compiler; no hardware has confirmed them.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import dataclasses
+import importlib.util
+import math
+import os
+import time
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+
+from imm_jax import console, merging, sharding
+from imm_jax.formats import checkpoint
+from imm_jax.merging import coefficients
+from imm_jax.models import transformer
+from imm_jax.models.transformer import ModelConfig, Transformer
+from imm_jax.planning import hlo
+from imm_jax.rounds import experiment
+from imm_jax.rounds.experiment import Experiment
+from imm_jax.sampling import sampler
+from imm_jax.training import finetune, lora
+from imm_jax.training.packing import Batch
+
+PROGRAMS = ('train', 'prefill', 'decode', 'merge', 'score')
+REMATS = ('none', 'dots', 'full')  # from the most memory to the most computation
+
+
+class Chip(NamedTuple):
+  """A TPU chip. Sources: cloud.google.com/tpu/docs, jax-ml.github.io/scaling-book."""
+
+  memory_gib: float
+  flops: float  # a second, bfloat16
+  clock: float  # Hz
+  link_rate: float  # bytes a second over both links of a ring
+
+
+CHIPS = {
+  'v5e': Chip(15.75, 197e12, 1.5e9, 90e9),
+  'v5p': Chip(95.74, 459e12, 1.75e9, 180e9),
+  'v6e': Chip(31.25, 918e12, 1.75e9, 180e9),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+  """A program on one device of the topology."""
+
+  program: str
+  remat: str
+  peak_gib: float  # arguments + outputs - what they share + temporaries
+  limit_gib: float
+  arguments_gib: float
+  temporaries_gib: float
+  flops: float  # of matrix products, as compiled; kernels by their formula
+  model_flops: float  # what the algorithm needs: 6 N D, or 2 N D, and attention
+  compute_secs: float  # the compiler's cycles over the clock, and kernels at the chip's peak
+  collective_bytes: Mapping[str, int]
+  collective_secs: float  # at the rate of the links, if nothing ran beside them
+  compile_secs: float
+  tokens: int  # that the program handles, on all devices
+
+  @property
+  def fits(self) -> bool:
+    """Whether a chip has the memory."""
+    return self.peak_gib <= self.limit_gib
+
+  def mfu(self, chip: Chip) -> float:
+    """Returns the fraction of the chip's peak that the algorithm's FLOPs are, collectives hidden."""
+    return self.model_flops / chip.flops / self.secs
+
+  @property
+  def secs(self) -> float:
+    """Of one execution, with collectives hidden behind the computation as far as it goes."""
+    return max(self.compute_secs, self.collective_secs)
+
+
+def plan(
+  config: Mapping[str, Any], topology: str, num_slices: int, programs: Sequence[str], prompt_tokens: int, new_tokens: int,
+) -> Iterator[Report]:  # fmt: skip
+  """Yields a report for each program of an experiment's config.
+
+  Args:
+    config: as of `imm run`; of the model only its config.json is read. `model.remat` may be 'auto': all policies are tried,
+      and the fastest train step that fits is reported.
+    topology: 'v5e:4x4' and the like.
+    num_slices: of the topology, joined by the data-centre network; `mesh.data` runs over them.
+    programs: of PROGRAMS.
+    prompt_tokens: of a prompt, when sampling and scoring.
+    new_tokens: of a completion at most.
+
+  Raises:
+    ValueError: the topology is unknown, the tpu extra is missing, or the mesh does not fit.
+  """
+  chip, devices = chip_of(topology), topology_devices(topology, num_slices)
+  remat = config['model']['remat']
+  exp = experiment.resolve({**config, 'model': {**config['model'], 'remat': 'none' if remat == 'auto' else remat}})
+  mesh = exp.mesh.make(devices)
+  model_config = experiment.read_config(exp.model, mesh)
+  if advice := transformer.mesh_advice(model_config, mesh):
+    console.note(advice)
+  lengths = prompt_tokens, new_tokens
+  for program in programs:
+    policies = REMATS if program == 'train' and remat == 'auto' else (model_config.remat,)
+    reports = []
+    for policy in policies:
+      try:
+        reports.append(compile_program(exp, dataclasses.replace(model_config, remat=policy), mesh, chip, program, lengths))
+      except jax.errors.JaxRuntimeError as error:  # what is far too large does not even compile
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+          raise
+        reason = str(error).splitlines()[0]
+    if not reports:
+      raise ValueError(
+        f'{program}: does not fit {topology}: {reason}; try a smaller batch, model.remat=full or a larger slice'
+      )
+    yield min(reports, key=lambda report: (not report.fits, report.secs if report.fits else report.peak_gib))
+
+
+def chip_of(topology: str) -> Chip:
+  """Returns the chip of a topology's name. Raises ValueError."""
+  name = topology.partition(':')[0]
+  if name not in CHIPS:
+    raise ValueError(f'--topology: {topology!r} is not CHIP:SHAPE with one of the chips {", ".join(CHIPS)}, such as v5e:4x4')
+  return CHIPS[name]
+
+
+def topology_devices(topology: str, num_slices: int) -> list[Any]:
+  """Returns the devices of a topology that is not there. Raises ValueError."""
+  if importlib.util.find_spec('libtpu') is None:
+    raise ValueError("imm plan: the TPU compiler is missing: pip install 'imm_jax[tpu]'")
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no metadata server to ask
+  try:
+    found = topologies.get_topology_desc(topology_name=topology, platform='tpu', num_slices=num_slices)
+  except (RuntimeError, ValueError) as error:
+    raise ValueError(f'--topology={topology}: {str(error).splitlines()[0]}') from None
+  return found.devices
+
+
+def compile_program(
+  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, chip: Chip, program: str, lengths: tuple[int, int]
+) -> Report:
+  """Compiles a program of the run, and reports."""
+  jitted, arguments, tokens, keys = ABSTRACT[program](exp, config, mesh, *lengths)
+  start = time.monotonic()
+  with jax.set_mesh(mesh):
+    compiled = jitted.lower(*arguments).compile()
+  compile_secs = time.monotonic() - start
+  memory, cost = compiled.memory_analysis(), hlo.cost(compiled.as_text(), unknown_trips=1)
+  parts = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes, memory.temp_size_in_bytes
+  needed, kernels = needed_flops(config, program, tokens, keys), kernel_flops(config, program, tokens, keys)
+  share = math.prod(mesh.shape.values())
+  kernels = kernels / share if cost.kernels else 0.0
+  return Report(
+      program=program, remat=config.remat, peak_gib=sum(parts) / 2**30, limit_gib=chip.memory_gib,
+      arguments_gib=parts[0] / 2**30, temporaries_gib=parts[2] / 2**30, flops=cost.flops + kernels,
+      model_flops=needed / share, compute_secs=cost.cycles / chip.clock + kernels / chip.flops,
+      collective_bytes=cost.collective_bytes, collective_secs=sum(cost.collective_bytes.values()) / chip.link_rate,
+      compile_secs=compile_secs, tokens=tokens,
+  )  # fmt: skip
+
+
+def num_weights(config: ModelConfig) -> int:
+  """Returns how many weights multiply each token: all but an embedding that is only looked up, norms and biases."""
+  per_layer = config.embed_dim * config.head_dim * 2 * (config.num_heads + config.num_kv_heads)
+  per_layer += 3 * config.embed_dim * config.mlp_dim
+  return config.num_layers * per_layer + config.vocab_size * config.embed_dim
+
+
+def attention_flops(config: ModelConfig, tokens: int, keys: float) -> float:
+  """Returns the FLOPs of scores and mixing, forward, when each of the tokens attends to so many keys on average."""
+  return 4.0 * config.num_layers * config.num_heads * config.head_dim * tokens * keys
+
+
+def needed_flops(config: ModelConfig, program: str, tokens: int, keys: float) -> float:
+  """Returns what the algorithm needs: 2 N D forward, thrice that with the backward pass, and attention; no recomputation."""
+  if program == 'merge':
+    return 0.0
+  forward = 2.0 * num_weights(config) * tokens + attention_flops(config, tokens, keys)
+  return 3 * forward if program == 'train' else forward
+
+
+def kernel_flops(config: ModelConfig, program: str, tokens: int, keys: float) -> float:
+  """Returns the FLOPs of the attention kernels: 2 products forward, 7 in the two backward, and what remat repeats."""
+  forward = attention_flops(config, tokens, keys)
+  if program != 'train':
+    return forward
+  return forward * (4.5 if config.remat == 'none' else 5.5)
+
+
+# What a run jits: (exp, config, mesh, prompt_tokens, new_tokens) -> the jitted function, its abstract arguments, the tokens
+# it handles, and the keys that a token attends to on average.
+
+
+def _params(config: ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> Any:
+  shapes, _ = transformer.abstract_params(config)
+  if rules == sharding.SAMPLE:
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(config.dtype)), shapes)
+  return checkpoint.abstract(shapes, transformer.param_shardings(config, mesh, rules))
+
+
+def _place(tree: Any, mesh: jax.sharding.Mesh, spec: Callable[[Any], jax.P]) -> Any:
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, spec(x))), tree)
+
+
+def _train(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int) -> Any:
+  model = Transformer(config, sharding.TRAIN)
+  rank, scale = exp.finetune.lora_rank, exp.finetune.lora_scale
+  init, step, opt_shardings = finetune.make_train_step(model, exp.optimizer, mesh, 0.0, rank, scale)  # pyright: ignore[reportArgumentType]
+  params, frozen = _params(config, mesh, sharding.TRAIN), ()
+  if rank:
+    frozen, params = (params,), _place(lora.abstract(config, rank), mesh, lambda x: jax.P())
+  opt_state = checkpoint.abstract(jax.eval_shape(init, params), opt_shardings)
+  ways, parts, T = model.rules.num_parts('batch', mesh.shape), exp.finetune.accumulation_steps, exp.finetune.max_length
+  rows = -(-exp.finetune.batch_size // parts // ways) * ways
+  dtypes = Batch(jnp.int32, jnp.int32, jnp.bool_, jnp.int32, jnp.int32)
+  batch = Batch(*(jax.ShapeDtypeStruct((parts, rows, T), dtype) for dtype in dtypes))
+  batch = _place(batch, mesh, lambda x: jax.P(None, *model.rules.spec(('batch', 'length'), x.shape[1:], mesh.shape)))
+  rate = _place(jax.ShapeDtypeStruct((), jnp.float32), mesh, lambda x: jax.P())
+  return step, (params, opt_state, batch, rate, *frozen), parts * rows * T, T / 2
+
+
+def _merge(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int) -> Any:
+  params, key = _params(config, mesh, sharding.TRAIN), jax.eval_shape(lambda: jax.random.key(0))
+  shardings = transformer.param_shardings(config, mesh, sharding.TRAIN)
+  merge = merging.make_merge(exp.merge, shardings, donates=exp.merge_donates)
+  varies = coefficients.varies(coefficients.schedule(exp.merge.alpha, 1))
+  shape = (config.num_layers + 1,) if exp.merge.rule.startswith('layer_adaptive') else ()
+  return merge, (params, params, None if varies else jax.ShapeDtypeStruct(shape, jnp.float32), key), 0, 0.0
+
+
+def _tokens(mesh: jax.sharding.Mesh, *shape: int) -> jax.ShapeDtypeStruct:
+  axes = ('batch', 'length')[: len(shape)]
+  return _place(jax.ShapeDtypeStruct(shape, jnp.int32), mesh, lambda x: sharding.SAMPLE.spec(axes, x.shape, mesh.shape))
+
+
+def _prefill(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int) -> Any:
+  model, (_, rows) = Transformer(config, sharding.SAMPLE), sampler.capacity(exp.sampler, sharding.SAMPLE, mesh.shape)
+  arguments = _tokens(mesh, rows, prompt_tokens), _tokens(mesh, rows), _tokens(mesh)
+  arguments = model, _params(config, mesh, sharding.SAMPLE), None, *arguments
+  return sampler.prefill, arguments, rows * prompt_tokens, prompt_tokens / 2
+
+
+def _decode(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, new_tokens: int) -> Any:
+  model, (rows, _) = Transformer(config, sharding.SAMPLE), sampler.capacity(exp.sampler, sharding.SAMPLE, mesh.shape)
+  slots = jax.eval_shape(lambda: sampler.empty_slots(model, rows, prompt_tokens, new_tokens))
+
+  def spec(x):
+    if x.ndim == 5:
+      return model.rules.spec(sampler.CACHE_AXES, x.shape, mesh.shape)
+    return model.rules.spec(('batch', *(None,) * (x.ndim - 1)) if x.ndim else (), x.shape, mesh.shape)
+
+  slots = _place(slots, mesh, spec)
+  stops = _place(jax.ShapeDtypeStruct((config.vocab_size,), jnp.bool_), mesh, lambda x: jax.P())
+  step = jax.jit(sampler.decode_step, static_argnames=('model', 'config'), donate_argnames='slots')
+  arguments = model, _params(config, mesh, sharding.SAMPLE), None, slots, stops, exp.sampler
+  return step, arguments, rows, prompt_tokens + new_tokens
+
+
+def _score(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int) -> Any:
+  model, rows, options = Transformer(config, sharding.SAMPLE), exp.sampler.num_slots, 32
+  batch = sampler.OptionRows(*[_tokens(mesh, rows, prompt_tokens)] * 3, *[_tokens(mesh, rows, options)] * 2)
+  arguments = model, _params(config, mesh, sharding.SAMPLE), None, batch, _tokens(mesh)
+  return sampler.score_rows, arguments, rows * prompt_tokens, prompt_tokens / 2
+
+
+ABSTRACT = {
+  'train': _train,
+  'prefill': _prefill,
+  'decode': _decode,
+  'merge': _merge,
+  'score': _score,
+}
+
+
+def advice(report: Report, config: Mapping[str, Any]) -> str:
+  """Returns what would make a program fit that does not."""
+  if report.program == 'train' and report.remat != 'full':
+    return '--config.model.remat=full, or auto'
+  if report.program == 'train' and config['finetune']['accumulation_steps'] < config['finetune']['batch_size']:
+    return f'--config.finetune.accumulation_steps={2 * config["finetune"]["accumulation_steps"]}'
+  if report.program in ('decode', 'prefill', 'score') and report.arguments_gib > report.temporaries_gib:
+    return f'--config.sampler.num_slots={config["sampler"]["num_slots"] // 2}, or a larger --config.mesh.tensor'
+  if report.program in ('prefill', 'score'):
+    return f'--config.sampler.num_slots={config["sampler"]["num_slots"] // 2}'
+  return 'more chips, or a larger --config.mesh.fsdp'
+
+
+def hours(train: Report, decode: Report, config: Mapping[str, Any], num_samples: int, new_tokens: int) -> float:
+  """Returns the hours of the rounds' sampling and fine-tuning at most: completions of full length, a row for each."""
+  sampling = num_samples * new_tokens / decode.tokens * decode.secs
+  learning = num_samples * config['finetune']['num_epochs'] * config['finetune']['max_length'] / train.tokens * train.secs
+  return config['num_rounds'] * (sampling + learning) / 3600

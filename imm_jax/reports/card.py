@@ -1,0 +1,119 @@
+"""The README.md of a model that is written: what it was made from, how, what it scored; with front matter for the hub."""
+
+from collections.abc import Mapping, Sequence
+import importlib.metadata
+import json
+import os
+import pathlib
+from typing import Any
+
+from imm_jax import formats
+from imm_jax.formats import at_round
+from imm_jax.reports import compare
+from imm_jax.rounds.workdir import Workdir
+
+
+def render(source: str) -> str:
+  """Returns the card of a model that was loaded from `source`, '' being none.
+
+  A round of a run has what the run says of it, a Hugging Face directory keeps its own card, others have a short one.
+
+  Raises:
+    ValueError: a file of the run is damaged.
+  """
+  if named := at_round.parse(source):
+    return _of_round(Workdir(named[0]), named[1])
+  own = pathlib.Path(source, 'README.md')
+  if source and own.is_file():
+    return own.read_text(encoding='utf-8')
+  name = _name(source)
+  came_from = f' from {name}' if name else ''
+  return f'{_front_matter(source)}\n# {name or "A model"}\n\nWritten by imm_jax {_version()}{came_from}.\n'
+
+
+def _of_round(workdir: Workdir, round_: int) -> str:
+  config, rows = workdir.read_config(), workdir.finished()[: round_ + 1]
+  base, row = config['model']['path'], rows[-1]
+  name = _name(base) or 'random weights'
+  versions = ', '.join(f'{package} {version}' for package, version in row.get('versions', {}).items())  # older rounds: none
+  domains = {domain: list(rows[0][domain]) for domain in compare.DOMAINS}
+  columns, results = compare.results(rows)
+  lines = [
+    _front_matter(base, 'merge', 'self-improvement', 'iterative-model-merging'),
+    f'# {name}, round {round_} of Iterative Model Merging',
+    '',
+    'In each round the model answers questions, learns from its answers that a verifier accepts, and is merged with the'
+    ' original ([arXiv 2503.02103](https://arxiv.org/abs/2503.02103)); by imm_jax.',
+    '',
+    f'- Original model: {name}',
+    f'- Rounds: {round_}; seed: {config["seed"]}',
+    *(f'- {domain.upper()} tasks: {_tasks(names, config, rows[0])}' for domain, names in domains.items() if names),
+    *([f'- Versions: {versions}; {row["devices"]}'] if versions else []),
+    '',
+    'Accuracy in %, [95 % interval], change from the original, *base*, in points; ID is what it practised, OOD is not;'
+    ' *tuned* is before the merge.',
+    '',
+    *compare.markdown(['params', *columns], [[state.name, *cells] for state, cells in results.items()]),
+  ]  # fmt: skip
+  if round_:
+    columns = ('round', 'samples', 'acceptance rate', 'learned from', 'steps', 'merge', 'alpha', 'drift')
+    lines += ['', *compare.markdown(columns, [_learned(row) for row in rows[1:]])]
+  lines += ['', 'To run it again, put this into `config.py`:', '', '```python', *_config_file(config), '```', '']
+  command = f'imm run --config=config.py --workdir=runs/again && imm convert runs/again@{round_} model/'
+  return '\n'.join([*lines, '```', command, '```', ''])
+
+
+def _front_matter(base: str, *tags: str) -> str:
+  """Returns the YAML on top: the license where the base says one."""
+  license_ = _license(base)
+  lines = ['---', 'library_name: transformers', *([f'license: {license_}'] if license_ else [])]
+  lines += [f'base_model: {json.dumps(_name(base))}'] if base else []
+  return '\n'.join([*lines, 'tags:', *(f'- {tag}' for tag in ('imm_jax', *tags)), '---', ''])
+
+
+def _name(path: str) -> str:
+  """Returns what a model is called, without the place where it lay."""
+  return os.path.basename(os.path.normpath(path)) if path else ''
+
+
+def _license(path: str) -> str:
+  if named := at_round.parse(path):
+    return _license(Workdir(named[0]).read_config()['model']['path'])
+  return formats.read_license(path) if os.path.exists(path) else ''
+
+
+def _version() -> str:
+  return importlib.metadata.version('imm_jax')
+
+
+def _tasks(names: Sequence[str], config: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+  texts = []
+  for name in names:
+    task = next(tasks[name] for tasks in config['tasks'].values() if name in tasks)
+    counts, data = first['tasks'][name], task.get('dataset') or task.get('operation')
+    kind = f'{task["family"]} {data}' if data else task['family']
+    texts.append(f'{name} ({kind}; {counts["num_train"]} train and {counts["num_test"]} test questions)')
+  return ', '.join(texts)
+
+
+def _learned(row: Mapping[str, Any]) -> list[str]:
+  sample, merge = row['sample'], row['merge']
+  rate = f'{100 * sample["acceptance_rate"]:.1f} %' if 'acceptance_rate' in sample else ''  # none where all are real
+  counts = sample['num_samples'], rate, sample['num_accepted'], row['finetune']['steps']
+  alpha = merge.get('alpha_by_layer', merge['alpha'])
+  return [*map(str, (row['round'], *counts, merge['method'], json.dumps(alpha))), f'{merge["drift_norm"]:.1e}']
+
+
+def _config_file(config: Mapping[str, Any]) -> list[str]:
+  """Returns the lines of a config file with these values."""
+  return [
+    'import json',
+    '',
+    'import ml_collections',
+    '',
+    f"CONFIG = r'''{json.dumps(config, indent=1)}'''",
+    '',
+    '',
+    "def get_config(arg=''):",
+    '  return ml_collections.ConfigDict(json.loads(CONFIG))',
+  ]

@@ -1,0 +1,238 @@
+"""Finished or running workdirs -> one HTML page that needs nothing but itself: what was gained, what was lost, and how."""
+
+from collections.abc import Mapping, Sequence
+import importlib.metadata
+import itertools
+import json
+import os
+import re
+from typing import Any
+
+import jinja2
+
+from imm_jax.reports import compare, plots
+from imm_jax.reports.compare import Arm, DOMAINS, Interval, Run
+from imm_jax.rounds.records import BASE, State
+from imm_jax.rounds.workdir import Workdir
+
+_LEARNED = ('num_samples', 'right_rate', 'acceptance_rate', 'num_accepted', 'steps', 'loss_nats')
+_NUM_EXAMPLES = 2  # of a kind
+_MAX_CHARACTERS = 600  # of an example
+
+
+def write(path: str) -> None:
+  """Writes the page of one workdir into it, as report.html."""
+  Workdir(path).write_report(page([path]))
+
+
+def figures(paths: Sequence[str]) -> dict[str, str]:
+  """Returns the page's figures by a name, as SVG text that stands by itself, on white. Raises as `page` does."""
+  runs = [compare.read(path) for path in paths]
+  found = _figures(compare.group(runs), compare.shared_tasks(runs))
+  named = {f'{kind}-{name}'.strip('-').replace('/', '-'): svg for kind, svgs in found.items() for name, svg in svgs.items()}
+  start, font = '<svg style="background: white"', "'DejaVu Sans', sans-serif"
+  return {name: svg.replace('<svg', start, 1).replace("'DejaVu Sans'", font) for name, svg in named.items()}
+
+
+def page(paths: Sequence[str]) -> str:
+  """Returns the HTML of one run, or of several as arms side by side.
+
+  Raises:
+    ValueError: a path is no workdir, none of its rounds is done, a file is damaged, or the runs have no task in common.
+    OSError: a file cannot be read.
+  """
+  runs = [compare.read(path) for path in paths]
+  arms, tasks = compare.group(runs), compare.shared_tasks(runs)
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader('imm_jax.reports', '.'), autoescape=True, undefined=jinja2.StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True,
+  )  # fmt: skip
+  environment.filters |= {'points': _signed, 'percent': _percent, 'clip': _clip}
+  return environment.get_template('report.html').render(
+    paths=paths,
+    arms=arms,
+    base=BASE,
+    facts=_facts(arms),
+    domains=DOMAINS,
+    tasks=tasks,
+    sentences=_sentences(arms, tasks),
+    columns=_columns(tasks),
+    guesses=[arms[0].guess(domain, names) for domain, names, _ in _columns(tasks)],
+    table=[_row(arm, state, tasks) for arm in arms for state in arm.states],
+    brief=[_row(arms[0], BASE, tasks), *(_row(arm, arm.states[-1], tasks) for arm in arms)],
+    texts=any(arm.text_nll(BASE) is not None for arm in arms),
+    tuned_shown=len(arms) == 1 and any(state.which == 'tuned' for state in arms[0].states),
+    changes=_changes(arms),
+    learned=_learned(arms),
+    pairs=[_pair(a, b, tasks) for a, b in itertools.combinations(arms, 2)],
+    differing=_differing(arms),
+    figures=_figures(arms, tasks),
+    moved={domain: _moved(arms[0], names) for domain, names in tasks.items()},
+    completions=[(f'Round {i}', _completions(records)) for i, records in enumerate(arms[0].runs[0].samples, 1)],
+    ran_on=_ran_on(runs),
+    here=importlib.metadata.version('imm_jax'),
+    configs=[(run.path, json.dumps(run.config, indent=2)) for run in runs],
+  )
+
+
+def _facts(arms: Sequence[Arm]) -> list[str]:
+  """Returns what all arms have in common, for a line above the title."""
+  paths = {run.config['model']['path'] for arm in arms for run in arm.runs}
+  models = {re.sub(r'[-_/]seed\d+', '', path) or 'random weights' for path in paths}
+  num = {arm.states[-1].round_ for arm in arms}
+  seeds = {run.config['seed'] for arm in arms for run in arm.runs}
+  facts = [os.path.basename(model) or model for model in sorted(models)]
+  facts.append(f'rounds {", ".join(map(str, sorted(num)))}' if len(num) > 1 else f'{max(num)} rounds')
+  return [*facts, f'seed{"s" if len(seeds) > 1 else ""} {", ".join(map(str, sorted(seeds)))}']
+
+
+def _signed(fraction: float) -> str:
+  points = round(100 * fraction, 1)
+  return f'{points:+.1f}'.replace('-', '−') if points else '0.0'
+
+
+def _percent(fraction: float | None) -> str:
+  return '' if fraction is None else f'{100 * fraction:.1f}'
+
+
+def _clip(text: str) -> str:
+  return text if len(text) <= _MAX_CHARACTERS else f'{text[:_MAX_CHARACTERS]} … ({len(text)} characters)'
+
+
+def _sentences(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list[str]:
+  """Returns what came out, a sentence a domain, and of one arm what the merge repaired in one more."""
+  sentences = [f'{DOMAINS[domain].capitalize()}, {_sentence(arms, domain, names)}.' for domain, names in tasks.items()]
+  tuned = State(arms[0].states[-1].round_, 'tuned')
+  if len(arms) == 1 and tuned in arms[0].states:
+    before = [compare.difference((arms[0], tuned), (arms[0], BASE), names).mean for names in tasks.values()]
+    sentences.append(f'Before its merge it was {" and ".join(map(_signed, before))}.')
+  return sentences
+
+
+def _sentence(arms: Sequence[Arm], domain: str, names: Sequence[str]) -> str:
+  ended = [arm for arm in arms if arm.states[-1] != BASE]
+  if not ended:
+    return f'the original model is at {100 * arms[0].accuracy(BASE, domain, names).mean:.1f} %'
+  changes = [(compare.difference((arm, arm.states[-1]), (arm, BASE), names), arm) for arm in ended]
+  (least, low), (most, high) = min(changes, key=lambda pair: pair[0].mean), max(changes, key=lambda pair: pair[0].mean)
+  if len(ended) > 1:
+    return f"changes from base reach from {low.name}'s {_points(least)} to {high.name}'s {_points(most)} points"
+  accuracy, verdict = high.accuracy(high.states[-1], domain, names).mean, '' if most.is_clear else ', no clear change'
+  return f'round {high.states[-1].round_} is at {100 * accuracy:.1f} % ({_points(most)} points from base{verdict})'
+
+
+def _points(change: Interval) -> str:
+  return f'{_signed(change.mean)} [{_signed(change.low)}, {_signed(change.high)}]'
+
+
+def _columns(tasks: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str], str]]:
+  """Returns the columns of accuracies: (domain, tasks, name), where there are several tasks their mean first."""
+  columns = []
+  for domain, names in tasks.items():
+    columns += [(domain, names, 'mean')] if len(names) > 1 else []
+    columns += [(domain, [name], name) for name in names]
+  return columns
+
+
+def _row(arm: Arm, state: State, tasks: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+  """Returns a row of the table of results: accuracies, changes from base, and what the round did."""
+  changes = [compare.difference((arm, state), (arm, BASE), names) for _, names, _ in _columns(tasks)]
+  return {
+    'arm': arm,
+    'state': state,
+    'cells': [
+      (arm.accuracy(state, domain, names), change)
+      for (domain, names, _), change in zip(_columns(tasks), changes, strict=True)
+    ],
+    'text': arm.text_nll(state),
+    'drift': f'{arm.drift(state):.1e}' if state.round_ and state.which == 'merged' else '',
+  }
+
+
+def _pair(a: Arm, b: Arm, tasks: Mapping[str, Sequence[str]]) -> tuple[str, list[Interval]]:
+  ends = (a, a.states[-1]), (b, b.states[-1])
+  return f'{a.name} − {b.name}', [compare.difference(*ends, names) for names in tasks.values()]
+
+
+def _differing(arms: Sequence[Arm]) -> list[tuple[str, list[Any]]]:
+  """Returns the config's keys that not all arms have alike, with the value of each arm."""
+  flat = [dict(_flatten(arm.runs[0].config)) for arm in arms]
+  keys = [key for key in dict.fromkeys(key for values in flat for key in values) if key != 'seed']
+  rows = [(key, [str(values.get(key, '')) for values in flat]) for key in keys]
+  return [(key, values) for key, values in rows if len(set(values)) > 1]
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = '') -> list[tuple[str, Any]]:
+  flat = []
+  for key, value in config.items():
+    flat += _flatten(value, f'{prefix}{key}.') if isinstance(value, dict) and value else [(prefix + key, value)]
+  return flat
+
+
+def _moved(arm: Arm, names: Sequence[str]) -> list[tuple[str, list[dict[str, str]]]]:
+  """Returns some questions that the last round of an arm's first run answers otherwise than the base: lost, gained."""
+  run, kinds = arm.runs[0], {'right → wrong': [], 'wrong → right': []}
+  for task in names:
+    before, after = run.by_question[BASE, task], run.by_question[arm.states[-1], task]
+    for id_, now in after.items():
+      was = before[id_]
+      if now['right'] != was['right']:
+        kinds['wrong → right' if now['right'] else 'right → wrong'].append(now | {'before': was['answer']})
+  return [(kind, records[:_NUM_EXAMPLES]) for kind, records in kinds.items() if records]
+
+
+def _completions(records: Sequence[dict[str, Any]]) -> list[tuple[str, int, list[dict[str, Any]]]]:
+  """Returns (what became of them, how many, some) for the completions of a round; the accepted first."""
+  kinds: dict[str, list[dict[str, Any]]] = {'': []}
+  for record in records:
+    kinds.setdefault(record['reason'], []).append(record)
+  return [(kind or 'accepted', len(found), found[:: -(-len(found) // _NUM_EXAMPLES)]) for kind, found in kinds.items()]
+
+
+def _learned(arms: Sequence[Arm]) -> list[tuple[str, bool, dict[str, float | None]]]:
+  """Returns a row a round of each arm: (name, whether it is the arm's first, means over runs of what it learned from).
+
+  A mean is None where a run has none: nothing was sampled, but real solutions only; or no step was taken, at max_drift.
+  """
+  rows = []
+  for arm in arms:
+    for round_ in range(1, arm.states[-1].round_ + 1):
+      found = [run.rows[round_]['sample'] | run.rows[round_]['finetune'] for run in arm.runs]
+      values = {key: [row.get(key) for row in found] for key in _LEARNED}
+      means = {key: None if None in of_runs else sum(of_runs) / len(of_runs) for key, of_runs in values.items()}
+      rows.append((f'{arm.name} {round_}' if len(arms) > 1 else str(round_), round_ == 1, means))
+  return rows
+
+
+def _changes(arms: Sequence[Arm]) -> tuple[list[str], list[tuple[str, list[float | None]]]]:
+  """Returns the kinds of modules, and how much each changed in the newest analysed round of an arm's first run."""
+  last = [(arm.name, arm.last_analysis[1]['change']) for arm in arms if arm.last_analysis]
+  kinds = [kind for kind in dict.fromkeys(kind for _, change in last for kind in change) if kind != 'layers']
+  return kinds, [(name, [change.get(kind) for kind in kinds]) for name, change in last]
+
+
+def _ran_on(runs: Sequence[Run]) -> list[str]:
+  """Returns what rounds ran on, as they have noted it themselves: a line for each set of versions and devices."""
+  found: dict[str, list[str]] = {}
+  for run in runs:
+    noted = [row for row in run.rows if 'versions' in row]  # rounds of older programs have not
+    for (packages, where), rows in itertools.groupby(noted, lambda row: (row['versions'], row['devices'])):
+      rounds = [row['round'] for row in rows]
+      text = ', '.join(f'{name} {version}' for name, version in packages.items())
+      found.setdefault(f'{text}; {where}', []).append(f'{run.path} rounds {rounds[0]} to {rounds[-1]}')
+  return [f'{", ".join(names)}: {text}' for text, names in found.items()] if len(found) > 1 else list(found)
+
+
+def _figures(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
+  """Returns the SVGs by what they are about."""
+  means = {domain: (domain, names, DOMAINS[domain].capitalize()) for domain, names in tasks.items()}
+  each = {f'{domain}-{name}': (domain, [name], f'{domain.upper()} {name}') for domain in tasks for name in tasks[domain]}
+  return {
+    'means': dict(zip(means, plots.accuracies(arms, list(means.values())), strict=True)),
+    'plane': {'': plots.plane(arms, tasks)} if 'ood' in tasks and arms[0].states[-1] != BASE else {},
+    'tasks': dict(zip(each, plots.accuracies(arms, list(each.values())), strict=True)) if len(each) > len(means) else {},
+    'transitions': plots.transitions(arms, tasks),
+    'layers': plots.layers(arms),
+    'collapse': plots.collapse(arms),
+    'secs': {'': plots.secs(arms)},
+  }

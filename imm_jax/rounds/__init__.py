@@ -1,0 +1,1 @@
+"""A run: its rounds, and what they leave."""

@@ -1,0 +1,110 @@
+"""Numbers of a run as they come: a JSONL file, TensorBoard or a logger of your own when asked, profiles."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+import dataclasses
+import importlib
+import json
+import time
+from typing import Any
+
+from etils import epath
+
+WRITE_EVERY_SECS = 10.0  # between two times that metrics.jsonl is written
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+  """Which steps of each round's fine-tuning jax.profiler traces."""
+
+  first_step: int
+  num_steps: int  # 0 is off
+
+  def __post_init__(self):
+    if self.first_step < 0 or self.num_steps < 0:
+      raise ValueError(f'profile: first_step and num_steps are not negative, and this is {self}')
+
+
+class TensorBoard:
+  """A logger, as `logger` in a config may name another: made with a workdir, it takes values as they come."""
+
+  def __init__(self, workdir: str):
+    """Writes to workdir/tensorboard."""
+    import tensorboardX  # the `logging` extra
+
+    self._board = tensorboardX.SummaryWriter(str(epath.Path(workdir) / 'tensorboard'))
+
+  def write(self, round_: int, step: int | None, values: Mapping[str, float]) -> None:
+    """Adds a point to a curve over rounds, or for each round to one over its steps."""
+    for name, value in values.items():
+      tag, x = (name, round_) if step is None else (f'{name}/round{round_}', step)
+      self._board.add_scalar(tag, value, x)
+
+  def close(self) -> None:
+    """Closes the files."""
+    self._board.close()
+
+
+def find_logger(name: str) -> Callable[[str], Any]:
+  """Returns the class of 'MODULE:CLASS', with the interface of TensorBoard. Raises ValueError when there is none."""
+  module, _, attribute = name.partition(':')
+  try:
+    return getattr(importlib.import_module(module), attribute)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ValueError(f"config.logger: {name!r} is not 'MODULE:CLASS' that can be imported ({error})") from error
+
+
+class Writer:
+  """Writes metrics to workdir/metrics.jsonl, whole each time, and to the loggers that are asked for."""
+
+  def __init__(
+    self, workdir: str, lines: Iterable[Mapping[str, Any]], *, tensorboard: bool, logger: str = '', writes: bool = True
+  ):
+    """Begins with the lines of the rounds that are done. `writes` is False in all processes but one."""
+    self.workdir, self._lines, self._writes = workdir, list(lines), writes
+    self._path = epath.Path(workdir) / 'metrics.jsonl'
+    asked = ([TensorBoard] if tensorboard else []) + ([find_logger(logger)] if logger else [])
+    self._loggers = [make(workdir) for make in asked] if writes else []
+    self.flush()
+
+  def write(self, round_: int, values: Mapping[str, float], step: int | None = None) -> None:
+    """Adds the values of a round, or of one fine-tuning step in it; keys are `<phase>/<name>`."""
+    place = {'round': round_} if step is None else {'round': round_, 'step': step}
+    self._lines.append(place | dict(values))
+    if time.monotonic() - self._written > WRITE_EVERY_SECS:
+      self.flush()
+    for logger in self._loggers:
+      logger.write(round_, step, values)
+
+  def of_round(self, round_: int) -> list[Mapping[str, Any]]:
+    """Returns the lines of a round."""
+    return [line for line in self._lines if line['round'] == round_]
+
+  def flush(self) -> None:
+    """Writes all lines there are."""
+    from imm_jax import processes
+
+    if self._writes:
+      processes.write_text(self._path, ''.join(json.dumps(line) + '\n' for line in self._lines))
+    self._written = time.monotonic()
+
+  def close(self) -> None:
+    """Writes all, and closes the loggers."""
+    self.flush()
+    for logger in self._loggers:
+      logger.close()
+
+
+def profiled(steps: range, config: ProfileConfig, workdir: str, wait: Callable[[], None]) -> Iterator[int]:
+  """Yields the steps; those of the config are traced into workdir/profile, whole: wait() waits for what is running."""
+  traced = range(max(steps.start, config.first_step), min(steps.stop, config.first_step + config.num_steps))
+  if not traced:
+    yield from steps
+    return
+  import jax  # not above: `imm --help` is quick
+
+  yield from range(steps.start, traced.start)
+  wait()
+  with jax.profiler.trace(str(epath.Path(workdir) / 'profile')):
+    yield from traced
+    wait()
+  yield from range(traced.stop, steps.stop)

@@ -1,0 +1,1 @@
+"""Fine-tuning: packed batches, loss, optimizer, train step, LoRA."""

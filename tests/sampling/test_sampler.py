@@ -1,0 +1,220 @@
+"""Sampling: the same completion whatever the batch, order, slots or mesh; the model's distribution; every way to stop."""
+
+import dataclasses
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from imm_jax import sharding
+from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.models import transformer
+from imm_jax.models.transformer import Transformer
+from imm_jax.sampling import sampler
+from imm_jax.sampling.sampler import SamplerConfig
+from tests.conftest import every_family, FAMILIES, MESHES
+
+CHARACTERS = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789\n'  # 63, and the end token
+TOKENIZER = Tokenizer.from_characters(CHARACTERS)
+PROMPTS = [list(range(5)) + tail for tail in ([7], [8, 9, 10], [11, 12], [13, 14, 15, 16, 17], [8, 9], [20] * 9)]
+IDS = [f'q{i}' for i in range(len(PROMPTS))]
+CONFIG = SamplerConfig(num_samples_per_prompt=3, temperature=1.3, top_k=0, top_p=1.0, num_slots=6, chunk_steps=3)
+
+
+@pytest.fixture
+def place(config, params):
+  """Returns a function from a mesh to (model, params as sampling shards them)."""
+  return lambda mesh: (
+    Transformer(config, sharding.SAMPLE),
+    jax.device_put(params, transformer.param_shardings(config, mesh, sharding.SAMPLE)),
+  )
+
+
+@pytest.fixture
+def run(place):
+  def sample(config=CONFIG, prompts=PROMPTS, ids=IDS, mesh=None, seed=0, **options):
+    mesh = mesh or jax.make_mesh((1, 1, 1), sharding.AXES, (jax.sharding.AxisType.Auto,) * 3, devices=jax.devices()[:1])
+    options = {'max_new_tokens': 7, **options}
+    with jax.set_mesh(mesh):
+      return sampler.sample(*place(mesh), TOKENIZER, prompts, config, key=jax.random.key(seed), ids=ids, **options)
+
+  return sample
+
+
+def tokens_of(completions):
+  return [[sample.tokens for sample in samples] for samples in completions]
+
+
+@functools.partial(jax.jit, static_argnames='config')
+def next_token(config, params, tokens, length):
+  logits, _ = Transformer(config).apply({'params': params}, tokens[None], jnp.arange(tokens.shape[0])[None])
+  return jnp.argmax(logits[0, length - 1])
+
+
+def reference(config, params, prompt, steps):
+  """Greedy decoding by full forward passes."""
+  tokens = list(prompt)
+  for _ in range(steps):
+    tokens.append(int(next_token(config, params, jnp.asarray(tokens + [0] * (24 - len(tokens))), len(tokens))))
+    if tokens[-1] in TOKENIZER.stop_ids:
+      break
+  return tokens[len(prompt) :]
+
+
+@every_family
+def test_greedy_equals_decoding_by_full_forward_passes(config, params, run):
+  greedy = dataclasses.replace(CONFIG, temperature=0.0, num_samples_per_prompt=1)
+  expected = [reference(config, params, prompt, 7) for prompt in PROMPTS]
+  assert [samples[0].tokens for samples in run(greedy)] == expected
+
+
+@pytest.mark.parametrize('temperature', [pytest.param(0.0, marks=pytest.mark.slow), 1.3])
+def test_a_completion_does_not_depend_on_slots_order_company_or_chunks(run, temperature):
+  config = dataclasses.replace(CONFIG, temperature=temperature)
+  expected = tokens_of(run(config))
+  assert tokens_of(run(dataclasses.replace(config, num_slots=3, chunk_steps=1))) == expected
+  assert tokens_of(run(dataclasses.replace(config, num_slots=64, chunk_steps=8))) == expected
+  assert tokens_of(run(config, PROMPTS[::-1], IDS[::-1]))[::-1] == expected
+  assert tokens_of(run(config, PROMPTS[2:4], IDS[2:4])) == expected[2:4]
+
+
+@pytest.mark.parametrize(
+  'config, temperature',
+  [('qwen', 0.0), *(pytest.param(name, 1.3, marks=() if name == 'gemma' else pytest.mark.slow) for name in FAMILIES)],
+  indirect=['config'],
+)
+def test_a_completion_does_not_depend_on_the_mesh(run, mesh, temperature):
+  config = dataclasses.replace(CONFIG, temperature=temperature)
+  assert tokens_of(run(config, mesh=mesh)) == tokens_of(run(config))
+
+
+def test_seed_id_and_sample_index_each_change_the_draw(run):
+  base = tokens_of(run())
+  assert tokens_of(run(seed=1)) != base
+  assert tokens_of(run(ids=[f'other{i}' for i in range(len(PROMPTS))])) != base
+  assert len({tuple(tokens) for tokens in base[0]}) > 1
+
+
+def test_logprobs_are_those_of_scoring_the_completion_again(run, place):
+  completions = run()
+  mesh = sharding.make_mesh()
+  options = [[sample.tokens for sample in samples] for samples in completions]
+  with jax.set_mesh(mesh):
+    scores = sampler.score(*place(mesh), PROMPTS, options, batch_size=4)
+  for samples, scored in zip(completions, scores, strict=True):
+    for sample, score in zip(samples, scored, strict=True):
+      np.testing.assert_allclose(sample.logprobs, score.logprobs, atol=2e-5)
+
+
+def test_entropies_are_those_of_the_models_distributions(run, place):
+  completions, mesh = run(), sharding.make_mesh()
+  with jax.set_mesh(mesh):
+    model, params = place(mesh)
+    for prompt, samples in zip(PROMPTS, completions, strict=True):
+      for sample in samples:
+        tokens = jnp.asarray([[*prompt, *sample.tokens]])
+        logits, _ = model.apply({'params': params}, tokens, jnp.arange(tokens.shape[1])[None])
+        logprobs = jax.nn.log_softmax(logits[0, len(prompt) - 1 : -1])
+        np.testing.assert_allclose(sample.entropies, -np.sum(np.exp(logprobs) * logprobs, axis=-1), atol=2e-5)
+
+
+def test_stop_strings_end_a_completion_at_once_and_leave_its_text(run):
+  free = run()
+  text = free[1][0].text
+  assert len(text) == 7
+  for stop in (text[3], text[2:5]):  # one token, and one that spans three
+    [samples] = run(prompts=PROMPTS[1:2], ids=IDS[1:2], stop=(stop, 'never there'))
+    end = text.index(stop) + len(stop)
+    assert samples[0].tokens == free[1][0].tokens[:end]
+    assert (samples[0].text, samples[0].finish_reason) == (text[: text.index(stop)], 'stop')
+    assert len(samples[0].logprobs) == len(samples[0].entropies) == end
+
+
+def test_an_end_token_stops_and_is_kept_in_tokens_only(run, monkeypatch):
+  free = run()
+  end = free[3][1].tokens[2]
+  monkeypatch.setattr(TOKENIZER, 'stop_ids', TOKENIZER.stop_ids | {end})
+  for before, after in zip(free, run(), strict=True):
+    for a, b in zip(before, after, strict=True):
+      assert b.tokens == a.tokens[: a.tokens.index(end) + 1 if end in a.tokens else 7]
+      assert b.finish_reason == ('stop' if b.tokens[-1] in TOKENIZER.stop_ids else 'length')
+
+
+def test_one_new_token(run):
+  assert tokens_of(run(max_new_tokens=1)) == [[t[:1] for t in samples] for samples in tokens_of(run())]
+
+
+def test_the_prefix_is_computed_once_and_each_question_once(run, monkeypatch):
+  calls = []
+  original = sampler.prefill
+  monkeypatch.setattr(
+    sampler,
+    'prefill',
+    lambda m, p, prefix, tokens, *rest: calls.append(tokens.shape) or original(m, p, prefix, tokens, *rest),
+  )
+  run(dataclasses.replace(CONFIG, num_slots=24))
+  assert calls == [(1, 8), (2, 8), (2, 8), (2, 16)]
+
+
+def test_there_are_no_more_slots_than_rows_but_for_a_power_of_two(run, monkeypatch):
+  nums = []
+  original = sampler.empty_slots
+  monkeypatch.setattr(sampler, 'empty_slots', lambda model, num, *rest: nums.append(num) or original(model, num, *rest))
+  run(dataclasses.replace(CONFIG, num_slots=64), PROMPTS[:3], IDS[:3])
+  assert nums == [15]  # 5 questions of 3 samples are what goes into 16
+
+
+@pytest.mark.parametrize('shape', MESHES)
+def test_a_decode_step_gathers_no_weight_and_no_cache(config, shape):
+  """Collectives of a decode step carry activations only: none is as large as the smallest matrix of a layer."""
+  config = dataclasses.replace(config, embed_dim=64, mlp_dim=256, vocab_size=512, num_heads=8, num_kv_heads=8)
+  mesh, model = sharding.make_mesh(*shape), Transformer(config, sharding.SAMPLE)
+  abstract, _ = transformer.abstract_params(config)
+  shardings = transformer.param_shardings(config, mesh, sharding.SAMPLE)
+  with jax.set_mesh(mesh):
+    slots = sampler.empty_slots(model, 8, 32, 8)  # as `sample` does, a multiple of the devices that share the rows
+    params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    lowered = sampler.decode.lower(
+      model, params, None, slots, jnp.zeros(512, bool), dataclasses.replace(CONFIG, temperature=0.0)
+    )
+  gathered = re.findall(r'= \w+\[([\d,]*)\][^=]* all-gather\(', lowered.compile().as_text())
+  sizes = [int(np.prod([int(n) for n in dims.split(',') if n])) for dims in gathered]
+  assert max(sizes, default=0) < 64 * 64
+
+
+def test_no_prompts_and_bad_prompts(run):
+  assert run(prompts=[], ids=[]) == []
+  with pytest.raises(ValueError, match='prompt 1 has no token'):
+    run(prompts=[[1], []], ids=['a', 'b'])
+  with pytest.raises(ValueError, match='prompt 0 has 125 tokens: with 7 new ones it exceeds the context of 128'):
+    run(prompts=[[1] * 125], ids=['a'])
+  with pytest.raises(ValueError, match='max_new_tokens: 0 is less than 1'):
+    run(max_new_tokens=0)
+  with pytest.raises(ValueError, match="stop: 'ab' is not a list of strings"):
+    run(stop='ab')
+
+
+@pytest.mark.parametrize('key, value', [('top_p', 0.0), ('temperature', -1.0), ('num_slots', 0), ('top_k', -1)])
+def test_a_value_out_of_range_is_named(key, value):
+  with pytest.raises(ValueError, match=f'sampler.{key}: {value} is out of range'):
+    dataclasses.replace(CONFIG, **{key: value})
+
+
+@every_family
+def test_scores_equal_the_full_forward_of_each_option(config, params):
+  mesh = sharding.make_mesh()
+  prompts, options = [[1, 2, 3], [1, 2, 4, 5], [1, 2, 9]], [[[6], [7, 8, 9]], [[10, 11]], [[3], [], [4, 4]]]
+  placed = jax.device_put(params, transformer.param_shardings(config, mesh, sharding.SAMPLE))
+  with jax.set_mesh(mesh):
+    scores = sampler.score(Transformer(config, sharding.SAMPLE), placed, prompts, options, batch_size=2)
+  for prompt, own, scored in zip(prompts, options, scores, strict=True):
+    assert len(scored) == len(own)
+    for option, score in zip(own, scored, strict=True):
+      tokens = jnp.asarray([prompt + option])
+      logits = jax.jit(Transformer(config).apply)({'params': params}, tokens, jnp.arange(tokens.shape[1])[None])[0]
+      rows = jax.nn.log_softmax(logits[0])[len(prompt) - 1 : tokens.shape[1] - 1]
+      np.testing.assert_allclose(score.logprobs, np.asarray(rows)[np.arange(len(option)), option], atol=2e-5)
+      np.testing.assert_array_equal(score.greedy, np.argmax(rows, axis=-1) == np.asarray(option, int))
