@@ -66,7 +66,7 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'b2': 0.999,
         'eps': 1e-8,
         'clip_norm': 1.0,
-        'keep_moments': False,  # over rounds; False starts each round with new ones
+        'keep_opt_state': False,  # over rounds; False starts each round with new ones
       },
       'merge': {
         'method': 'linear',  # or 'dare', 'ties', ...: `imm merge --help` lists them

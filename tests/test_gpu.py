@@ -18,7 +18,7 @@ from imm_jax.models.transformer import Transformer
 from imm_jax.sampling import sampler
 from imm_jax.sampling.sampler import SamplerConfig
 from imm_jax.training import finetune, packing
-from imm_jax.training.finetune import FinetuneConfig
+from imm_jax.training.finetune import FinetuneConfig, Trainer
 from imm_jax.training.optimizer import OptimizerConfig
 from tests.conftest import every_family, ON_GPU, random_params, ROOT
 
@@ -100,19 +100,21 @@ def test_greedy_tokens_and_their_probabilities(config, params):
 
 def test_fine_tuning(config, params):
   settings = OptimizerConfig(
-    1e-2, warmup_fraction=0.0, weight_decay=0.1, b1=0.9, b2=0.999, eps=1e-8, clip_norm=0.5, keep_moments=False
+    1e-2, warmup_fraction=0.0, weight_decay=0.1, b1=0.9, b2=0.999, eps=1e-8, clip_norm=0.5, keep_opt_state=False
   )
   rows, how = packed_rows(config.vocab_size, 64), FinetuneConfig(2, batch_size=4, accumulation_steps=1, max_length=64)
 
   def train(platform):
+    mesh = mesh_of(platform)
+    trainer = Trainer(Transformer(config), how, settings, mesh)
     losses = []
-    with jax.set_mesh(mesh := mesh_of(platform)):
+    with jax.set_mesh(mesh):
       placed = jax.device_put(params, transformer.param_shardings(config, mesh, sharding.TRAIN))
-      tuned, _ = finetune.fine_tune(
-        Transformer(config), jax.tree.map(jnp.copy, placed), rows, how, settings, mesh, seed=0, round_=1,
-        write=lambda step, values: losses.append(values['loss_nats']),
-      )  # fmt: skip
-    return losses, jax.device_get(tuned)
+      state = trainer.init(jax.tree.map(jnp.copy, placed))
+      for step in trainer.steps(state, rows, seed=0, round_=1):
+        state = step.state
+        losses.append(float(step.metrics['loss_nats']))
+    return losses, jax.device_get(trainer.result(state))
 
   (ours, tuned), (theirs, expected) = train('gpu'), train('cpu')
   assert len(ours) > 1

@@ -17,7 +17,7 @@ from imm_jax.sampling import sampler
 from imm_jax.training import finetune, optimizer, packing
 
 compile_secs = serve.watch_compiler()
-training = {}  # params and opt_state, from one request to the next
+training = []  # The state of training, from one request to the next.
 
 
 @functools.cache
@@ -87,20 +87,20 @@ def _train(batches, remat, learning_rate):
   """Takes an optimizer step a batch; returns its seconds and losses."""
   config = optimizer.OptimizerConfig(
       learning_rate=learning_rate, warmup_fraction=0.0, weight_decay=0.0, b1=0.9, b2=0.999, eps=1e-8, clip_norm=1.0,
-      keep_moments=False,
+      keep_opt_state=False,
   )  # fmt: skip
   model = Transformer(dataclasses.replace(lm().config, remat=remat), sharding.TRAIN)
-  init, step, _ = finetune.make_train_step(model, config, lm().mesh)
+  settings = finetune.FinetuneConfig(num_epochs=1, batch_size=1, accumulation_steps=1, max_length=1)
+  trainer = finetune.Trainer(model, settings, config, lm().mesh)
   losses = []
   with jax.set_mesh(lm().mesh):
     if not training:
-      training.update(params=lm().params, opt_state=init(lm().params))
-      lm().params = {}  # the step takes them over
+      training.append(trainer.init(lm().params))
+      lm().params = {}  # The steps take them over.
     compile_secs.clear()
     start = time.monotonic()
     for batch in batches:
-      batch = jax.device_put(batch)
-      training['params'], training['opt_state'], metrics = step(**training, batch=batch, rate=np.float32(learning_rate))
+      training[0], metrics = trainer.step(training[0], jax.device_put(batch), np.float32(learning_rate))
       losses.append(metrics['loss_nats'])
     losses = [float(loss) for loss in losses]
   return {'secs': time.monotonic() - start, 'losses': losses, 'compile_secs': sum(compile_secs)}

@@ -198,7 +198,7 @@ def _evaluate(values: flags.FlagValues, arguments: list[str]) -> None:
   flags.DEFINE_list('lm_eval_tasks', [], "Tasks of lm-eval's, in place of the config's.", flag_values=values)
   flags.DEFINE_string('lm_eval_include', '', "Directory with more of lm-eval's task files.", flag_values=values)
   config = _parse_config(values, arguments)
-  from imm_jax.rounds import loop
+  from imm_jax.rounds import loading, loop
 
   if not values.lm_eval_tasks:
     results = loop.evaluate_only(config)
@@ -208,7 +208,7 @@ def _evaluate(values: flags.FlagValues, arguments: list[str]) -> None:
       raise ValueError("--lm_eval_tasks: lm-eval is not installed; pip install 'imm_jax[eval]'")
     from imm_jax import harness
 
-    lm, rows = loop.load_to_sample(config), config['sampler']['num_slots']
+    lm, rows = loading.load_to_sample(config), config['sampler']['num_slots']
     results = harness.evaluate(lm, values.lm_eval_tasks, values.lm_eval_include, rows)
     print(harness.table(results))
   if values.out:

@@ -26,7 +26,7 @@ from imm_jax.planning import hlo
 from imm_jax.rounds import experiment
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.sampling import sampler
-from imm_jax.training import finetune, lora
+from imm_jax.training import finetune
 from imm_jax.training.packing import Batch
 
 PROGRAMS = ('train', 'prefill', 'decode', 'merge', 'score')
@@ -212,19 +212,16 @@ def _place(tree: Any, mesh: jax.sharding.Mesh, spec: Callable[[Any], jax.P]) -> 
 
 def _train(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int) -> Any:
   model = Transformer(config, sharding.TRAIN)
-  rank, scale = exp.finetune.lora_rank, exp.finetune.lora_scale
-  init, step, opt_shardings = finetune.make_train_step(model, exp.optimizer, mesh, 0.0, rank, scale)  # pyright: ignore[reportArgumentType]
-  params, frozen = _params(config, mesh, sharding.TRAIN), ()
-  if rank:
-    frozen, params = (params,), _place(lora.abstract(config, rank), mesh, lambda x: jax.P())
-  opt_state = checkpoint.abstract(jax.eval_shape(init, params), opt_shardings)
-  ways, parts, T = model.rules.num_parts('batch', mesh.shape), exp.finetune.accumulation_steps, exp.finetune.max_length
+  trainer = finetune.Trainer(model, exp.finetune, exp.optimizer, mesh)
+  parts, length = exp.finetune.accumulation_steps, exp.finetune.max_length
+  ways = model.rules.num_parts('batch', mesh.shape)
   rows = -(-exp.finetune.batch_size // parts // ways) * ways
   dtypes = Batch(jnp.int32, jnp.int32, jnp.bool_, jnp.int32, jnp.int32)
-  batch = Batch(*(jax.ShapeDtypeStruct((parts, rows, T), dtype) for dtype in dtypes))
-  batch = _place(batch, mesh, lambda x: jax.P(None, *model.rules.spec(('batch', 'length'), x.shape[1:], mesh.shape)))
+  batch = Batch(*(jax.ShapeDtypeStruct((parts, rows, length), dtype) for dtype in dtypes))
+  spec = model.rules.spec(('batch', 'length'), (rows, length), mesh.shape)
+  batch = _place(batch, mesh, lambda x: jax.P(None, *spec))
   rate = _place(jax.ShapeDtypeStruct((), jnp.float32), mesh, lambda x: jax.P())
-  return step, (params, opt_state, batch, rate, *frozen), parts * rows * T, T / 2
+  return trainer.program, (trainer.abstract(), batch, rate), parts * rows * length, length / 2
 
 
 def _merge(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int) -> Any:

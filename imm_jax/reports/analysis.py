@@ -4,6 +4,7 @@ The paper's own formulas are not at hand: those of layer importance, change and 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import itertools
 from typing import Any
 
@@ -14,9 +15,12 @@ import sacrebleu
 from imm_jax import lm as lm_lib
 from imm_jax import processes, sharding
 from imm_jax.evaluate import pass_at_k
-from imm_jax.rounds import experiment, layerwise, phases
+from imm_jax.lm import LM
+from imm_jax.rounds import experiment, layerwise, synthesize
 from imm_jax.rounds.experiment import Experiment
+from imm_jax.rounds.records import Sample
 from imm_jax.rounds.workdir import Workdir
+from imm_jax.tasks import Example
 
 Record = Mapping[str, Any]  # a line of samples.jsonl or evaluations.jsonl
 
@@ -141,7 +145,8 @@ def analyze(path: str, num_completions: int = layerwise.NUM_COMPLETIONS) -> list
       f'{workdir.path}@0', dtype=spec.dtype, remat=spec.remat, attention='auto', mesh=sharding.make_mesh(),
       rules=sharding.TRAIN,
   )  # fmt: skip
-  pairs = phases.some_pairs(exp, lm, workdir.read_lines(1, 'samples.jsonl'), num_completions)
+  learned = [_with_prompt(exp, lm, Sample.from_json(line)) for line in workdir.read_lines(1, 'samples.jsonl')]
+  pairs = synthesize.some_pairs(learned, num_completions, exp.seed)
   found = layerwise.importance(lm, lm.params, pairs, max_length=exp.finetune.max_length)._asdict()
   analyses: list[dict[str, Any]] = [{'importance': {name: values.tolist() for name, values in found.items()}}]
   before = workdir.read_lines(0, 'evaluations.jsonl')
@@ -161,9 +166,19 @@ def analyze(path: str, num_completions: int = layerwise.NUM_COMPLETIONS) -> list
   return analyses
 
 
+def _with_prompt(exp: Experiment, lm: LM, sample: Sample) -> Sample:
+  """Returns a sample with its prompt, which runs before version 0.2 did not record."""
+  if sample.prompt_tokens:
+    return sample
+  prompt = exp.id_tasks[sample.task].prompt(Example(sample.question_id, sample.question, sample.gold))
+  return dataclasses.replace(sample, prompt_tokens=lm.tokenizer.encode_prompt(prompt))
+
+
 def _collapse_by_task(exp: Experiment, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
   samples = [record for record in records if not record.get('real')]  # and not the data's own solutions
-  by_task = {name: [record for record in samples if phases.task_of(record) == name] for name in exp.id_tasks}
+  by_task = {
+    name: [record for record in samples if record['question_id'].rpartition('/')[0] == name] for name in exp.id_tasks
+  }
   return {name: collapse(of_task, exp.id_tasks[name].extract) for name, of_task in by_task.items() if of_task}
 
 

@@ -111,8 +111,8 @@ class Experiment:
     names = [name for domain in _DOMAINS for name in getattr(self, f'{domain}_tasks')]
     if twice := {name for name in names if names.count(name) > 1}:
       raise ValueError(f'tasks: {", ".join(sorted(twice))} is in two of {", ".join(_DOMAINS)}; rename one')
-    if self.optimizer.keep_moments and self.finetune.lora_rank:
-      raise ValueError('optimizer.keep_moments: with finetune.lora_rank every round starts new adapters; set it to False')
+    if self.optimizer.keep_opt_state and self.finetune.lora_rank:
+      raise ValueError('optimizer.keep_opt_state: with finetune.lora_rank every round starts new adapters; set it to False')
     if self.merge.rule == 'search' and not (self.dev_tasks and self.probe_tasks):
       raise ValueError("tasks.dev, tasks.probe: merge.rule 'search' chooses alpha by them; give each a task")
 

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import importlib
+import itertools
 import json
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from etils import epath
+
+T = TypeVar('T')
 
 WRITE_EVERY_SECS = 10.0  # between two times that metrics.jsonl is written
 
@@ -94,17 +97,56 @@ class Writer:
       logger.close()
 
 
-def profiled(steps: range, config: ProfileConfig, workdir: str, wait: Callable[[], None]) -> Iterator[int]:
-  """Yields the steps; those of the config are traced into workdir/profile, whole: wait() waits for what is running."""
-  traced = range(max(steps.start, config.first_step), min(steps.stop, config.first_step + config.num_steps))
+class StepLog:
+  """The metrics of a round's optimizer steps, fetched one step late, so that the devices never wait for the host."""
+
+  def __init__(self, write: Callable[[int, Mapping[str, float]], None]):
+    """write(step, values) is called for each step when its values are there."""
+    self.steps: list[dict[str, float]] = []
+    self._write = write
+    self._waiting: Mapping[str, Any] | None = None
+
+  def add(self, values: Mapping[str, Any]) -> None:
+    """Takes the values of a step that may be running still, and fetches those of the step before."""
+    self.flush()
+    self._waiting = values
+
+  def flush(self) -> None:
+    """Fetches what waits."""
+    if self._waiting is not None:
+      values = {name: float(value) for name, value in self._waiting.items()}
+      self._waiting = None
+      self.replay([values])
+
+  def replay(self, steps: Iterable[dict[str, float]]) -> None:
+    """Takes the values of steps that an earlier process has fetched."""
+    for values in steps:
+      self.steps.append(values)
+      self._write(len(self.steps) - 1, values)
+
+
+def profiled(
+  steps: Iterable[T], numbers: range, config: ProfileConfig, workdir: str, wait: Callable[[], None]
+) -> Iterator[T]:
+  """Yields steps, which start when they are asked for; those of the config are traced into workdir/profile.
+
+  Args:
+    steps: what to yield.
+    numbers: of the steps in their round.
+    config: which are traced.
+    workdir: where the trace goes.
+    wait: returns when no step is running, so that the trace holds whole steps.
+  """
+  traced = range(max(numbers.start, config.first_step), min(numbers.stop, config.first_step + config.num_steps))
   if not traced:
     yield from steps
     return
-  import jax  # not above: `imm --help` is quick
+  import jax  # Not above: `imm --help` is quick.
 
-  yield from range(steps.start, traced.start)
+  steps = iter(steps)
+  yield from itertools.islice(steps, traced.start - numbers.start)
   wait()
   with jax.profiler.trace(str(epath.Path(workdir) / 'profile')):
-    yield from traced
+    yield from itertools.islice(steps, len(traced))
     wait()
-  yield from range(traced.stop, steps.stop)
+  yield from steps

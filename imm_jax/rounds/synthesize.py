@@ -3,11 +3,12 @@
 import collections
 from collections.abc import Sequence
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.rounds.records import Sample
 from imm_jax.sampling import sampler
 from imm_jax.sampling.sampler import Completion
 from imm_jax.tasks import Example, Task
@@ -40,52 +41,59 @@ def accept(
   completions: Sequence[Sequence[Completion]],
   verdicts: Sequence[Sequence[bool]],
   *,
-  prompts: Sequence[Sequence[int]],
+  prompts: Sequence[list[int]],
+  config: SynthesizeConfig,
   max_length: int,
-  max_accepted_per_question: int,
-  deduplicate: bool = True,
-) -> list[dict[str, Any]]:
-  """Returns one record a completion, in order: what was sampled, its verdict, and if not accepted, why not.
+) -> list[Sample]:
+  """Returns a sample for each completion, in order, with the reason why it is not learned from.
 
-  A reason is 'wrong', 'truncated' (no stop before max_new_tokens), 'duplicate' (with deduplicate: the question has this text
-  already), 'enough' (the question has its share) or 'too_long' (prompt and completion exceed max_length tokens).
-  verdicts say of each completion whether it is right. prompts are the token ids that fine-tuning will put before each
-  completion of a question.
+  A reason is 'wrong', 'truncated' (no stop before max_new_tokens), 'duplicate' (with config.deduplicate: the question has
+  this text already), 'enough' (the question has its share) or 'too_long' (prompt and completion exceed max_length tokens).
+
+  Args:
+    examples: the questions.
+    completions: of each question.
+    verdicts: whether each completion is right.
+    prompts: token ids that fine-tuning will put before each completion of a question.
+    config: how many of a question's completions are taken.
+    max_length: tokens of a packed row.
   """
-  records = []
-  for example, prompt, samples, verdict in zip(examples, prompts, completions, verdicts, strict=True):
+  samples = []
+  for example, prompt, of_question, verdict in zip(examples, prompts, completions, verdicts, strict=True):
     taken: list[str] = []
-    for index, (sample, right) in enumerate(zip(samples, verdict, strict=True)):
+    for index, (completion, right) in enumerate(zip(of_question, verdict, strict=True)):
       reason = ''
       if not right:
         reason = 'wrong'
-      elif sample.finish_reason == 'length':
+      elif completion.finish_reason == 'length':
         reason = 'truncated'
-      elif deduplicate and sample.text.strip() in taken:
+      elif config.deduplicate and completion.text.strip() in taken:
         reason = 'duplicate'
-      elif len(taken) == max_accepted_per_question:
+      elif len(taken) == config.max_accepted_per_question:
         reason = 'enough'
-      elif packing.num_slots(prompt, sample.tokens) > max_length:
+      elif packing.num_slots(prompt, completion.tokens) > max_length:
         reason = 'too_long'
       else:
-        taken.append(sample.text.strip())
-      records.append(
-        {
-          'question_id': example.id,
-          'question': example.question,
-          'gold': example.answer,
-          'sample_index': index,
-          'text': sample.text,
-          'tokens': sample.tokens,
-          'logprob': sum(sample.logprobs),
-          'entropy': sum(sample.entropies),
-          'finish_reason': sample.finish_reason,
-          'right': right,
-          'accepted': not reason,
-          'reason': reason,
-        }
-      )
-  return records
+        taken.append(completion.text.strip())
+      samples.append(_sample(example, index, prompt, completion, right, reason))
+  return samples
+
+
+def _sample(example: Example, index: int, prompt: list[int], completion: Completion, right: bool, reason: str) -> Sample:
+  return Sample(
+    question_id=example.id,
+    question=example.question,
+    gold=example.answer,
+    sample_index=index,
+    text=completion.text,
+    tokens=completion.tokens,
+    prompt_tokens=prompt,
+    logprob=sum(completion.logprobs),
+    entropy=sum(completion.entropies),
+    finish_reason=completion.finish_reason,
+    right=right,
+    reason=reason,
+  )
 
 
 def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
@@ -106,59 +114,64 @@ def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
   return Completion(task.target(example), [*tokenizer.encode(task.target(example)), tokenizer.end_id], [], [], 'stop')
 
 
-def mix(
-  sampled: Sequence[dict[str, Any]], solutions: Sequence[dict[str, Any]], fraction: float, rng: np.random.Generator
-) -> list[dict[str, Any]]:
-  """Returns the records with so much of what is learned from taken from the data's own solutions.
+def mix(sampled: Sequence[Sample], solutions: Sequence[Sample], fraction: float, rng: np.random.Generator) -> list[Sample]:
+  """Returns the samples with a fraction of what is learned from taken from the data's own solutions.
 
-  At 1 these are all solutions that are accepted: there are no samples. Else, of n accepted samples, round(fraction n) that
-  rng draws are `replaced`: not accepted any more. As many accepted solutions, of questions that rng draws whether they have
-  an accepted sample or not, come behind; none comes twice before all came once. So the total stays n.
+  At fraction 1 all accepted solutions are learned from: there are no samples. Below, of n accepted samples rng draws
+  round(fraction n), which are `replaced`: not accepted any more. As many accepted solutions, of questions that rng draws
+  whether they have an accepted sample or not, come behind; none comes twice before all came once. The total stays n.
 
   Args:
-    sampled: records of `accept`.
-    solutions: likewise, of `solution` of each question; those returned have {'real': True}, no log-probability, no entropy.
+    sampled: from `accept`.
+    solutions: from `accept`, of `solution` of each question; those returned are `real`, without log-probability.
     fraction: of what is learned from, in (0, 1].
     rng: f(seed, round, task).
 
   Raises:
     ValueError: no solution is accepted.
   """
-  none = dict.fromkeys(('sample_index', 'logprob', 'entropy'))
-  real = [record | {'real': True, **none} for record in solutions]
-  fitting = [record for record in real if record['accepted']]
+  real = [dataclasses.replace(one, real=True, sample_index=None, logprob=None, entropy=None) for one in solutions]
+  fitting = [one for one in real if one.accepted]
   if not fitting:
     raise ValueError(
       f'synthesize.real_fraction: none of {len(real)} solutions is right and fits a row: raise finetune.max_length'
     )
   if fraction == 1:
     return real
-  accepted = [i for i, record in enumerate(sampled) if record['accepted']]
+  accepted = [i for i, one in enumerate(sampled) if one.accepted]
   num_real = round(fraction * len(accepted))
-  replaced = {accepted[i] for i in rng.permutation(len(accepted))[:num_real]}
-  kept = [r | {'accepted': False, 'reason': 'replaced'} if i in replaced else r for i, r in enumerate(sampled)]
-  return kept + [fitting[i] for i in np.resize(rng.permutation(len(fitting)), num_real)]
+  mixed = list(sampled)
+  for i in rng.permutation(len(accepted))[:num_real]:
+    mixed[accepted[i]] = dataclasses.replace(mixed[accepted[i]], reason='replaced')
+  return mixed + [fitting[i] for i in np.resize(rng.permutation(len(fitting)), num_real)]
 
 
-def summary(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+def summary(samples: Sequence[Sample]) -> dict[str, float]:
   """Returns how many samples there are, what share of them is right and was accepted, and how many are learned from.
 
   Of these num_real are the data's own solutions, if any. Raises ValueError when none was accepted.
   """
-  num_accepted = sum(record['accepted'] for record in records)
-  samples = [record for record in records if not record.get('real')]
+  num_accepted = sum(one.accepted for one in samples)
   if not num_accepted:
-    reasons = collections.Counter(record['reason'] for record in records)
+    reasons = collections.Counter(one.reason for one in samples)
     why = ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
     raise ValueError(
-      f'none of {len(records)} completions was accepted ({why}), so there is nothing to learn from: take an easier'
+      f'none of {len(samples)} completions was accepted ({why}), so there is nothing to learn from: take an easier'
       ' task, more questions (synthesize.num_questions) or more samples (sampler.num_samples_per_prompt)'
     )
-  found: dict[str, float] = {'num_samples': len(samples)}
-  if samples:
-    found['right_rate'] = sum(record['right'] for record in samples) / len(samples)
-    found['acceptance_rate'] = sum(r['accepted'] or r['reason'] == 'replaced' for r in samples) / len(samples)
+  sampled = [one for one in samples if not one.real]
+  found: dict[str, float] = {'num_samples': len(sampled)}
+  if sampled:
+    found['right_rate'] = sum(one.right for one in sampled) / len(sampled)
+    found['acceptance_rate'] = sum(one.accepted or one.reason == 'replaced' for one in sampled) / len(sampled)
   found['num_accepted'] = num_accepted
-  if num_real := sum(record['accepted'] for record in records if record.get('real')):
+  if num_real := sum(one.accepted for one in samples if one.real):
     found['num_real'] = num_real
   return found
+
+
+def some_pairs(samples: Sequence[Sample], num: int, seed: int) -> list[tuple[list[int], list[int]]]:
+  """Returns the token ids (prompt, completion) of at most num accepted samples, drawn by the seed."""
+  accepted = [sample for sample in samples if sample.accepted]
+  chosen = np.random.default_rng(seed).permutation(len(accepted))[:num]
+  return [(accepted[i].prompt_tokens, accepted[i].tokens) for i in chosen]

@@ -72,7 +72,7 @@ class Workdir:
       raise ValueError(f'{self._path}: is not the directory of a run; choose one that is new or empty')
     rounds.mkdir(parents=True, exist_ok=True)
     lines = []
-    done = self._num_done()
+    done = self.num_done
     differences = _differences(_read(saved), config, done - 1) if saved.exists() else []
     if lost := [line for line in differences if done > 1 or (done == 1 and line.startswith(_OF_ROUND_0))]:
       more = f'; and {len(lost) - 5} more' if len(lost) > 5 else ''
@@ -98,7 +98,7 @@ class Workdir:
       raise FileNotFoundError(f'{self._path}: no such directory')
     if not (self._path / 'config.json').exists() or not (self._path / 'rounds').is_dir():
       raise ValueError(f'{self._path}: is not the directory of a run')
-    for round_ in range(self._num_done()):
+    for round_ in range(self.num_done):
       if damage := self._damage(round_):
         raise ValueError(f'{damage}; restore it, or see whether imm run does its round again')
 
@@ -180,20 +180,22 @@ class Workdir:
 
     processes.on_first(write)
 
+  @property
+  def num_done(self) -> int:
+    """How many rounds are done, from round 0 on without a gap."""
+    num = 0
+    while (self._round(num) / 'manifest.json').exists():
+      num += 1
+    return num
+
   def finished(self) -> list[dict[str, Any]]:
     """Returns the rows of the rounds that are done, from round 0 on without a gap."""
-    return [_read(self._round(round_) / 'metrics.json') for round_ in range(self._num_done())]
+    return [_read(self._round(round_) / 'metrics.json') for round_ in range(self.num_done)]
 
   def _remove_parts(self, round_: int) -> None:
     for name in _PARTS:
       if (self._round(round_) / name).exists():
         (self._round(round_) / name).rmtree()
-
-  def _num_done(self) -> int:
-    num = 0
-    while (self._round(num) / 'manifest.json').exists():
-      num += 1
-    return num
 
   def _round(self, round_: int) -> epath.Path:
     return self._path / 'rounds' / f'{round_:04d}'

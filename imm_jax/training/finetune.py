@@ -1,20 +1,20 @@
-"""Supervised fine-tuning on packed rows: loss, train step, fine_tune(params, rows) -> params."""
+"""Supervised fine-tuning on packed rows: the loss, one optimizer step, and the steps of a round one by one."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from imm_jax import merging, processes
-from imm_jax.formats import checkpoint
 from imm_jax.models.transformer import abstract_params, param_shardings, Params, Transformer, XLA_OPTIONS
-from imm_jax.training import lora, optimizer
+from imm_jax.training import lora
+from imm_jax.training import optimizer as optimizer_lib
 from imm_jax.training.loss import cross_entropy
 from imm_jax.training.packing import Batch
 
@@ -64,76 +64,172 @@ def loss_fn(params: Params, model: Transformer, batch: Batch, num_targets: jax.A
 _TPU_OPTIONS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}
 
 
+@flax.struct.dataclass
+class TrainState:
+  """What an optimizer step takes and gives back; all of it is donated."""
+
+  params: Params  # What is trained, float32: the model's params, or adapters.
+  opt_state: Any  # The optimizer's state for them.
+  frozen: Params  # The model's params beside adapters; {} where they are trained themselves.
+
+
+class Step(NamedTuple):
+  """An optimizer step that has been given to the devices, which may still be at it."""
+
+  number: int  # Steps that are done with it, from 1 on.
+  state: TrainState
+  metrics: dict[str, Any]  # loss_nats, grad_norm, num_tokens and learning_rate, each [] f32.
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+  """Trains a model that is sharded by its rules: its params, or with `config.lora_rank` adapters beside them."""
+
+  model: Transformer
+  config: FinetuneConfig
+  optimizer: optimizer_lib.OptimizerConfig
+  mesh: jax.sharding.Mesh
+
+  def init(self, params: Params, opt_state: Any = None, key: jax.Array | None = None) -> TrainState:
+    """Returns the state before the first step. It takes params and opt_state over: the first step donates them.
+
+    Args:
+      params: float32, sharded as the model is.
+      opt_state: what an earlier round has left; None starts anew.
+      key: of new adapters; needed with config.lora_rank.
+    """
+    frozen: Params = {}
+    if self.config.lora_rank:
+      assert key is not None
+      replicated = jax.NamedSharding(self.mesh, jax.P())
+      adapters = jax.device_put(lora.init(key, self.model.config, self.config.lora_rank), replicated)
+      frozen, params = params, adapters
+    if opt_state is None:
+      opt_state = self._programs.init(params)
+    return TrainState(params, opt_state, frozen)
+
+  def resume(self, start: Params, params: Params, opt_state: Any) -> TrainState:
+    """Returns the state whose params and opt_state were saved, of a training that started from `start`."""
+    return TrainState(params, opt_state, start if self.config.lora_rank else {})
+
+  def abstract(self) -> TrainState:
+    """Returns the state as ShapeDtypeStructs with their shardings."""
+    return self._programs.abstract
+
+  def step(self, state: TrainState, batch: Batch, rate: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Takes one optimizer step; returns the state after it and its metrics, each [] f32.
+
+    Args:
+      state: donated.
+      batch: fields [A, B, T]: A parts, computed one after the other, whose gradients are added up.
+      rate: the learning rate, [] f32.
+    """
+    return self._programs.step(state, batch, rate)
+
+  @property
+  def program(self) -> Any:
+    """The jitted program of `step`, for its text and its memory."""
+    return self._programs.step
+
+  def steps(self, state: TrainState, rows: Batch, seed: int, round_: int, first: int = 0) -> Iterator[Step]:
+    """Yields the steps of a round on packed rows, from the step `first` on, as soon as each is with the devices.
+
+    The order of the rows is a function of (seed, round_, epoch).
+    """
+    parts = batches(rows, self.config, seed, round_, self.model.rules.num_parts('batch', self.mesh.shape))
+    schedule = optimizer_lib.learning_rate(self.optimizer, len(parts))
+    # All rates are computed up front, so that no step waits for the host.
+    rates = np.asarray([schedule(i) for i in range(len(parts))], np.float32)
+    spec = self.model.rules.spec(('batch', 'length'), parts[0].tokens.shape[1:], self.mesh.shape)
+    sharded = jax.NamedSharding(self.mesh, jax.P(None, *spec))
+    replicated = jax.NamedSharding(self.mesh, jax.P())
+    for i in range(first, len(parts)):
+      batch, rate = jax.device_put((parts[i], rates[i]), (sharded, replicated))
+      with jax.transfer_guard('disallow'):
+        state, metrics = self.step(state, batch, rate)
+      yield Step(i + 1, state, metrics | {'learning_rate': rates[i]})
+
+  def result(self, state: TrainState) -> Params:
+    """Returns the model's params after training, adapters merged into them. It takes the state over."""
+    if not self.config.lora_rank:
+      return state.params
+    merge = lora.make_merge(self.model, self.mesh, self.config.lora_scale)  # pyright: ignore[reportArgumentType]
+    return merge(state.frozen, state.params)
+
+  @property
+  def _programs(self) -> '_Programs':
+    rank, scale = self.config.lora_rank, self.config.lora_scale
+    return _make_programs(self.model, self.optimizer, self.mesh, rank, scale)  # pyright: ignore[reportArgumentType]
+
+
+class _Programs(NamedTuple):
+  """What a Trainer runs, compiled once for all trainers that differ in nothing it depends on."""
+
+  init: Any  # The jitted params -> opt_state.
+  step: Any  # The jitted (state, batch, rate) -> (state, metrics).
+  abstract: TrainState
+
+
 @functools.lru_cache
-def make_train_step(
-  model: Any,
-  config: optimizer.OptimizerConfig,
-  mesh: jax.sharding.Mesh,
-  max_drift: float = 0.0,
-  lora_rank: int = 0,
-  lora_scale: float = 0.0,
-) -> tuple[Any, Any, Any]:
-  """Returns init(params) -> opt_state, step(params, opt_state, batch, rate) -> (both, metrics), and opt_state's shardings.
-
-  batch has fields [A, B, T]: A parts whose gradients are added up. params and opt_state are donated.
-
-  With max_drift the step is step(params, opt_state, batch, rate, base, drift), and metrics have `drift_norm`, [] f32, of the
-  params from base. Where drift, that of the step before, has reached max_drift, it changes nothing: so the devices stop at
-  the right step although the host sees its metrics when the next one runs already.
-
-  With lora_rank the params that are trained are adapters, and the step is step(adapters, opt_state, batch, rate, params).
-  """
-  tx, replicated = optimizer.make(config), jax.NamedSharding(mesh, jax.P())
+def _make_programs(
+  model: Any, config: optimizer_lib.OptimizerConfig, mesh: jax.sharding.Mesh, lora_rank: int, lora_scale: float
+) -> _Programs:
+  tx = optimizer_lib.make(config)
+  replicated = jax.NamedSharding(mesh, jax.P())
+  params, _ = abstract_params(model.config)
   shardings = param_shardings(model.config, mesh, model.rules)
+  frozen = ({}, {})
   if lora_rank:
-    shardings = jax.tree.map(lambda _: replicated, lora.abstract(model.config, lora_rank))
-  abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct((), jnp.float32), shardings)
-  opt_shardings = optax.tree.map_params(
-    tx, lambda _, s: s, jax.eval_shape(tx.init, abstract), shardings, transform_non_params=lambda _: replicated
-  )
+    frozen = (params, shardings)
+    params = lora.abstract(model.config, lora_rank)
+    shardings = jax.tree.map(lambda _: replicated, params)
+  opt_state = jax.eval_shape(tx.init, params)
+  opt_shardings = optax.tree.map_params(tx, lambda _, s: s, opt_state, shardings, transform_non_params=lambda _: replicated)
+  state_shardings = TrainState(shardings, opt_shardings, frozen[1])
 
-  def step(params, opt_state, batch, rate):
-    return _update(tx, lambda params, *of: loss_fn(params, model, *of), params, opt_state, batch, rate)
+  def step(state, batch, rate):
+    def loss(params, part, num_targets):
+      whole = lora.attach(state.frozen, params, lora_scale) if lora_rank else params
+      return loss_fn(whole, model, part, num_targets)
 
-  def step_adapters(adapters, opt_state, batch, rate, params):
-    def loss(adapters, *of):
-      return loss_fn(lora.attach(params, adapters, lora_scale), model, *of)
+    return _update(tx, loss, state, batch, rate)
 
-    return _update(tx, loss, adapters, opt_state, batch, rate)
-
-  def step_to_drift(params, opt_state, batch, rate, base, drift):
-    def stay(params, opt_state, *_):
-      return params, opt_state, dict.fromkeys(('loss_nats', 'grad_norm', 'num_tokens'), jnp.float32(0))
-
-    params, opt_state, metrics = jax.lax.cond(drift < max_drift, step, stay, params, opt_state, batch, rate)
-    return params, opt_state, metrics | {'drift_norm': merging.drift_norm(base, params)}
-
+  on_tpu = mesh.devices.flat[0].platform == 'tpu'
   jitted = jax.jit(
-    step_adapters if lora_rank else step_to_drift if max_drift else step,
-    out_shardings=(shardings, opt_shardings, replicated),
-    donate_argnums=(0, 1),
-    compiler_options=XLA_OPTIONS | (_TPU_OPTIONS if mesh.devices.flat[0].platform == 'tpu' else {}),
+    step,
+    out_shardings=(state_shardings, replicated),
+    donate_argnames='state',
+    compiler_options=XLA_OPTIONS | (_TPU_OPTIONS if on_tpu else {}),
   )
-  return jax.jit(tx.init, out_shardings=opt_shardings), jitted, opt_shardings
+  abstract = jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    TrainState(params, opt_state, frozen[0]),
+    state_shardings,
+  )
+  return _Programs(jax.jit(tx.init, out_shardings=opt_shardings), jitted, abstract)
 
 
-def _update(tx: Any, loss: Callable[..., jax.Array], params: Any, opt_state: Any, batch: Batch, rate: jax.Array) -> Any:
-  """Returns params, the optimizer's state and the metrics of a step down loss(params, part, num_targets), over all parts."""
+def _update(
+  tx: Any, loss: Callable[..., jax.Array], state: TrainState, batch: Batch, rate: jax.Array
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """Takes a step down loss(params, part, num_targets), summed over all parts of the batch."""
   num_targets = jnp.sum(batch.loss_mask, dtype=jnp.float32)
 
   def add_part(carry, part):
-    return jax.tree.map(jnp.add, carry, jax.value_and_grad(loss)(params, part, num_targets)), None
+    return jax.tree.map(jnp.add, carry, jax.value_and_grad(loss)(state.params, part, num_targets)), None
 
   # One part needs no accumulator the size of the params.
   if batch.tokens.shape[0] == 1:
-    value, grads = jax.value_and_grad(loss)(params, jax.tree.map(lambda x: x[0], batch), num_targets)
+    part = jax.tree.map(lambda x: x[0], batch)
+    value, grads = jax.value_and_grad(loss)(state.params, part, num_targets)
   else:
-    zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+    zeros = (jnp.float32(0), jax.tree.map(jnp.zeros_like, state.params))
     (value, grads), _ = jax.lax.scan(add_part, zeros, batch)
-  with jax.numpy_dtype_promotion('standard'):  # optax's Adam raises a float to an int power
-    updates, opt_state = tx.update(grads, opt_state, params)
-  params = optax.apply_updates(params, jax.tree.map(lambda u: -rate * u, updates))
-  return params, opt_state, {'loss_nats': value, 'grad_norm': optax.global_norm(grads), 'num_tokens': num_targets}
+  with jax.numpy_dtype_promotion('standard'):  # optax's Adam raises a float to an int power.
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, jax.tree.map(lambda u: -rate * u, updates))
+  metrics = {'loss_nats': value, 'grad_norm': optax.global_norm(grads), 'num_tokens': num_targets}
+  return dataclasses.replace(state, params=params, opt_state=opt_state), metrics
 
 
 def num_steps(rows: Batch, config: FinetuneConfig) -> int:
@@ -155,124 +251,3 @@ def batches(rows: Batch, config: FinetuneConfig, seed: int, round_: int, multipl
   parts = order.reshape(-1, config.accumulation_steps, config.batch_size // config.accumulation_steps)
   parts = np.pad(parts, ((0, 0), (0, 0), (0, -parts.shape[2] % multiple_of)), constant_values=num_rows)
   return [Batch(*(field[part] for field in padded)) for part in parts]
-
-
-@dataclasses.dataclass
-class _History:
-  """The metrics of all steps, fetched late, so that the devices never wait: up to the one that drifts as far as it may."""
-
-  write: Callable[[int, Mapping[str, float]], None]
-  max_drift: float
-  drift: float  # of the params after the newest step that is fetched
-  steps: list[dict[str, float]] = dataclasses.field(default_factory=list)
-  waiting: list[dict[str, Any]] = dataclasses.field(default_factory=list)  # of steps that may be running still
-
-  def fetch(self, keep: int = 0) -> None:
-    """Fetches all that wait but the newest so many; those behind the last step changed nothing."""
-    while len(self.waiting) > keep and not self.is_far:
-      self.extend([{name: float(value) for name, value in self.waiting.pop(0).items()}])
-
-  def extend(self, steps: Iterable[dict[str, float]]) -> None:
-    """Adds and writes what is fetched."""
-    for metrics in steps:
-      self.steps.append(metrics)
-      self.drift = metrics.get('drift_norm', 0.0)
-      self.write(len(self.steps) - 1, metrics)
-
-  @property
-  def is_far(self) -> bool:
-    """Returns whether the newest step that is fetched is the last; params may be so far before the first."""
-    return self.max_drift > 0 and bool(self.drift >= np.float32(self.max_drift))
-
-
-def fine_tune(
-  model: Transformer,
-  params: Params,
-  rows: Batch,
-  config: FinetuneConfig,
-  optimizer_config: optimizer.OptimizerConfig,
-  mesh: jax.sharding.Mesh,
-  *,
-  seed: int,
-  round_: int,
-  write: Callable[[int, Mapping[str, float]], None],
-  base: Params | None = None,
-  moments: Any = None,
-  saved: checkpoint.Steps | None = None,
-  save_every: int = 0,
-  report: Callable[[str], None] = print,
-  profiled: Callable[[range, Callable[[], None]], Iterable[int]] = lambda steps, wait: steps,
-) -> tuple[Params, Any]:
-  """Returns params fine-tuned on packed rows, and the optimizer's state. Params and moments are donated.
-
-  Args:
-    model: its rules are sharding.TRAIN.
-    params: float32, sharded by them. With config.lora_rank adapters are trained beside them, and merged in at the end; the
-      optimizer's state is then of the adapters.
-    rows: packed sequences.
-    config: how long, and on how much at a time.
-    optimizer_config: of the optimizer.
-    mesh: the devices.
-    seed: of the order of the rows.
-    round_: likewise.
-    write: write(step, metrics) is called for each step, one step late, so that the devices never wait for it.
-    base: what config.max_drift is measured from; needed where that is on.
-    moments: the optimizer's state to go on with; None starts with a new one.
-    saved: the checkpoints of an earlier process that was cut off, to go on from, and where new ones go.
-    save_every: steps between two of them; 0 saves only at a notice to stop.
-    report: is told what of `saved` is damaged.
-    profiled: profiled(steps, wait) gives the steps back, tracing some; wait() returns when none is running.
-
-  Raises:
-    processes.Stopped: a notice to stop came, and where `saved` is given the state is there.
-  """
-  scale = config.lora_scale
-  init, step, opt_shardings = make_train_step(model, optimizer_config, mesh, config.max_drift, config.lora_rank, scale)  # pyright: ignore[reportArgumentType]
-  parts = batches(rows, config, seed, round_, multiple_of=model.rules.num_parts('batch', mesh.shape))
-  replicated, shape = jax.NamedSharding(mesh, jax.P()), parts[0].tokens.shape[1:]
-  places = jax.NamedSharding(mesh, jax.P(None, *model.rules.spec(('batch', 'length'), shape, mesh.shape))), replicated
-  schedule = optimizer.learning_rate(optimizer_config, len(parts))
-  rates = np.asarray([schedule(i) for i in range(len(parts))], np.float32)  # now: a step must not wait for one
-  drift = float(merging.drift_norm(base, params)) if config.max_drift else 0.0
-  frozen, history, first = (), _History(write, config.max_drift, drift), 0
-  if config.lora_rank:
-    key = jax.random.fold_in(jax.random.key(seed), round_)
-    frozen, params = (params,), jax.device_put(lora.init(key, model.config, config.lora_rank), replicated)
-  wanted = {
-    'params': checkpoint.abstract(params, jax.tree.map(lambda x: x.sharding, params)),
-    'moments': checkpoint.abstract(jax.eval_shape(init, params), opt_shardings),
-  }
-  if found := saved and saved.restore(wanted, report):
-    first, trees, state = found
-    params, moments = trees['params'], trees['moments']
-    history.extend(state['history'])
-  elif moments is None:
-    moments = init(params)
-  drift = jax.device_put(np.float32(history.drift), replicated)
-
-  for i in profiled(range(first, len(parts)), history.fetch):
-    if history.is_far:
-      break
-    on_device = jax.device_put((parts[i], rates[i]), places)
-    with jax.transfer_guard('disallow'):
-      params, moments, metrics = step(params, moments, *on_device, *((base, drift) if config.max_drift else frozen))
-    drift = metrics.get('drift_norm')
-    history.waiting.append(metrics | {'learning_rate': rates[i]})
-    history.fetch(keep=1)
-    stop, done = processes.should_stop(), i + 1
-    if saved and (stop or save_every and (done % save_every == 0 or done == len(parts) or history.is_far)):
-      history.fetch()
-      saved.save(done, {'params': params, 'moments': moments}, {'history': history.steps})
-    if stop:
-      raise processes.Stopped
-  history.fetch()
-  if config.lora_rank:
-    params = lora.make_merge(model, mesh, scale)(*frozen, params)  # pyright: ignore[reportArgumentType]
-  return params, moments
-
-
-def restore_moments(path: str, model: Transformer, config: optimizer.OptimizerConfig, mesh: jax.sharding.Mesh) -> Any:
-  """Returns the optimizer's state that a checkpoint holds, sharded as fine-tuning shards it. Raises ValueError."""
-  init, _, shardings = make_train_step(model, config, mesh)  # pyright: ignore[reportArgumentType]
-  params, _ = abstract_params(model.config)
-  return checkpoint.restore(path, 'moments', checkpoint.abstract(jax.eval_shape(init, params), shardings))

@@ -18,7 +18,7 @@ class OptimizerConfig:
   b2: float
   eps: float
   clip_norm: float  # of the whole gradient
-  keep_moments: bool  # from one round to the next
+  keep_opt_state: bool  # from one round to the next
 
   def __post_init__(self):
     if self.learning_rate <= 0 or self.clip_norm <= 0 or not 0 <= self.warmup_fraction <= 1:

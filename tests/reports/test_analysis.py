@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import shutil
 
@@ -17,7 +18,7 @@ from imm_jax.lm import LM
 from imm_jax.models import transformer
 from imm_jax.models.transformer import target_logprobs, Transformer
 from imm_jax.reports import analysis
-from imm_jax.rounds import layerwise, loop, phases
+from imm_jax.rounds import layerwise, loop
 from imm_jax.tasks.synthetic import CHARACTERS
 from tests.conftest import load_config, random_params
 
@@ -214,17 +215,21 @@ def test_a_run_is_analysed_to_the_same_bytes_and_goes_on_with_it(finished, tmp_p
     assert found['spearman'].keys() == analyses[0]['importance'].keys()
 
 
-def test_importance_is_measured_on_what_fine_tuning_saw(finished):
-  lm = analysis.lm_lib.load(f'{finished}@0')
-  exp = analysis.experiment.resolve(tiny(1))
-  records = analysis.Workdir(str(finished)).read_lines(1, 'samples.jsonl')
-  examples = {example.id: example for example in exp.id_tasks['sum'].train}
-  wanted = [
-    (lm.tokenizer.encode_prompt(exp.id_tasks['sum'].prompt(examples[record['question_id']])), record['tokens'])
-    for record in records
-    if record['accepted']
-  ]
-  assert wanted and phases.accepted_pairs(exp, lm, records) == wanted
+def test_a_run_before_prompts_were_recorded_is_analyzed_alike(finished, tmp_path):
+  expected = analysis.analyze(str(finished), num_completions=8)
+  old = tmp_path / 'run'
+  shutil.copytree(finished, old)
+  for round_ in range(1, len(expected)):
+    file = old / 'rounds' / f'{round_:04d}' / 'samples.jsonl'
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert all(line.pop('prompt_tokens') for line in lines)
+    file.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+    manifest = file.with_name('manifest.json')
+    facts = json.loads(manifest.read_text())
+    data = file.read_bytes()
+    facts[f'rounds/{round_:04d}/samples.jsonl'] = [len(data), hashlib.sha256(data).hexdigest()]
+    manifest.write_text(json.dumps(facts))
+  assert analysis.analyze(str(old), num_completions=8) == expected
 
 
 def test_what_is_no_run_or_damaged_is_refused(finished, tmp_path):

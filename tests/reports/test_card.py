@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from imm_jax import cli, lm
+from imm_jax import cli, lm, sharding
 from imm_jax.reports import card
-from imm_jax.rounds import experiment, loop
+from imm_jax.rounds import experiment, loading, loop
 from tests.conftest import load_config
 from tests.rounds.test_loop import tiny
 
@@ -25,7 +25,7 @@ def front_matter(text):
 def run(tmp_path_factory):
   """A run of two rounds from a directory with a license, and the directory."""
   at = tmp_path_factory.mktemp('card')
-  loop.random_lm(experiment.resolve(tiny()), loop.sharding.make_mesh()).save(at / 'base')
+  loading.random_lm(experiment.resolve(tiny()), sharding.make_mesh()).save(at / 'base')
   (at / 'base' / 'README.md').write_text(LICENSED)
   rows = loop.run(tiny(**{'model.path': str(at / 'base'), 'merge.alpha': 0.25, 'seed': 7}), str(at / 'run'))
   return at, rows

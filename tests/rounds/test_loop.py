@@ -344,7 +344,7 @@ def test_anchors_and_starts_follow_their_laws(tmp_path):
 @pytest.mark.parametrize(
   'changes',
   [
-    {'optimizer.keep_moments': True, 'merge.anchor': 'all_previous'},
+    {'optimizer.keep_opt_state': True, 'merge.anchor': 'all_previous'},
     {'merge.method': 'ties', 'merge.density': 0.3, 'merge.alpha': {'attention': 0.2, 'mlp': [0.4, 0.6], 'default': 0.5}},
   ],
   ids=['moments-mean', 'ties-rule'],
@@ -374,19 +374,16 @@ def test_nothing_compiles_after_the_first_round(tmp_path):
   def count(event, *_, **__):
     compiled[round_] += event == '/jax/core/compile/backend_compile_duration'
 
-  original = loop.Workdir.finish
-
-  def finish(self, entry):
+  def next_round(path):
     nonlocal round_
-    original(self, entry)
-    round_ = entry['round'] + 1
+    round_ += 1
 
   with pytest.MonkeyPatch.context() as patch:
     patch.delenv('JAX_COMPILATION_CACHE_DIR')
-    patch.setattr(loop.Workdir, 'finish', finish)
     jax.clear_caches()
     jax.monitoring.register_event_duration_secs_listener(count)
-    loop.run(tiny(**{'num_rounds': 3, 'merge.method': 'dare', 'merge.alpha': alpha}), str(tmp_path / 'run'))
+    config = tiny(**{'num_rounds': 3, 'merge.method': 'dare', 'merge.alpha': alpha})
+    loop.run(config, str(tmp_path / 'run'), next_round)
     jax.monitoring.unregister_event_duration_listener(count)
   assert jax.config.jax_compilation_cache_dir == str(tmp_path / '.xla_cache')
   assert compiled[0] > 0 and compiled[1] > 0

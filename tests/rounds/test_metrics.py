@@ -102,7 +102,7 @@ def test_steps_are_traced_whole(tmp_path, steps, config, waits):
   def wait():
     waited.append(steps.start + len(done))
 
-  for step in metrics.profiled(steps, metrics.ProfileConfig(*config), str(tmp_path), wait):
+  for step in metrics.profiled(steps, steps, metrics.ProfileConfig(*config), str(tmp_path), wait):
     done.append(step)
   assert done == list(steps) and waited == waits
   assert len(list((tmp_path / 'profile').rglob('*.xplane.pb'))) == bool(waits)
@@ -110,6 +110,6 @@ def test_steps_are_traced_whole(tmp_path, steps, config, waits):
 
 def test_leaving_within_traced_steps_ends_the_trace(tmp_path):
   for _ in range(2):  # a trace that still runs would not let the second begin
-    for step in metrics.profiled(range(9), metrics.ProfileConfig(3, 4), str(tmp_path), lambda: None):
+    for step in metrics.profiled(range(9), range(9), metrics.ProfileConfig(3, 4), str(tmp_path), lambda: None):
       if step == 4:
         break

@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from imm_jax import processes, sharding
-from imm_jax.formats import checkpoint
+from imm_jax import sharding
 from imm_jax.models import transformer
 from imm_jax.models.transformer import Transformer
-from imm_jax.training import finetune, lora, packing
+from imm_jax.training import lora, packing
 from imm_jax.training.finetune import FinetuneConfig
 from imm_jax.training.optimizer import OptimizerConfig
 from tests.conftest import every_family
+from tests.training.test_finetune import tune
 
 OPTIMIZER = OptimizerConfig(
-  1e-2, warmup_fraction=0.03, weight_decay=0.0, b1=0.9, b2=0.999, eps=1e-8, clip_norm=0.5, keep_moments=False
+  1e-2, warmup_fraction=0.03, weight_decay=0.0, b1=0.9, b2=0.999, eps=1e-8, clip_norm=0.5, keep_opt_state=False
 )
 CONFIG = FinetuneConfig(2, batch_size=8, accumulation_steps=2, max_length=16, lora_rank=2, lora_alpha=4.0)
 
@@ -27,17 +27,6 @@ def rows():
   rng = np.random.default_rng(0)
   pairs = [(list(rng.integers(0, 64, n)), list(rng.integers(0, 64, 3))) for n in rng.integers(2, 6, 40)]
   return packing.pack(pairs, 16)
-
-
-def tune(config, params, rows, mesh, finetune_config=CONFIG, **options):
-  metrics = []
-  with jax.set_mesh(mesh):
-    placed = jax.device_put(jax.tree.map(jnp.copy, params), transformer.param_shardings(config, mesh, sharding.TRAIN))
-    tuned, _ = finetune.fine_tune(
-        Transformer(config), placed, rows, finetune_config, OPTIMIZER, mesh, seed=0, round_=1,
-        write=lambda step, values: metrics.append(values), **options,
-    )  # fmt: skip
-  return tuned, metrics
 
 
 @every_family
@@ -58,7 +47,7 @@ def test_an_adapter_beside_its_kernel_is_the_adapter_in_it(config, params):
 
 
 def test_only_kernels_of_attention_and_mlp_move_and_by_the_rank(config, params, rows):
-  tuned, metrics = tune(config, params, rows, sharding.make_mesh())
+  tuned, metrics = tune(config, params, rows, CONFIG, sharding.make_mesh(), OPTIMIZER)
   assert metrics[-1]['loss_nats'] < metrics[0]['loss_nats']
   for path, delta in jax.tree.leaves_with_path(jax.tree.map(lambda a, b: np.asarray(a - b), jax.device_get(tuned), params)):
     names = [key.key for key in path]
@@ -71,25 +60,13 @@ def test_only_kernels_of_attention_and_mlp_move_and_by_the_rank(config, params, 
 
 
 def test_meshes_change_nothing_and_params_stay_where_they_are(config, params, rows, mesh):
-  tuned, metrics = tune(config, params, rows, mesh)
-  expected, expected_metrics = tune(config, params, rows, sharding.make_mesh(1, 1, 1, jax.devices()[:1]))
+  one = sharding.make_mesh(1, 1, 1, jax.devices()[:1])
+  tuned, metrics = tune(config, params, rows, CONFIG, mesh, OPTIMIZER)
+  expected, expected_metrics = tune(config, params, rows, CONFIG, one, OPTIMIZER)
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), jax.device_get(tuned), jax.device_get(expected))
   np.testing.assert_allclose([m['loss_nats'] for m in metrics], [m['loss_nats'] for m in expected_metrics], rtol=1e-4)
   wanted = transformer.param_shardings(config, mesh, sharding.TRAIN)
   assert all(jax.tree.leaves(jax.tree.map(lambda x, s: x.sharding == s, tuned, wanted)))
-
-
-def test_it_goes_on_where_it_was_stopped(config, params, rows, tmp_path, monkeypatch):
-  mesh, whole = sharding.make_mesh(), tune(config, params, rows, sharding.make_mesh())
-  steps = checkpoint.Steps(str(tmp_path / 'steps'))
-  answers = iter([False, True])
-  monkeypatch.setattr(processes, 'should_stop', lambda: next(answers, False))
-  with pytest.raises(processes.Stopped):
-    tune(config, params, rows, mesh, saved=steps)
-  tuned, metrics = tune(config, params, rows, mesh, saved=steps)
-  steps.close()
-  assert metrics == whole[1]
-  jax.tree.map(np.testing.assert_array_equal, jax.device_get(tuned), jax.device_get(whole[0]))
 
 
 @pytest.mark.parametrize(

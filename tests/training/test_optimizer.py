@@ -7,7 +7,7 @@ from imm_jax.training import optimizer
 from imm_jax.training.optimizer import OptimizerConfig
 
 CONFIG = OptimizerConfig(
-  1.0, warmup_fraction=0.1, weight_decay=0.5, b1=0.9, b2=0.999, eps=1e-8, clip_norm=1.0, keep_moments=False
+  1.0, warmup_fraction=0.1, weight_decay=0.5, b1=0.9, b2=0.999, eps=1e-8, clip_norm=1.0, keep_opt_state=False
 )
 
 

@@ -1,11 +1,13 @@
-"""What tuned params are merged with, and by which alpha; the loop's laws of it are in test_imm.py."""
+"""What tuned params are merged with, and by which alpha; the loop's laws of it are in test_loop.py."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from imm_jax import merging
-from imm_jax.rounds import experiment, weights
+from imm_jax.rounds import experiment
+from imm_jax.rounds.alpha import layer_adaptive
+from imm_jax.rounds.run import next_anchor
 from tests.rounds.test_loop import tiny
 
 RULES = ('layer_adaptive', 'layer_adaptive_shuffled')
@@ -15,7 +17,7 @@ def test_layers_get_their_alpha_at_the_drift_of_a_uniform_one(config, params):
   exp = experiment.resolve(tiny(**{'merge.rule': 'layer_adaptive'}))
   rng = np.random.default_rng(0)
   tuned = jax.tree.map(lambda p: p + jnp.asarray(rng.normal(scale=0.01, size=p.shape), jnp.float32), params)
-  by_layer = weights.layer_adaptive(exp, [1.0, 2.0], params, tuned, 0.4)
+  by_layer = layer_adaptive('layer_adaptive', 0, [1.0, 2.0], params, tuned, 0.4)
   assert len(by_layer) == config.num_layers and by_layer[0] != by_layer[1]
   merge = merging.make_merge(exp.merge, None, donates=False)
   uniform, adaptive = (merge(params, tuned, np.float32(a), None) for a in (0.4, [*by_layer, 0.4]))
@@ -31,7 +33,7 @@ def test_layers_get_their_alpha_at_the_drift_of_a_uniform_one(config, params):
 def test_the_control_has_the_weights_of_other_layers(params):
   tuned = jax.tree.map(lambda p: p * 1.01, params)
   one, *controls = (
-    weights.layer_adaptive(experiment.resolve(tiny(**{'merge.rule': rule, 'seed': seed})), [1.0, 2.0], params, tuned, 0.4)
+    layer_adaptive(rule, seed, [1.0, 2.0], params, tuned, 0.4)
     for rule, seed in ((RULES[0], 0), *((RULES[1], seed) for seed in range(8)))
   )
   assert one[0] != one[1]
@@ -43,7 +45,7 @@ def test_the_mean_of_all_previous_follows_its_definition():
   params = [{'w': jnp.float32([x, -x])} for x in (1.0, 4.0, 10.0)]
   anchor = params[0]
   for round_, new in enumerate(params[1:], start=1):
-    anchor = weights.next_anchor('all_previous', anchor, new, round_)
+    anchor = next_anchor('all_previous', anchor, new, round_)
   np.testing.assert_allclose(anchor['w'], [5.0, -5.0], rtol=1e-6)
-  assert weights.next_anchor('previous', params[0], params[1], 1) is params[1]
-  assert weights.next_anchor('base', params[0], params[1], 1) is params[0]
+  assert next_anchor('previous', params[0], params[1], 1) is params[1]
+  assert next_anchor('base', params[0], params[1], 1) is params[0]

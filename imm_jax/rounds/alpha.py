@@ -1,0 +1,85 @@
+"""The weight of the tuned params in a round's merge, by `merge.rule`; what it needs is measured once in a run."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+from imm_jax import evaluate, processes
+from imm_jax.merging import coefficients
+from imm_jax.models.transformer import Params
+from imm_jax.rounds import layerwise, synthesize
+from imm_jax.rounds.records import Sample
+from imm_jax.rounds.run import Round, Run, RunState
+from imm_jax.tasks import Task
+
+
+def choose(
+  run: Run, round: Round, state: RunState, tuned: Params, samples: Sequence[Sample]
+) -> tuple[np.ndarray | None, dict[str, Any]]:
+  """Returns the alpha that run.merge takes in a round, and what the round's summary says of it."""
+  alpha = coefficients.schedule(run.exp.merge.alpha, round.number)
+  if run.exp.merge.rule == 'search':
+    alpha, found = _search(run, round, state, tuned)
+    return np.asarray(alpha, np.float32), {'alpha': alpha} | found
+  if run.exp.merge.rule == 'fixed':
+    return None if coefficients.varies(alpha) else np.asarray(alpha, np.float32), {'alpha': alpha}
+  importance = _importance(run, round, samples)
+  by_layer = layer_adaptive(run.exp.merge.rule, run.exp.seed, importance, state.anchor, tuned, alpha)
+  found = {'alpha': alpha, 'alpha_by_layer': by_layer, 'importance': importance}
+  return np.asarray([*by_layer, alpha], np.float32), found
+
+
+def _importance(run: Run, round: Round, samples: Sequence[Sample]) -> list[float]:
+  """Returns the importance of each layer of the original model, [L] nats a token, on samples accepted in round 1."""
+  if round.number > 1:
+    return run.workdir.finished()[1]['merge']['importance']
+
+  def measure() -> list[float]:
+    pairs = synthesize.some_pairs(samples, layerwise.NUM_COMPLETIONS, run.exp.seed)
+    max_length = run.exp.finetune.max_length
+    return layerwise.importance(run.lm, run.lm.params, pairs, max_length=max_length).nll_rise.tolist()
+
+  return round.part('importance', measure)
+
+
+def layer_adaptive(
+  rule: str, seed: int, importance: Sequence[float], anchor: Params, tuned: Params, alpha: float
+) -> list[float]:
+  """Returns alpha of each layer, see coefficients.layer_adaptive; the control's order of layers is drawn by the seed."""
+  change = layerwise.change(anchor, tuned)['layers']
+  norms = processes.fetch(layerwise.delta_norms(anchor, tuned))
+  is_control = rule == 'layer_adaptive_shuffled'
+  order = np.random.default_rng(seed).permutation(len(importance)) if is_control else None
+  return coefficients.layer_adaptive(importance, change, alpha, norms, order).tolist()
+
+
+def _search(run: Run, round: Round, state: RunState, tuned: Params) -> tuple[float, dict[str, Any]]:
+  """Returns the alpha that is best in tasks.dev while tasks.probe loses at most merge.search_eps."""
+  exp = run.exp
+  if round.number > 1:
+    base = run.workdir.finished()[1]['merge']['base_probe']
+  else:
+    base = round.part('search-base', lambda: _accuracy(run, run.lm.params, exp.probe_tasks))
+
+  def trial(alpha: float) -> tuple[float, float]:
+    def measure() -> list[float]:
+      params = run.merge(state.anchor, tuned, np.float32(alpha), round.key)
+      return [_accuracy(run, params, tasks) for tasks in (exp.dev_tasks, exp.probe_tasks)]
+
+    inside, outside = round.part(f'search-{alpha}', measure)
+    return inside, outside
+
+  lowest = base - exp.merge.search_eps - 1e-9  # Less what rounding takes.
+  alpha, trials = coefficients.search(trial, lowest=lowest)
+  return alpha, {'base_probe': base, 'trials': [list(values) for values in trials]}
+
+
+def _accuracy(run: Run, params: Params, tasks: Mapping[str, Task]) -> float:
+  """Returns the mean accuracy of params over tasks, greedy or by likelihood."""
+  lm = dataclasses.replace(run.lm, params=params).to_sample()
+  config = dataclasses.replace(run.exp.evaluate, num_samples_per_prompt=0)
+  results, _ = evaluate.evaluate(lm.model, lm.params, lm.tokenizer, tasks, config, run.exp.sampler, key=jax.random.key(0))
+  return float(np.mean([result['accuracy'] for result in results.values()]))

@@ -1,0 +1,61 @@
+"""The models that a config names: the original one, the teacher, and the random one of the tests and the testbed."""
+
+from collections.abc import Mapping
+import functools
+from typing import Any
+
+import jax
+
+from imm_jax import formats, processes, sharding
+from imm_jax import lm as lm_lib
+from imm_jax.formats.at_round import source_of
+from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.lm import LM
+from imm_jax.models import transformer
+from imm_jax.rounds import experiment
+from imm_jax.rounds.experiment import Experiment
+from imm_jax.rounds.workdir import Workdir
+
+
+def load_base(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh) -> LM:
+  """Returns the original model: from where the config says, or, when the run has begun, from its round 0."""
+  if workdir.num_done > 0:
+    return load_model(exp, f'{workdir.path}@0', mesh)
+  lm = load_model(exp, exp.model.path, mesh)
+  processes.on_first(lambda: workdir.write_model(functools.partial(_save_without_weights, lm)))
+  return lm
+
+
+def load_model(exp: Experiment, path: str, mesh: jax.sharding.Mesh) -> LM:
+  """Returns the model at path, or for '' the config's random one, sharded for training."""
+  if path:
+    spec = exp.model
+    return lm_lib.load(path, dtype=spec.dtype, remat=spec.remat, attention=spec.attention, mesh=mesh, rules=sharding.TRAIN)
+  return random_lm(exp, mesh)
+
+
+def random_lm(exp: Experiment, mesh: jax.sharding.Mesh) -> LM:
+  """Returns the model of the config's `model.random`."""
+  assert exp.model.random is not None
+  tokenizer = Tokenizer.from_characters(exp.model.random.characters)
+  config = experiment.random_config(exp.model, mesh)
+  params = transformer.init_params(config, exp.model.random.seed, mesh)
+  return LM(config, params, tokenizer, mesh, sharding.TRAIN)
+
+
+def load_to_sample(config: Mapping[str, Any]) -> LM:
+  """Returns config.model.path on the config's mesh, ready to sample and to score."""
+  exp = experiment.resolve(config)
+  return load_model(exp, exp.model.path, exp.mesh.make()).to_sample()
+
+
+def check_teacher(exp: Experiment, lm: LM) -> None:
+  """Raises ValueError when the teacher's samples could not be learned from: its tokens are not those of lm."""
+  if exp.synthesize.teacher:
+    tokenizer = formats.load_tokenizer(source_of(exp.synthesize.teacher))
+    lm.tokenizer.check_same(tokenizer, f'synthesize.teacher: {exp.synthesize.teacher}')
+
+
+def _save_without_weights(lm: LM, path: str) -> None:
+  formats.hf.save_config(path, lm.config)
+  lm.tokenizer.save(path)

@@ -1,0 +1,192 @@
+"""A run that is open, what passes from one of its rounds to the next, and a round that is under way."""
+
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import dataclasses
+import functools
+import os
+from typing import Any
+
+from etils import epath
+import jax
+import jax.numpy as jnp
+
+from imm_jax import console, merging, processes, sharding
+from imm_jax import lm as lm_lib
+from imm_jax.formats import checkpoint
+from imm_jax.lm import LM
+from imm_jax.models import transformer
+from imm_jax.models.transformer import Params
+from imm_jax.rounds import experiment, loading, metrics
+from imm_jax.rounds.experiment import Experiment
+from imm_jax.rounds.records import Answer, RoundSummary, Sample
+from imm_jax.rounds.workdir import Workdir
+from imm_jax.tasks import Task
+from imm_jax.training.finetune import Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class RunState:
+  """What a round starts from, in the letters of the paper. All trees are float32 and sharded for training."""
+
+  base: Params  # theta_0, the original model.
+  params: Params  # M_t, the newest merge.
+  anchor: Params  # What the next tuned params are merged with: base, params, or the mean of all starts.
+  sample_params: Params  # Which the next samples come from: M_t, or S_t with sample_from='tuned'.
+  opt_state: Any  # The optimizer's, with optimizer.keep_opt_state; None: each round starts with a new one.
+
+
+@dataclasses.dataclass
+class Round:
+  """A round that is under way; round 0 measures the original model."""
+
+  number: int
+  key: jax.Array  # Of all that is random in it.
+  summary: RoundSummary
+  workdir: Workdir
+  answers: list[Answer] = dataclasses.field(default_factory=list)
+
+  def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
+    """Times a phase. Raises processes.Stopped where a notice to stop has come before."""
+    return self.summary.phase(name)
+
+  def part(self, name: str, compute: Callable[[], Any]) -> Any:
+    """Returns compute(), a value of JSON, or what an earlier process of this round got from it."""
+    return self.workdir.part(self.number, name, compute, report=console.note)
+
+
+class Run:
+  """An experiment in its workdir, on its devices."""
+
+  def __init__(self, exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh, stack: contextlib.ExitStack):
+    self.exp = exp
+    self.workdir = workdir
+    self.mesh = mesh
+    self._stack = stack
+    self._questions = {name: _describe(exp, task) for name, task in exp.all_tasks.items()}
+    exp.check_questions()
+
+  @classmethod
+  @contextlib.contextmanager
+  def open(cls, config: Mapping[str, Any], path: str) -> Iterator['Run']:
+    """Opens a workdir for an experiment, after all that can be wrong before a model is loaded has been checked.
+
+    Raises:
+      ValueError: the config is wrong, or the workdir belongs to another one; the key and the fix are named.
+      OSError: a file cannot be read or written.
+    """
+    exp = experiment.resolve(config)
+    workdir = Workdir(path)
+    beside = epath.Path(workdir.path).parent / '.xla_cache'
+    cache = exp.compilation_cache or os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(beside)
+    jax.config.update('jax_compilation_cache_dir', cache)
+    mesh = exp.mesh.make()
+    with contextlib.ExitStack() as stack:
+      run = cls(exp, workdir, mesh, stack)
+      for line in workdir.open(config):
+        console.note(line)
+      stack.enter_context(jax.set_mesh(mesh))
+      yield run
+
+  @property
+  def is_finished(self) -> bool:
+    """Whether all rounds are done."""
+    return self.workdir.num_done > self.exp.num_rounds
+
+  def resume(self) -> RunState:
+    """Returns what the next round starts from: the newest round whose arrays are whole.
+
+    Rounds whose arrays are not are set aside, to be done again. Raises ValueError when that is round 0, and later ones
+    build on it.
+    """
+    while True:
+      done = self.workdir.num_done
+      try:
+        state = self._load(done)
+        break
+      except checkpoint.Damaged as error:
+        if done == 0 or (done > 1 and error.path == self.workdir.checkpoint(0)):
+          raise ValueError(f'{error}; restore it, or choose another workdir') from error
+        console.note(f'{error}; its round is done again')
+        processes.on_first(functools.partial(self.workdir.set_aside, done - 1))
+    loading.check_teacher(self.exp, self.lm)
+    shardings = transformer.param_shardings(self.lm.config, self.mesh, sharding.TRAIN)
+    self.merge = merging.make_merge(self.exp.merge, shardings, donates=self.exp.merge_donates)
+    lines = [line for number in range(done) for line in self.workdir.read_lines(number, 'metrics.jsonl')]
+    writer = metrics.Writer(
+      self.workdir.path,
+      lines,
+      tensorboard=self.exp.tensorboard,
+      logger=self.exp.logger,
+      writes=processes.is_first(),
+    )
+    self.writer = self._stack.enter_context(contextlib.closing(writer))
+    return state
+
+  def rounds(self) -> Iterator[Round]:
+    """Yields the rounds that are left; each has to be committed before the next."""
+    for number in range(self.workdir.num_done, self.exp.num_rounds + 1):
+      console.note(f'round {number} of {self.exp.num_rounds}' if number else 'round 0: the original model')
+      key = jax.random.fold_in(jax.random.key(self.exp.seed), number)
+      yield Round(number, key, RoundSummary(number, tasks=None if number else self._questions), self.workdir)
+
+  def commit(self, round: Round, state: RunState) -> None:
+    """Saves what a round has done: its arrays, its answers, its metrics and its summary. Then it is done."""
+    lines = [answer.to_json() for answer in round.answers]
+    self.workdir.write_lines(round.number, 'evaluations.jsonl', lines)
+    with round.phase('checkpoint'):
+      trees = {'params': state.params}
+      if self.exp.sample_from == 'tuned':
+        trees['tuned'] = state.sample_params
+      if state.opt_state is not None:
+        trees['opt_state'] = state.opt_state
+      checkpoint.save(self.workdir.checkpoint(round.number), trees)
+    self.writer.write(round.number, round.summary.scalars())
+    self.workdir.write_lines(round.number, 'metrics.jsonl', self.writer.of_round(round.number))
+    self.writer.flush()  # Nothing is written after the last round.
+    self.workdir.finish(round.summary.to_json())
+
+  def samples(self, number: int) -> list[Sample]:
+    """Returns the samples of a round that is done."""
+    return [Sample.from_json(line) for line in self.workdir.read_lines(number, 'samples.jsonl')]
+
+  def _load(self, done: int) -> RunState:
+    exp = self.exp
+    self.lm: LM = loading.load_base(exp, self.workdir, self.mesh)
+    self.trainer = Trainer(self.lm.model, exp.finetune, exp.optimizer, self.mesh)
+    base = self.lm.params
+    if done < 2:
+      return RunState(base, base, base, base, None)
+    restore = functools.partial(lm_lib.restore, self.workdir.path, like=self.lm)
+    params = restore(done - 1, 'params')
+    anchor = params if exp.merge.anchor == 'previous' else base
+    for number in range(1, done if exp.merge.anchor == 'all_previous' else 0):
+      anchor = next_anchor('all_previous', anchor, restore(number, 'params'), number)
+    opt_state = None
+    if exp.optimizer.keep_opt_state:
+      abstract = self.trainer.abstract().opt_state
+      opt_state = checkpoint.restore(self.workdir.checkpoint(done - 1), 'opt_state', abstract)
+    sample_params = params if exp.sample_from == 'merged' else restore(done - 1, 'tuned')
+    return RunState(base, params, anchor, sample_params, opt_state)
+
+
+def _describe(exp: Experiment, task: Task) -> dict[str, int]:
+  """Returns how many questions a task has, which reads them, and prints it."""
+  num_train = len(exp.train_questions(task))
+  num_test = len(task.test)
+  num_dropped = task.num_dropped + len(task.train) - num_train
+  console.note(f'{task.name}: {num_train} train and {num_test} test questions; {num_dropped} duplicates dropped')
+  return {'num_train': num_train, 'num_test': num_test, 'num_dropped': num_dropped}
+
+
+def next_anchor(which: str, anchor: Params, params: Params, round_: int) -> Params:
+  """Returns the anchor after a round; for 'all_previous' the mean of round_ + 1 params, from that of round_ of them."""
+  if which == 'all_previous':
+    return running_mean(anchor, params, jnp.float32(round_ + 1))
+  return params if which == 'previous' else anchor
+
+
+@jax.jit
+def running_mean(mean: Params, params: Params, n: jax.Array) -> Params:
+  """Returns the mean of n trees, given that of the first n - 1 and the last."""
+  return jax.tree.map(lambda m, p: m + (p - m) / n, mean, params)
