@@ -740,7 +740,20 @@ def test_a_python_that_does_not_start_is_an_error(monkeypatch, tmp_path):
   [
     (r'\frac{1}{2^{90}}', r'\boxed{\frac{1}{2^{80}}}', False), ('0.0000002', r'\boxed{0.0000004}', False),
     ('73', 'The answer is **73**.', True), ('73', 'The final answer is $73$. I hope it is correct.', True),
-    ('31/4', 'The answer is 3 1/4.', False), ('(1,2)', r'\boxed{1 < x < 2}', True), ('1 < x < 2', r'\boxed{(1,2)}', True),
+    ('31/4', 'The answer is 3 1/4.', False),
+    ('3', 'The answer is $3$ or 4.', False), ('3', 'The answer is at most $3$', False), ('3', 'The answer is -$3$', False),
+    ('x^2', 'The answer is 2$x^2$', False), ('x^2', 'The answer is $x^2$ + 1', False), ('x^2', 'It is either $x^2$ or 0', False),
+    ('x^2', 'The answer is the value $x^2$, since $x > 0$.', True), ('3', 'The answer is $3$ apples', True),
+    ('12', r'\boxed{1\ 2}', False), ('12', r'\boxed{1\text{ }2}', False), ('12500', r'\boxed{12\,500}', True),
+    ('5', r'\boxed{5!}', False), ('n!', r'\boxed{n!}', True), ('120', r'\boxed{5!}', True), ('5', 'The answer is $5!$', False),
+    ('2', r'\boxed{x=1 \text{ or } x=2}', False), ('(1,2)', r'\boxed{x=1 \text{ or } x=2}', False),
+    ('2,400', r'\boxed{2\text{ and }400}', False), ('1,2', r'\boxed{1 \text{ and } 2}', True),
+    ('(12,500)', r'\boxed{12500}', False), ('12500', r'\boxed{(12,500)}', False), ('12500', r'\boxed{12,\!500}', True),
+    (r'\{1,2\}', r'\boxed{(1,2)}', False), (r'\{1,2\}', r'\boxed{1,2}', True), ('101_2', r'\boxed{101_3}', False),
+    ('101', r'\boxed{101_2}', False), ('101_2', r'\boxed{101_{2}}', True), (r'5\text{ km}', r'\boxed{5\text{ cm}}', False),
+    (r'5\text{ hours}', r'\boxed{5\text{ h}}', True), (r'\$5', r'\boxed{5\text{ cents}}', False), ('5', r'\boxed{5\text{ cm}}', True),
+    ('20', r'\boxed{\text{June 20}}', False), ('3', 'Let $x = 3$. Then we compute $x+1$.', False), ('3', 'We have 3 of them', False),
+    ('x+1', '$x+1$', True), (r'\emptyset', r'\boxed{\varnothing}', True), ('(1,2)', r'\boxed{1 < x < 2}', True), ('1 < x < 2', r'\boxed{(1,2)}', True),
   ],
 )  # fmt: skip
 def test_formulas_are_equal_both_ways_or_not(gold, answer, equal):

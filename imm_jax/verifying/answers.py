@@ -76,13 +76,19 @@ _TAKEN_BACK = re.compile(
   """,
   re.VERBOSE | re.IGNORECASE,
 )
-# Behind an answer, whether another follows or not: words that leave it none.
+# Words that leave an answer none, whether another follows or not: soon behind it, or anywhere behind it.
 _REJECTED = re.compile(
   r"""
   \b(?:this|that|it|which|he|she|they|(?:the|my)\ (?:answer|above))(?:\ (?:answer|result))?(?:'s|\ (?:is|was|are|were|seems))
     \ (?:actually\ |clearly\ )?(?:wrong|incorrect|false|not\ (?:correct|right|true)|an?\ (?:mistake|error))\b
   |\((?:wrong|incorrect|false)\)
-  |(?:[.!?]\s{1,5}|\n)\W{0,5}(?:no|wait|actually|hmm+|sorry|correction|oops|scratch\ that)\b[\s,.:;!—-]{0,9}
+  """,
+  re.VERBOSE | re.IGNORECASE,
+)
+_REJECTED_CHARACTERS = 100
+_REPLACED = re.compile(
+  r"""
+  (?:[.!?]\s{1,5}|\n)\W{0,5}(?:no|wait|actually|hmm+|sorry|correction|oops|scratch\ that)\b[\s,.:;!—-]{0,9}
     (?:(?:it|that|this|the\ (?:(?:correct|right)\ )?answer)\ (?:is|should|must|was)\b|make\ (?:it|that)\b
       |[$(]?\d|(?-i:[A-Z])(?![\w']))
   """,
@@ -170,9 +176,15 @@ def _first_that_stays(
       chosen, answer, is_taken_back, is_rejected = statement, value, False, False
     if chosen is not None:
       end = statements[i + 1].start if i + 1 < len(statements) else len(text)
-      is_rejected |= _REJECTED.search(text, statement.inside, end) is not None and chosen is statement
+      is_rejected |= chosen is statement and _is_rejected(text, statement.inside, end)
       is_taken_back |= is_rejected or _TAKEN_BACK.search(text, statement.start, end) is not None
   return chosen, None if chosen is None or is_rejected else answer
+
+
+def _is_rejected(text: str, start: int, end: int) -> bool:
+  """Returns whether the answer before text[start:end] is taken back there."""
+  soon = min(end, start + _REJECTED_CHARACTERS)
+  return bool(_REJECTED.search(text, start, soon) or _REPLACED.search(text, start, end))
 
 
 def stated(solution: str) -> str | None:
@@ -232,7 +244,7 @@ def _boxed_answer(text: str, boxes: Sequence[Box]) -> str:
     return ''
   last = kept[-1]
   is_one_of_two = len(kept) > 1 and kept[-2].content != last.content and _JOINED.match(text[kept[-2].end : last.start])
-  is_rejected = _REJECTED.search(text, last.end) or _BOX_REJECTED.match(text, last.end)
+  is_rejected = _is_rejected(text, last.end, len(text)) or _BOX_REJECTED.match(text, last.end)
   return '' if is_one_of_two or is_rejected else last.content
 
 
