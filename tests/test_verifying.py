@@ -103,6 +103,14 @@ def test_numeric_verifier(gold, completion, expected):
     ('yes', 'Whales swim, so yes', LENIENT),
     ('yes', 'the answer is: Yes!', LENIENT),
     ('yes', 'yes and no', NEITHER),
+    ('yes', 'The answer is yes. Whales swim.', BOTH),
+    ('yes', 'The answer is yes; no', NEITHER),
+    ('yes', 'The answer is yes, as well as no', NEITHER),
+    ('yes', 'The answer is yes, as whales swim', BOTH),
+    ('cat', 'The answer is cat for dog', NEITHER),
+    ('__init__', 'init', NEITHER),
+    ('__init__', 'The answer is __init__.', BOTH),
+    ('caf\N{LATIN SMALL LETTER E WITH ACUTE}', 'cafe\N{COMBINING ACUTE ACCENT}', BOTH),
     ('yes', 'no. yes.\nthe answer is no.', NEITHER),
     ('yes', '', NEITHER),
     ('(A)', '(A)', BOTH),
@@ -136,6 +144,12 @@ def test_exact_verifier(gold, completion, expected):
     ('A dog', NEITHER),
     ('But it is 9', NEITHER),
     ('the answer is C, not B', NEITHER),
+    ('the answer is B - 7 km', NEITHER),
+    ('B - 7 km', NEITHER),
+    ('B. 8 km, since it is far', BOTH),
+    ('B. Smith said so', LENIENT),
+    ('not B', NEITHER),
+    ('It must be anything but B', NEITHER),
     ('b', NEITHER),
     ('', NEITHER),
   ],
@@ -199,7 +213,10 @@ def test_the_prefix_of_code_may_be_continued_or_written_again():
   example = base.make_example('t', prompt, 'unused', metadata={**DOUBLE, 'prefix': prompt})
   task = data_set('humaneval')
   assert task.verify(example, '\n  return 2 * x\n\ndef other():') and not task.verify(example, '\n  return x\n')
-  assert data_set('humaneval', format='chat').verify(example, f'```python\n{prompt}  return 2 * x\n```')
+  chat = data_set('humaneval', format='chat')
+  assert chat.verify(example, f'```python\n{prompt}  return 2 * x\n```')
+  assert chat.verify(example, '  return 2 * x\n```\n\nThis doubles x.')
+  assert chat.verify(example, f'```python\nfrom __future__ import annotations\n\n{prompt}  return 2 * x\n```')
 
 
 # What no completion may do: raise, hang or pass. Each in every verifier of text, or against the tests of a program.
@@ -624,6 +641,25 @@ LETTERS = [
   ('So it is 5.\nHence (A) is the correct answer', 'A'),
   ("The answer isn't A", ''),
   ('I do not think the answer is A', ''),
+  ('The answer is (A) (B)', ''),
+  ('The answer is A, possibly B', ''),
+  ('The answer is (A) the car or (B) the tree', ''),
+  ('The answer is A as well as B', ''),
+  ('The answer is A, since B is a tree', 'A'),
+  ('The answer is A and not B', 'A'),
+  ('A) the car\nB) the tree\nC) the stone', ''),
+  ('A) is wrong because it moves.\nB) is right.', ''),
+  ('A: incorrect', ''),
+  ('A\nB is wrong.', 'A'),
+  ('A\n\nExplanation: cars move. B is a tree.', 'A'),
+  ('The answer is A. No, B.', ''),
+  ('The answer is A. Actually, it is B.', ''),
+  ('The answer is vitamin A', ''),
+  ('The answer is perhaps A', ''),
+  ('The answer is clearly option A', 'A'),
+  ('A is right because it moves', 'A'),
+  ('#### Option A', 'A'),
+  ('The answer is A!', 'A'),
 ]
 
 
@@ -653,6 +689,8 @@ ONE = 'def f():\n  return 1\n'
     f'```python\ndef f():\n  return 2\n```\nNo:\n```python\n{ONE}```',
     f'```python\n{ONE}```\nUse it:\n```python\nprint(f())\n```',
     f'```\n{ONE}```\nwhich prints\n```\n1\n```',
+    f'```python\n{ONE}```<|im_end|>',
+    f'\ufeff{ONE}',
   ],
 )
 def test_the_last_block_that_defines_what_the_tests_need(text):
@@ -660,7 +698,31 @@ def test_the_last_block_that_defines_what_the_tests_need(text):
 
 
 @pytest.mark.parametrize(
-  'text', ['```' + 'a' * 60_000 + '`', '`' * 100_000 + 'a`', '```python\n' + 'import ' * 25_000 + '\n```'], ids=len
+  'text, tests',
+  [
+    ('```python\nimport math\n```\n```python\ndef f():\n  return math.floor(1.5)\n```', 'assert f() == 1'),
+    ('```python\ndef g():\n  return 1\n```\nand\n```python\ndef f():\n  return g()\n```', 'assert f() == 1'),
+    ('```python\ndef f():\n  return 1\n```\nand\n```python\ndef g():\n  return 2\n```', 'assert f() + g() == 3'),
+    ('```python\nf, g = (lambda: 1), (lambda: 2)\n```\nso\n```python\nprint(f())\n```', 'assert f() == 1'),
+    ('```python\ndef f():\n  """Example:\n\n  ```\n  f()\n  ```\n  """\n  return 1\n```', 'assert f() == 1'),
+    ('```python\nS = """\nfrom __future__ import annotations\n"""\ndef f(): return S.count("a")\n```', 'assert f() == 2'),
+  ],
+)  # fmt: skip
+def test_a_program_in_parts_is_read_whole(text, tests):
+  assert code.verify('', tests, text)
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '```' + 'a' * 60_000 + '`',
+    ''.join(f'```python\ndef g{i}(): g{i + 1}\n```\n' for i in range(3_000)) + '```python\ndef f(): g1, g2999\n```',
+    'a,' * 90_000,
+    '\n#' * 90_000,
+    '`' * 100_000 + 'a`',
+    '```python\n' + 'import ' * 25_000 + '\n```',
+  ],
+  ids=len,
 )
 def test_fences_and_lines_without_end_are_read(text):
   assert isinstance(code.read(text, 'assert f() == 1'), str)
@@ -742,18 +804,22 @@ def test_a_python_that_does_not_start_is_an_error(monkeypatch, tmp_path):
     ('73', 'The answer is **73**.', True), ('73', 'The final answer is $73$. I hope it is correct.', True),
     ('31/4', 'The answer is 3 1/4.', False),
     ('3', 'The answer is $3$ or 4.', False), ('3', 'The answer is at most $3$', False), ('3', 'The answer is -$3$', False),
-    ('x^2', 'The answer is 2$x^2$', False), ('x^2', 'The answer is $x^2$ + 1', False), ('x^2', 'It is either $x^2$ or 0', False),
+    ('x^2', 'The answer is 2$x^2$', False), ('x^2', 'The answer is $x^2$ + 1', False),
+    ('x^2', 'It is either $x^2$ or 0', False),
     ('x^2', 'The answer is the value $x^2$, since $x > 0$.', True), ('3', 'The answer is $3$ apples', True),
     ('12', r'\boxed{1\ 2}', False), ('12', r'\boxed{1\text{ }2}', False), ('12500', r'\boxed{12\,500}', True),
-    ('5', r'\boxed{5!}', False), ('n!', r'\boxed{n!}', True), ('120', r'\boxed{5!}', True), ('5', 'The answer is $5!$', False),
+    ('5', r'\boxed{5!}', False), ('n!', r'\boxed{n!}', True), ('120', r'\boxed{5!}', True),
+    ('5', 'The answer is $5!$', False),
     ('2', r'\boxed{x=1 \text{ or } x=2}', False), ('(1,2)', r'\boxed{x=1 \text{ or } x=2}', False),
     ('2,400', r'\boxed{2\text{ and }400}', False), ('1,2', r'\boxed{1 \text{ and } 2}', True),
     ('(12,500)', r'\boxed{12500}', False), ('12500', r'\boxed{(12,500)}', False), ('12500', r'\boxed{12,\!500}', True),
     (r'\{1,2\}', r'\boxed{(1,2)}', False), (r'\{1,2\}', r'\boxed{1,2}', True), ('101_2', r'\boxed{101_3}', False),
     ('101', r'\boxed{101_2}', False), ('101_2', r'\boxed{101_{2}}', True), (r'5\text{ km}', r'\boxed{5\text{ cm}}', False),
-    (r'5\text{ hours}', r'\boxed{5\text{ h}}', True), (r'\$5', r'\boxed{5\text{ cents}}', False), ('5', r'\boxed{5\text{ cm}}', True),
-    ('20', r'\boxed{\text{June 20}}', False), ('3', 'Let $x = 3$. Then we compute $x+1$.', False), ('3', 'We have 3 of them', False),
-    ('x+1', '$x+1$', True), (r'\emptyset', r'\boxed{\varnothing}', True), ('(1,2)', r'\boxed{1 < x < 2}', True), ('1 < x < 2', r'\boxed{(1,2)}', True),
+    (r'5\text{ hours}', r'\boxed{5\text{ h}}', True), (r'\$5', r'\boxed{5\text{ cents}}', False),
+    ('5', r'\boxed{5\text{ cm}}', True), ('20', r'\boxed{\text{June 20}}', False), ('3', 'We have 3 of them', False),
+    ('3', 'Let $x = 3$. Then we compute $x+1$.', False), ('x+1', '$x+1$', True),
+    (r'\emptyset', r'\boxed{\varnothing}', True),
+    ('(1,2)', r'\boxed{1 < x < 2}', True), ('1 < x < 2', r'\boxed{(1,2)}', True),
   ],
 )  # fmt: skip
 def test_formulas_are_equal_both_ways_or_not(gold, answer, equal):

@@ -25,7 +25,7 @@ _LIST = re.compile(r'1[.)]\s+\S.*\n\W*2[.)]\s', re.DOTALL)  # 'Answer:\n1. We ad
 _MARKER = r"""
   (?:\b{name}
     [*_"\s]{{0,20}}(?:\b(?:to|of)\s(?:the|this|your)\s(?:question|problem)\s(?=is\b))?
-    (?:\b(?:is|was)\b(?!n)|\bequals\b|\b(?:should|must|will|has\sto)\sbe\b|:|=)
+    (?:\bis\b(?!n)|\bequals\b|\b(?:should|must|will|has\sto)\sbe\b|:)
   |^[>\#*_ \t]*{name}[*_ \t]*$)                                                          # a heading, a line of its own
 """
 _FINAL = re.compile(_MARKER.format(name=r'final\s+(?:numerical\s+)?answer'), _FLAGS)
