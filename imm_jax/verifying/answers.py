@@ -150,15 +150,15 @@ def read(
     content = _boxed_answer(text, boxes)
     return (boxed or reader)(content) if content else None
   has_statement = False
-  taken_back_until = -1
+  start = 0
   for marker in _MARKERS:
-    statements = [statement for statement in _statements(text, marker) if statement.start >= taken_back_until]
+    statements = [statement for statement in _statements(text, marker) if statement.start >= start]
     has_statement |= bool(statements)
     chosen, answer = _first_that_stays(text, statements, reader)
     if answer is not None:
       return answer
     if chosen is not None:  # A lower rank may hold what replaces it, not what stands before it.
-      taken_back_until = chosen.start
+      start = chosen.start
   return None if has_statement else bare(text)
 
 
@@ -169,16 +169,18 @@ def _first_that_stays(
 
   The answer is None where it is taken back and nothing replaces it.
   """
-  chosen, answer, is_taken_back = None, None, False
+  chosen = answer = None
+  is_taken_back = is_rejected = False
   for i, statement in enumerate(statements):
     value = reader(statement.text) if statement.text and (chosen is None or is_taken_back) else None
     if value is not None:
-      chosen, answer, is_taken_back, is_rejected = statement, value, False, False
+      chosen, answer = statement, value
+      is_taken_back = is_rejected = False
     if chosen is not None:
       end = statements[i + 1].start if i + 1 < len(statements) else len(text)
       is_rejected |= chosen is statement and _is_rejected(text, statement.inside, end)
       is_taken_back |= is_rejected or _TAKEN_BACK.search(text, statement.start, end) is not None
-  return chosen, None if chosen is None or is_rejected else answer
+  return chosen, None if is_rejected else answer
 
 
 def _is_rejected(text: str, start: int, end: int) -> bool:

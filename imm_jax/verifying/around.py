@@ -118,7 +118,8 @@ def _calculates(tokens: Sequence[Token]) -> bool:
 
 def may_equal(left: Sequence[Token]) -> bool:
   """Returns whether what stands before '=' has the number behind it for its value: a name or a sum, but not 2x or x + 1."""
-  has_number, has_variable, depth = False, False, 0
+  has_number = has_variable = False
+  depth = 0  # Of brackets that belong to a name.
   for i, token in enumerate(left):
     before, following = at(left, i - 1), at(left, i + 1)
     is_command = at(left, i - 2).text == '\\'  # \frac{x}{2}
@@ -146,7 +147,8 @@ def _is_call(bracket: Token, before: Token) -> bool:
 
 def may_stand_before(tokens: Sequence[Token]) -> bool:
   """Returns whether what stands before the number leaves it as it is."""
-  words, is_times = [], False
+  words = []
+  is_times = False
   for i, token in enumerate(tokens):
     if token.kind == 'word':
       words.append(token.word)

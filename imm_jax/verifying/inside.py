@@ -107,7 +107,8 @@ def limit(request):
 def ask_and_answer():
   """Ends the process: says that the tests have passed, reads the token, which is sent only now, and sends it back.
 
-  Neither the token nor its descriptor is in a variable or a frame while the program runs.
+  Neither the token nor its descriptor is in a variable or a frame while the program runs: 63, the last descriptor of the
+  limit, has no name.
   """
   os.write(63, b'done\n')
   os.write(63, os.read(63, 2**10))

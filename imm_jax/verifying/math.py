@@ -23,6 +23,7 @@ _BASE = re.compile(r'(?<=[0-9])_\{?([0-9]+)\}?\s*$')
 _NAMES_NUMBER = re.compile(r'(?<![\\A-Za-z])(?!and\b)[A-Za-z]{3,}[\s,]*[0-9]|(?<![\w^.])[0-9]+ +[0-9]')  # June 20, 1 2
 _PROSE = re.compile(r'(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|sqrt)\b)[A-Za-z]{3,}')
 _OPEN_KIND = re.compile(r'[<>]|\\(?:pm|le|ge|in|cup|cap|setminus|infty|mathbb|emptyset)(?![a-z])|\\[lg]eq')
+_KINDS_THAT_DIFFER = [{'one', 'several'}, {'one', 'or'}, {'one', 'tuple'}, {'set', 'tuple'}, {'or', 'tuple'}]
 _SEPARATOR = re.compile(r'(?P<bracket>\\?[(\[{}\])])|(?P<comma>[,;])|\b(?:or|and)\b')
 _THOUSANDS = re.compile(r'(?<=[0-9]),(?=[0-9]{3}(?![0-9]))')
 
@@ -41,7 +42,8 @@ def verify(gold: str, text: str) -> bool:
     return True
   if _differ(gold, answer):
     return False
-  gold_number, number = numbers.read_bare(gold), (numbers.read_box if has_statement else numbers.read_bare)(answer)
+  gold_number = numbers.read_bare(gold)
+  number = (numbers.read_box if has_statement else numbers.read_bare)(answer)
   if gold_number is not None and number is not None:
     if numbers.equal(gold_number, number):
       return True
@@ -103,12 +105,9 @@ def _of_bare(text: str) -> tuple[bool, str] | None:
 
 def _differ(gold: str, answer: str) -> bool:
   """Returns whether two formulas differ in what math-verify overlooks: base, unit, and how many answers there are."""
-  bases = [match and match[1] for match in map(_BASE.search, (gold, answer))]
-  kinds = _kind(gold), _kind(answer)
-  return bases[0] != bases[1] or not _same_unit(gold, answer) or set(kinds) in _KINDS_THAT_DIFFER
-
-
-_KINDS_THAT_DIFFER = [{'one', 'several'}, {'one', 'or'}, {'one', 'tuple'}, {'set', 'tuple'}, {'or', 'tuple'}]
+  if _BASE.findall(gold) != _BASE.findall(answer) or not _same_unit(gold, answer):
+    return True
+  return {_kind(gold), _kind(answer)} in _KINDS_THAT_DIFFER
 
 
 def _names_number(formula: str) -> bool:
@@ -125,7 +124,8 @@ def _kind(formula: str) -> str:
   formula = _spaced(formula)
   if _OPEN_KIND.search(formula):
     return ''
-  depth, inside, outside = 0, 0, ''
+  depth = inside = 0
+  outside = ''
   for match in _SEPARATOR.finditer(formula):
     if match['bracket']:
       depth += 1 if match['bracket'][-1] in '([{' else -1
