@@ -241,6 +241,15 @@ def test_the_first_of_equal_questions_stays():
   assert {'1', '3'} == {example.answer for example in (*split.train, *split.test)}
 
 
+def test_a_question_with_two_golds_is_left_out_and_counted(tmp_path):
+  rows = [{'input': f'{i}?', 'target': i} for i in range(4)] + [
+    {'input': '0?', 'target': '0.0'},
+    {'input': '1?', 'target': 7},
+  ]
+  task = mawps(tmp_path / 'a.jsonl', rows, test_size=1, num_shots=0)
+  assert {example.answer for example in (*task.train, *task.test)} == {'0', '2', '3'} and task.num_dropped == 3
+
+
 def test_equal_questions_with_other_options_are_two():
   one, two = (base.make_example('t', 'q', 'a', options=('a', other)) for other in 'bc')
   assert one.id != two.id
@@ -371,6 +380,7 @@ def test_every_format_reads_the_same(tmp_path, name, text, suffix):
     ('a.jsonl.gz', gzip.compress(b'{"a": 1}', mtime=0)[:-9], 'a.jsonl.gz: not a complete gzip file'),
     ('a.csv', b'a,b\n1\n', 'a.csv, line 2: has not the 2 fields'),
     ('a.csv', b'a,b\n1,2,3\n', 'a.csv, line 2: has not the 2 fields'),
+    ('a.csv', b'q,a,a\n1,2,3\n', 'a.csv, line 1: two columns have one name'),
     ('a.txt', b'a', "a.txt': neither a .json"),
   ],
 )
@@ -488,7 +498,7 @@ def test_arc_rows_of_files_and_of_the_hub(tmp_path):
   assert {example.question: example.answer for example in (*one.train, *one.test)} == {'Sky?': 'dark red', 'Sea?': 'x'}
   assert tasks.guess_accuracy(one, (*one.train, *one.test)) == pytest.approx((1 / 2 + 1 / 3) / 2)
   bad = write(tmp_path / 'c.jsonl', [arc_row('Sky?', ['blue', 'red'], 'answer3')])
-  with pytest.raises(ValueError, match="c.jsonl: row 1: it has no option for its answer '3'"):
+  with pytest.raises(ValueError, match="c.jsonl: row 1: its answer '3' does not name one of its 2 options"):
     data_set('arc_easy', bad, test_size=1).split  # noqa: B018
 
 
@@ -663,7 +673,13 @@ def test_options_with_one_text_keep_their_places(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('options', 'says'), [(['yes', ' ', 'no'], 'option 1 of 3 has no text'), ("['3', '4']", 'o: .* is no list')]
+  ('options', 'says'),
+  [
+    (['yes', ' ', 'no'], 'option 1 of 3 has no text'),
+    ("['3', '4']", 'o: .* is no list'),
+    (['yes', None], 'o: None is neither a text nor a number'),
+    (['yes', ['no']], "o: .'no'. is neither a text nor a number"),
+  ],
 )
 def test_options_that_are_none_name_their_row(tmp_path, options, says):
   with pytest.raises(ValueError, match=f'row 1: {says}'):
@@ -684,6 +700,58 @@ def test_custom_code(tmp_path):
   rows = [{'question': f'{i}?', 'answer': f'def f():\n  return {i}', 't': [f'assert f() == {i}']} for i in range(3)]
   task = custom(tmp_path / 'a.jsonl', rows, verifier='code', tests='t', stop=())
   assert task.verify(task.test[0], task.target(task.test[0])) and not task.verify(task.test[0], task.target(task.train[0]))
+
+
+@pytest.mark.parametrize(
+  'cell, says',
+  [
+    ('["assert f() == 1"]', None), ('assert f() == 1', None), ("['assert f() == 1']", 'is no list'), ('', 'checks nothing'),
+    ('[]', 'checks nothing'), ('["import math"]', 'checks nothing'),
+  ],
+)  # fmt: skip
+def test_a_csv_file_holds_tests_as_text_or_json(tmp_path, cell, says):
+  rows = [{'question': f'{i}?', 'answer': 'def f():\n  return 1', 't': cell} for i in range(2)]
+  task = custom(tmp_path / 'a.jsonl', rows, verifier='code', tests='t', stop=())
+  if says is None:
+    assert task.verify(task.test[0], 'def f():\n  return 1') and not task.verify(task.test[0], 'def f():\n  return 2')
+  else:
+    with pytest.raises(ValueError, match=says):
+      task.split  # noqa: B018
+
+
+@pytest.mark.parametrize(
+  'name, change, says',
+  [
+    ('strategyqa', {'answer': 'maybe'}, 'neither true nor false'),
+    ('aqua', {'options': ['B)y', 'A)x']}, "does not begin with 'A)'"),
+    ('aqua', {'options': ['f(x)=2', 'g(x)=3']}, "does not begin with 'A)'"),
+    ('arc_easy', {'choices': {'label': ['A', 'A'], 'text': ['x', 'y']}, 'answerKey': 'A'}, 'does not name one of'),
+    ('arc_easy', {'choices': {'label': ['A', 'B'], 'text': ['x', 'y', 'z']}}, 'does not name one of'),
+    ('arc_easy', {'choices': {'label': ['A', 'B'], 'text': ['x', None]}}, 'option: None is neither'),
+    ('logiqa', {'correct_option': 1.9}, 'invalid literal'),
+    ('mbpp', {'test_list': []}, 'has no tests'),
+  ],
+)
+def test_rows_that_have_no_sure_gold_are_named(tmp_path, name, change, says):
+  path = write(tmp_path / 'a.jsonl', [catalog.DATASETS[name].sample | change])
+  with pytest.raises(ValueError, match='row 1: ') as error:
+    make_task('t', catalog.spec(name, train_source='', test_source=path, num_shots=0)).split  # noqa: B018
+  assert says in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'answer, gold', [(True, 'yes'), ('no', 'no'), ('False', 'no'), ('true', 'yes'), (0, 'no'), ('1', 'yes')]
+)
+def test_truth_is_read_however_it_is_written(tmp_path, answer, gold):
+  path = write(tmp_path / 'a.jsonl', [catalog.DATASETS['strategyqa'].sample | {'answer': answer}])
+  assert make_task('t', catalog.spec('strategyqa', train_source='', test_source=path, num_shots=0)).test[0].answer == gold
+
+
+@pytest.mark.parametrize('line', ['Problem: it is this.', 'Example 1: 2 + 3.'])
+def test_a_worked_solution_is_read_to_its_end(tmp_path, line):
+  row = {'problem': 'What is 2 + 3?', 'solution': f'We add.\n{line}\nSo it is \\boxed 5.'}
+  task = data_set('math', train_source='', test_source=write(tmp_path / 'a.jsonl', [row]), num_shots=0)
+  assert task.test[0].answer == '5'
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,14 @@ def test_numeric_verifier(gold, completion, expected):
     ('yes', 'Whales swim, so yes', LENIENT),
     ('yes', 'the answer is: Yes!', LENIENT),
     ('yes', 'yes and no', NEITHER),
+    ('yes', 'The answer is yes. Whales swim.', BOTH),
+    ('yes', 'The answer is yes; no', NEITHER),
+    ('yes', 'The answer is yes, as well as no', NEITHER),
+    ('yes', 'The answer is yes, as whales swim', BOTH),
+    ('cat', 'The answer is cat for dog', NEITHER),
+    ('__init__', 'init', NEITHER),
+    ('__init__', 'The answer is __init__.', BOTH),
+    ('caf\N{LATIN SMALL LETTER E WITH ACUTE}', 'cafe\N{COMBINING ACUTE ACCENT}', BOTH),
     ('yes', 'no. yes.\nthe answer is no.', NEITHER),
     ('yes', '', NEITHER),
     ('(A)', '(A)', BOTH),
@@ -136,6 +144,12 @@ def test_exact_verifier(gold, completion, expected):
     ('A dog', NEITHER),
     ('But it is 9', NEITHER),
     ('the answer is C, not B', NEITHER),
+    ('the answer is B - 7 km', NEITHER),
+    ('B - 7 km', NEITHER),
+    ('B. 8 km, since it is far', BOTH),
+    ('B. Smith said so', LENIENT),
+    ('not B', NEITHER),
+    ('It must be anything but B', NEITHER),
     ('b', NEITHER),
     ('', NEITHER),
   ],
@@ -199,7 +213,10 @@ def test_the_prefix_of_code_may_be_continued_or_written_again():
   example = base.make_example('t', prompt, 'unused', metadata={**DOUBLE, 'prefix': prompt})
   task = data_set('humaneval')
   assert task.verify(example, '\n  return 2 * x\n\ndef other():') and not task.verify(example, '\n  return x\n')
-  assert data_set('humaneval', format='chat').verify(example, f'```python\n{prompt}  return 2 * x\n```')
+  chat = data_set('humaneval', format='chat')
+  assert chat.verify(example, f'```python\n{prompt}  return 2 * x\n```')
+  assert chat.verify(example, '  return 2 * x\n```\n\nThis doubles x.')
+  assert chat.verify(example, f'```python\nfrom __future__ import annotations\n\n{prompt}  return 2 * x\n```')
 
 
 # What no completion may do: raise, hang or pass. Each in every verifier of text, or against the tests of a program.
@@ -297,6 +314,12 @@ PROGRAMS = {
   'ends at exit': 'import atexit, os\natexit.register(os._exit, 0)\ndef double(x):\n  return x',
   'sends what it knows': (
     'import os\nfor fd in range(3, 64):\n  try: os.write(fd, b"x" * 32)\n  except OSError: pass\ndef double(x):\n  return x'
+  ),
+  'looks into the frames of its runner': (
+    'import os, sys\ndef found():\n  frame = sys._getframe(1)\n  while frame:\n'
+    '    yield from (str(value).encode() for value in [*frame.f_locals.values(), *frame.f_globals.values()])\n'
+    '    frame = frame.f_back\nfor value in list(found()):\n  for fd in range(3, 64):\n'
+    '    try: os.write(fd, value)\n    except OSError: pass\nos._exit(0)'
   ),
   'closes all files': 'import os; os.closerange(0, 64)',
   'raises in a destructor': 'class A:\n  def __del__(self): raise SystemExit\nA()\ndef double(x):\n  return x',
@@ -499,6 +522,93 @@ STATED_NUMBERS = [
   ('The answer is up to 5', None),
   ('The answer is 5,', '5'),
   ('The answer is 10^(-2)', '1/100'),
+  ('The answer is x >= 6', None),
+  ('\\boxed{x != 6}', None),
+  ('The answer is 2x = 6', None),
+  ('The answer is 2 + x = 6', None),
+  ('\\boxed{\\frac{x}{2} = 6}', None),
+  ('\\boxed{-x = 6}', None),
+  ('The answer is f(2) = 6', '6'),
+  ('The answer is 5 x 3 = 15', '15'),
+  ('The answer is A = 3; B = 4', None),
+  ('\\boxed{x = 1 \\text{ or } x = 2}', None),
+  ('The answer is f(5)', None),
+  ('The answer is sqrt 5', None),
+  ('The answer is x*5', None),
+  ('\\boxed{5*x}', None),
+  ('The answer is *5*.', '5'),
+  ('\\boxed{1/x}', None),
+  ('The answer is $5/hour', '5'),
+  ('\\boxed{5xy}', None),
+  ('\\boxed{5t^2}', None),
+  ('\\boxed{5 \\sin x}', None),
+  ('The answer is 5cm', '5'),
+  ('\\boxed{5\\text{ cm}^2}', '5'),
+  ('\\boxed{5\\mathrm{~m}/\\mathrm{s}}', '5'),
+  ('\\boxed{5!}', None),
+  ('The answer is 5! = 120', '120'),
+  ('The answer is 2 lakh', None),
+  ('The answer is $2m', None),
+  ('The answer is 2m dollars', None),
+  ('The answer is 5 ninths', None),
+  ('The answer is the 6th', None),
+  ('The answer is 2 quintillion', None),
+  ('The answer is 5 hundred thousand', '500000'),
+  ('The answer is 5 divided by 2', None),
+  ('The answer is 5 times the price', None),
+  ('The answer is 5 times a week', '5'),
+  ('The answer is 101 in base 2', None),
+  ('The answer is divisible by 5', None),
+  ('The answer is nearly 5', None),
+  ('The answer is on page 5', None),
+  ('The answer is the sum of the first 5 primes', None),
+  ('The answer is a number with 5 digits', None),
+  ('The answer is therefore Tom needs exactly 5', '5'),
+  ('The answer is total cost: $5', '5'),
+  ('The answer is 3 for Ann and 4 for Bob', None),
+  ('The answer is 3 on Monday, 4 on Tuesday', None),
+  ('The answer is 3 when x = 1 and 4 when x = 2', None),
+  ('The answer is 3 when x = 1', '3'),
+  ('The answer is 3 for every 4', None),
+  ('The answer is 3 in 4', None),
+  ('The answer is $60 in 3 days', '60'),
+  ('The answer is 5 with a remainder of 2', None),
+  ('The answer is 3/4 (0.75)', '3/4'),
+  ('The answer is 2 * (3 + 4) = 14', '14'),
+  ('The answer is 3/4 (0.7)', None),
+  ('\\boxed{(12,500)}', None),
+  ('\\boxed{\\frac{1}{-2}}', '-1/2'),
+  ('The answer is 1 + 2 ≈ 3', '3'),
+  ('#### 5. Conclusion', None),
+  ('#### 3. Add them up\nIt is 7.\n#### 7', '7'),
+  ('Answer:\n1. We add 2 and 3.\n2. We get 5.', None),
+  ('The answer is 5. Wait, that is wrong.', None),
+  ('The answer is 5. No, it should be 7.', None),
+  ('The answer is 3 (wrong)', None),
+  ("Tom's answer is 5, but he is wrong.", None),
+  ('The answer is 5. Scratch that. The answer is 7.', '7'),
+  ('The answer is 5. I miscounted. The answer is 7.', '7'),
+  ('The answer is 5. So 7 is wrong.', '5'),
+  ('\\boxed{5} is wrong.', None),
+  ('\\boxed{5} or \\boxed{7}', None),
+  ('First \\boxed{5}. Then it is \\boxed{7}', '7'),
+  ('It is \\boxed{5}, not \\boxed{7}', '5'),
+  ('The answer cannot be \\boxed{5}', None),
+  ('If the answer were \\boxed{5}', None),
+  ('Is it \\boxed{5}?', None),
+  ("It's unlikely that the answer is 5", None),
+  ('Some might say the answer is 5', None),
+  ('2 + 3.\n### Question\nWhat is 3 + 4?\n### Answer\n7', None),
+  ('2 + 3.\nHere is another problem: 3 + 4?\nThe answer is 7', None),
+  ('2 + 3.\nQ2. 3 + 4?\nThe answer is 7', None),
+  ('The answer is 5</s>Input: 3 + 4\nThe answer is 7', '5'),
+  ('5<end_of_turn>', '5'),
+  ('<think>It may be \\boxed{7}.</think><answer>5</answer>', '5'),
+  ('<think>So the answer is 7.', None),
+  ('The answer should be 5', '5'),
+  ('Ans: 5', '5'),
+  ('\\boxed 5', '5'),
+  ('\\boxed{\\boxed{5}}', '5'),
 ]
 
 
@@ -531,6 +641,25 @@ LETTERS = [
   ('So it is 5.\nHence (A) is the correct answer', 'A'),
   ("The answer isn't A", ''),
   ('I do not think the answer is A', ''),
+  ('The answer is (A) (B)', ''),
+  ('The answer is A, possibly B', ''),
+  ('The answer is (A) the car or (B) the tree', ''),
+  ('The answer is A as well as B', ''),
+  ('The answer is A, since B is a tree', 'A'),
+  ('The answer is A and not B', 'A'),
+  ('A) the car\nB) the tree\nC) the stone', ''),
+  ('A) is wrong because it moves.\nB) is right.', ''),
+  ('A: incorrect', ''),
+  ('A\nB is wrong.', 'A'),
+  ('A\n\nExplanation: cars move. B is a tree.', 'A'),
+  ('The answer is A. No, B.', ''),
+  ('The answer is A. Actually, it is B.', ''),
+  ('The answer is vitamin A', ''),
+  ('The answer is perhaps A', ''),
+  ('The answer is clearly option A', 'A'),
+  ('A is right because it moves', 'A'),
+  ('#### Option A', 'A'),
+  ('The answer is A!', 'A'),
 ]
 
 
@@ -560,6 +689,8 @@ ONE = 'def f():\n  return 1\n'
     f'```python\ndef f():\n  return 2\n```\nNo:\n```python\n{ONE}```',
     f'```python\n{ONE}```\nUse it:\n```python\nprint(f())\n```',
     f'```\n{ONE}```\nwhich prints\n```\n1\n```',
+    f'```python\n{ONE}```<|im_end|>',
+    f'\ufeff{ONE}',
   ],
 )
 def test_the_last_block_that_defines_what_the_tests_need(text):
@@ -567,7 +698,31 @@ def test_the_last_block_that_defines_what_the_tests_need(text):
 
 
 @pytest.mark.parametrize(
-  'text', ['```' + 'a' * 60_000 + '`', '`' * 100_000 + 'a`', '```python\n' + 'import ' * 25_000 + '\n```'], ids=len
+  'text, tests',
+  [
+    ('```python\nimport math\n```\n```python\ndef f():\n  return math.floor(1.5)\n```', 'assert f() == 1'),
+    ('```python\ndef g():\n  return 1\n```\nand\n```python\ndef f():\n  return g()\n```', 'assert f() == 1'),
+    ('```python\ndef f():\n  return 1\n```\nand\n```python\ndef g():\n  return 2\n```', 'assert f() + g() == 3'),
+    ('```python\nf, g = (lambda: 1), (lambda: 2)\n```\nso\n```python\nprint(f())\n```', 'assert f() == 1'),
+    ('```python\ndef f():\n  """Example:\n\n  ```\n  f()\n  ```\n  """\n  return 1\n```', 'assert f() == 1'),
+    ('```python\nS = """\nfrom __future__ import annotations\n"""\ndef f(): return S.count("a")\n```', 'assert f() == 2'),
+  ],
+)  # fmt: skip
+def test_a_program_in_parts_is_read_whole(text, tests):
+  assert code.verify('', tests, text)
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '```' + 'a' * 60_000 + '`',
+    ''.join(f'```python\ndef g{i}(): g{i + 1}\n```\n' for i in range(3_000)) + '```python\ndef f(): g1, g2999\n```',
+    'a,' * 90_000,
+    '\n#' * 90_000,
+    '`' * 100_000 + 'a`',
+    '```python\n' + 'import ' * 25_000 + '\n```',
+  ],
+  ids=len,
 )
 def test_fences_and_lines_without_end_are_read(text):
   assert isinstance(code.read(text, 'assert f() == 1'), str)
@@ -647,7 +802,24 @@ def test_a_python_that_does_not_start_is_an_error(monkeypatch, tmp_path):
   [
     (r'\frac{1}{2^{90}}', r'\boxed{\frac{1}{2^{80}}}', False), ('0.0000002', r'\boxed{0.0000004}', False),
     ('73', 'The answer is **73**.', True), ('73', 'The final answer is $73$. I hope it is correct.', True),
-    ('31/4', 'The answer is 3 1/4.', False), ('(1,2)', r'\boxed{1 < x < 2}', True), ('1 < x < 2', r'\boxed{(1,2)}', True),
+    ('31/4', 'The answer is 3 1/4.', False),
+    ('3', 'The answer is $3$ or 4.', False), ('3', 'The answer is at most $3$', False), ('3', 'The answer is -$3$', False),
+    ('x^2', 'The answer is 2$x^2$', False), ('x^2', 'The answer is $x^2$ + 1', False),
+    ('x^2', 'It is either $x^2$ or 0', False),
+    ('x^2', 'The answer is the value $x^2$, since $x > 0$.', True), ('3', 'The answer is $3$ apples', True),
+    ('12', r'\boxed{1\ 2}', False), ('12', r'\boxed{1\text{ }2}', False), ('12500', r'\boxed{12\,500}', True),
+    ('5', r'\boxed{5!}', False), ('n!', r'\boxed{n!}', True), ('120', r'\boxed{5!}', True),
+    ('5', 'The answer is $5!$', False),
+    ('2', r'\boxed{x=1 \text{ or } x=2}', False), ('(1,2)', r'\boxed{x=1 \text{ or } x=2}', False),
+    ('2,400', r'\boxed{2\text{ and }400}', False), ('1,2', r'\boxed{1 \text{ and } 2}', True),
+    ('(12,500)', r'\boxed{12500}', False), ('12500', r'\boxed{(12,500)}', False), ('12500', r'\boxed{12,\!500}', True),
+    (r'\{1,2\}', r'\boxed{(1,2)}', False), (r'\{1,2\}', r'\boxed{1,2}', True), ('101_2', r'\boxed{101_3}', False),
+    ('101', r'\boxed{101_2}', False), ('101_2', r'\boxed{101_{2}}', True), (r'5\text{ km}', r'\boxed{5\text{ cm}}', False),
+    (r'5\text{ hours}', r'\boxed{5\text{ h}}', True), (r'\$5', r'\boxed{5\text{ cents}}', False),
+    ('5', r'\boxed{5\text{ cm}}', True), ('20', r'\boxed{\text{June 20}}', False), ('3', 'We have 3 of them', False),
+    ('3', 'Let $x = 3$. Then we compute $x+1$.', False), ('x+1', '$x+1$', True),
+    (r'\emptyset', r'\boxed{\varnothing}', True),
+    ('(1,2)', r'\boxed{1 < x < 2}', True), ('1 < x < 2', r'\boxed{(1,2)}', True),
   ],
 )  # fmt: skip
 def test_formulas_are_equal_both_ways_or_not(gold, answer, equal):

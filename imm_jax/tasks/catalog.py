@@ -6,6 +6,7 @@ A row's `sample` is made up, in the columns that the hub has: what the data set'
 from collections.abc import Callable, Sequence
 import dataclasses
 import re
+import string
 from typing import Any, Literal
 
 from imm_jax import text
@@ -73,11 +74,13 @@ def _gsm8k(question: str, answer: str) -> Parsed:
 
 def _svamp(body: str, question: str, answer: Any) -> Parsed:
   body = body.strip()
-  return Parsed(f'{body}{"" if body.endswith((".", "?", "!", ",")) else ","} {question}', str(answer))
+  return Parsed(
+    f'{body}{"" if body.endswith((".", "?", "!", ",")) else ","} {question}', sources.as_text('its answer', answer)
+  )
 
 
 def _direct(question: str, answer: Any) -> Parsed:
-  return Parsed(question, str(answer))
+  return Parsed(question, sources.as_text('its answer', answer))
 
 
 def _math(problem: str, solution: str, answer: str) -> Parsed:
@@ -90,17 +93,17 @@ def _math_boxed(problem: str, solution: str) -> Parsed:
 
 def _choice(question: str, options: Sequence[str], index: int, solution: str = '') -> Parsed:
   """Raises ValueError when the index is that of no option."""
-  options = tuple(option.strip() for option in sources.as_list('options', options))
+  options = tuple(sources.as_text('option', option).strip() for option in sources.as_list('options', options))
   if not 0 <= index < len(options) or len(options) < 2:
     raise ValueError(f'it has {len(options)} options and no answer among them')
   return Parsed(question, options[index], solution, options, index)
 
 
 def _lettered(question: str, choices: dict[str, Any], label: Any) -> Parsed:
-  labels = sources.as_list('label', choices['label'])
-  if label not in labels:
-    raise ValueError(f'it has no option for its answer {label!r}')
-  return _choice(question, choices['text'], labels.index(label))
+  labels, texts = sources.as_list('label', choices['label']), sources.as_list('text', choices['text'])
+  if labels.count(label) != 1 or len(labels) != len(texts):
+    raise ValueError(f'its answer {label!r} does not name one of its {len(texts)} options: their labels are {labels}')
+  return _choice(question, texts, labels.index(label))
 
 
 _INSTRUCTION = re.compile(
@@ -119,26 +122,36 @@ def _instruction(instruction: str, answer: str) -> Parsed:
 
 
 def _aqua(question: str, options: Sequence[str], rationale: str, correct: str) -> Parsed:
-  return _choice(
-    question,
-    [option.partition(')')[2] for option in sources.as_list('options', options)],
-    ord(correct) - ord('A'),
-    rationale,
-  )
+  """Raises ValueError when the options are not lettered in order: then the letter would name another one."""
+  texts = []
+  for letter, option in zip(string.ascii_uppercase, sources.as_list('options', options), strict=False):
+    match = re.match(rf'\s*\(?{letter}\s*[).]', option)
+    if match is None:
+      raise ValueError(f"its option {option!r} does not begin with '{letter})'")
+    texts.append(option[match.end() :])
+  return _choice(question, texts, string.ascii_uppercase.index(correct.strip()), rationale)
 
 
 def _logiqa(context: str, question: str, options: Sequence[str], index: int | str) -> Parsed:
-  return _choice(f'{context.strip()} {question.strip()}', options, int(index))
+  return _choice(f'{context.strip()} {question.strip()}', options, int(str(index)))  # int(1.9) would be 1.
 
 
-def _strategyqa(question: str, answer: bool, facts: Sequence[str] | str) -> Parsed:
+_TRUTH = {'true': 'yes', 'yes': 'yes', '1': 'yes', 'false': 'no', 'no': 'no', '0': 'no'}
+
+
+def _strategyqa(question: str, answer: bool | int | str, facts: Sequence[str] | str) -> Parsed:
+  gold = _TRUTH.get(str(answer).strip().lower())
+  if gold is None:
+    raise ValueError(f'its answer {answer!r} is neither true nor false')
   solution = facts if isinstance(facts, str) else ' '.join(facts)
-  return Parsed(question, 'yes' if answer else 'no', solution, ('yes', 'no'))
+  return Parsed(question, gold, solution, ('yes', 'no'))
 
 
 def _mbpp(text: str, code: str, test_list: Sequence[str], setup: str | Sequence[str]) -> Parsed:
   setup = setup if isinstance(setup, str) else '\n'.join(setup)
   tests, code = '\n'.join(sources.as_list('test_list', test_list)), code.replace('\r', '')
+  if not tests.strip():
+    raise ValueError('it has no tests: every program would pass')
   return Parsed(f'{text}\nIt passes these tests:\n{tests}', code, code, tests=f'{setup}\n{tests}')
 
 

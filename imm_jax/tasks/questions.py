@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from imm_jax import text, verifying
 from imm_jax.tasks import base, catalog, sources, splits
-from imm_jax.verifying import numbers
+from imm_jax.verifying import code, numbers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,12 @@ class Questions(base.Task):
       shots=shots,
       train_size=self.train_size,
       test_size=self.test_size,
+      gold=self._gold if self.verifier in verifying.VERIFIERS else None,
     )
+
+  def _gold(self, example: base.Example) -> str:
+    """What decides whether an answer is right: of code the tests, which many programs pass."""
+    return example.metadata['tests'] if self.verifier == 'code' else example.answer
 
   def prompt(self, example: base.Example, shots: Sequence[base.Example] = ()) -> base.Prompt:
     """Returns the solved shots and the question: framed, or as turns of a chat with the instruction under each question."""
@@ -82,9 +87,9 @@ class Questions(base.Task):
   def target(self, example: base.Example) -> str:
     """Returns the worked solution and 'The answer is' the answer, or one of them, or the code as a block."""
     if self.verifier == 'code':
-      code = example.solution.strip('\n')
+      program = example.solution.strip('\n')
       whole = example.metadata['prefix'] == '' or self.format == 'chat'
-      return f'\n```python\n{example.metadata["prefix"]}{code}\n```' if whole else f'\n{code}'
+      return f'\n```python\n{example.metadata["prefix"]}{program}\n```' if whole else f'\n{program}'
     if not example.solution or self.scoring == 'likelihood':
       return self.continuation(example.answer)
     if self.verifier == 'math' and 'boxed{' in example.solution:
@@ -148,6 +153,8 @@ class Questions(base.Task):
       if number is None:
         raise ValueError(f'{where}: the answer {answer!r} is not a number')
       answer = number
+    elif self.verifier == 'code' and not code.may_fail(parsed.tests):
+      raise ValueError(f'{where}: has no tests: {parsed.tests!r:.80} checks nothing, every program would pass')
     if not answer:
       raise ValueError(f'{where}: has no answer')
     solution = parsed.solution if self.verifier == 'code' else re.sub(r'\n\s*\n', '\n', parsed.solution.strip())
@@ -211,19 +218,20 @@ class Custom(Questions):
     return [self.example(where, self._parse(where, row)) for where, row in numbered]
 
   def _parse(self, where: str, row: sources.Row) -> catalog.Parsed:
-    answer, options, index = str(row[self.answer]), (), 0
+    answer, options, index = sources.as_text(f'{where}: {self.answer}', row[self.answer]), (), 0
     if self.options:
-      options = tuple(map(str, sources.as_list(f'{where}: {self.options}', row[self.options])))
+      listed = sources.as_list(f'{where}: {self.options}', row[self.options])
+      options = tuple(sources.as_text(f'{where}: {self.options}', option) for option in listed)
       index = self._index(where, answer, options)
       answer = options[index]
-    solution, tests = str(row[self.solution]) if self.solution else '', row[self.tests] if self.tests else ''
+    solution = str(row[self.solution]) if self.solution else ''
     return catalog.Parsed(
       self.question.format_map(row),
       answer,
       answer if self.verifier == 'code' else solution,
       options,
       index,
-      tests=tests if isinstance(tests, str) else '\n'.join(tests),
+      tests=_statements(f'{where}: {self.tests}', row[self.tests]) if self.tests else '',
       row=row,
     )
 
@@ -244,3 +252,10 @@ class Custom(Questions):
     if not 0 <= index < len(options):
       raise ValueError(f'{where}: the answer {answer!r} is no option, nor the letter or number of one')
     return index
+
+
+def _statements(where: str, tests: str | Sequence[str]) -> str:
+  """Returns the tests of a row as Python: a text, or a list of statements, which a .csv file holds as JSON."""
+  if isinstance(tests, str) and not tests.lstrip().startswith('['):
+    return tests
+  return '\n'.join(sources.as_list(where, tests))

@@ -68,6 +68,13 @@ def as_list(where: str, value: Any) -> list[Any]:
   return list(value)
 
 
+def as_text(where: str, value: Any) -> str:
+  """Returns a text, a number or a truth value as text. Raises ValueError for anything else, such as null or a list."""
+  if not isinstance(value, str | int | float):
+    raise ValueError(f'{where}: {value!r:.80} is neither a text nor a number')
+  return str(value)
+
+
 def _read_text(path: pathlib.Path, gzipped: bool) -> str:
   if not path.is_file():
     raise FileNotFoundError(f'{path}: no such file; check the path')
@@ -117,11 +124,12 @@ def _from_csv(source: str, text: str) -> list[Row]:
   reader = csv.DictReader(io.StringIO(text, newline=''), strict=True)
   rows = []
   try:
+    names = reader.fieldnames or ()
+    if len(set(names)) < len(names):
+      raise ValueError(f'{source}, line 1: two columns have one name, of {", ".join(names)}; rename one')
     for row in reader:
       if None in row or None in row.values():
-        raise ValueError(
-          f'{source}, line {reader.line_num}: has not the {len(reader.fieldnames or ())} fields of the first line'
-        )
+        raise ValueError(f'{source}, line {reader.line_num}: has not the {len(names)} fields of the first line')
       rows.append(row)
   except csv.Error as error:
     raise ValueError(f'{source}, line {reader.line_num}: broken CSV ({error})') from error

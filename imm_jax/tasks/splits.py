@@ -27,6 +27,7 @@ def make_split(
   shots: Sequence[Example] | None = None,
   train_size: int = 0,
   test_size: int = 0,
+  gold: Callable[[Example], str] | None = None,
 ) -> Split:
   """Returns the distinct examples: shots from train, test without them, train without what either asks.
 
@@ -42,16 +43,18 @@ def make_split(
     shots: the few-shot examples themselves, instead; distinct, and among the rows of train.
     train_size: keeps at most so many rows of train; 0 keeps all.
     test_size: keeps at most so many rows of test; 0 keeps all. Train never has a row of test, kept or not.
+    gold: what decides whether an answer is right. A question whose rows differ in it is left out: which of them is
+      wrong cannot be known. None keeps the first row.
 
   Raises:
     ValueError: train or test is empty after that.
   """
   rows = (shots or ()) if train is None else train
-  pool = _distinct(rows)
+  pool = _distinct(rows, gold)
   if shots is None:
     shots = sorted(pool, key=_rank(seed))[:num_shots]
   pool = _without(pool, shots)
-  asked = _choose(pool, test_size, seed) if test is None else _without(_distinct(test), shots)
+  asked = _choose(pool, test_size, seed) if test is None else _without(_distinct(test, gold), shots)
   kept_test = _choose(asked, test_size or len(asked), seed)
   if not kept_test:
     raise ValueError(f'tasks.{name}: the test split is empty; give a test_source that has rows, or a test_size > 0')
@@ -82,8 +85,11 @@ def _without(examples: Sequence[Example], others: Iterable[Example]) -> list[Exa
   return [example for example in examples if example.id not in ids]
 
 
-def _distinct(examples: Iterable[Example]) -> list[Example]:
+def _distinct(examples: Iterable[Example], gold: Callable[[Example], str] | None) -> list[Example]:
   first: dict[str, Example] = {}
+  contradicted = set()
   for example in examples:
-    first.setdefault(example.id, example)
-  return list(first.values())
+    known = first.setdefault(example.id, example)
+    if gold is not None and gold(known) != gold(example):
+      contradicted.add(example.id)
+  return [example for example in first.values() if example.id not in contradicted]

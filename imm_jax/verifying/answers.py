@@ -3,29 +3,33 @@ r"""Where a text states its answer: in a box, after '####', or after '(final) an
 A statement of a higher rank wins: a \boxed{} over '####', that over 'final answer', that over 'answer'. Of
 several boxes the last one counts, as in the MATH data set. Of several other statements the first that can be
 read counts, since models write on after their answer; a later one replaces it only after words that take the
-first back ('Wait', 'No', 'mistake'). A new question that the model asks itself ends its answer.
+first back ('Wait', 'No', 'mistake'). An answer that is taken back and not replaced is none. Thoughts between
+<think> and </think> are not read, and a new question that the model asks itself ends its answer.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import re
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 T = TypeVar('T')
 
 MAX_CHARACTERS = 20_000  # The end of a completion, which is searched for an answer.
 MAX_STATEMENT_CHARACTERS = 1000
 
-_BOX = re.compile(r'(?:\\boxed|\\fbox|(?<![\\\w])boxed)\s*\{')
+_BOX = re.compile(r'(?:\\boxed|\\fbox|(?<![\\\w])boxed)\s*\{|\\boxed[ \t]+(?P<bare>[^\s{}$\\]+)')
 _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)  # An escaped brace is a character of the formula.
-_HASHES = re.compile(r'(?<!#)####(?!#)[ \t]*(?=\S)(?![A-Za-z]{2,}\W+\w)')  # '#### Step 1: ...' is a heading.
 _FLAGS = re.VERBOSE | re.IGNORECASE | re.MULTILINE
+# '#### Step 1: ...' and '#### 5. Conclusion' are headings.
+_HASHES = re.compile(r'(?<!\#)\#\#\#\#(?!\#)[ \t]*(?=\S)(?!(?!option|choice)[a-z]{2,}\W+\w)(?!\d+[.)]\s+[a-z])', _FLAGS)
+_LIST = re.compile(r'1[.)]\s+\S.*\n\W*2[.)]\s', re.DOTALL)  # 'Answer:\n1. We add.\n2. We get 5.'
 _MARKER = r"""
   (?:\b{name}
-    [*_"\s]{{0,20}}(?:\b(?:to|of)\s(?:the|this|your)\s(?:question|problem)\s(?=is\b))?(?:\bis\b(?!n)|\bequals\b|:)
+    [*_"\s]{{0,20}}(?:\b(?:to|of)\s(?:the|this|your)\s(?:question|problem)\s(?=is\b))?
+    (?:\bis\b(?!n)|\bequals\b|\b(?:should|must|will|has\sto)\sbe\b|:)
   |^[>\#*_ \t]*{name}[*_ \t]*$)                                                          # a heading, a line of its own
 """
 _FINAL = re.compile(_MARKER.format(name=r'final\s+(?:numerical\s+)?answer'), _FLAGS)
-_ANSWER = re.compile(_MARKER.format(name=r'(?:answer|(?:correct|right|best)\s+(?:option|choice))'), _FLAGS)
+_ANSWER = re.compile(_MARKER.format(name=r'(?:answer|ans\b|(?:correct|right|best)\s+(?:option|choice))'), _FLAGS)
 _MARKERS = (_HASHES, _FINAL, _ANSWER)
 
 _DISPLAY = re.compile(r'(?:\$\$(.*?)\$\$|\\\[(.*?)\\\])', re.DOTALL)
@@ -35,10 +39,11 @@ _LEAD_IN = re.compile(r'[\s*_:,#"]*(?:(?:so|thus|hence|therefore|the|final|my|ou
 _NEW_QUESTION = re.compile(
   r"""
   ^[ \t>*\#_\-]*                                                  # a line may begin with marks of Markdown
-  (?:(?:(?:the\s+)?(?:next|new|another|follow-up)\s+)?
-     (?:question|problem|exercise|example|puzzle|q|human|user|instruction)\s*\#?\d*\s*[*_]*\s*:
-  |(?:question|problem|exercise|example|puzzle)\s+\#?\d+\b)      # Question 2
-  |<\|[a-z_]+\|>|<start_of_turn>|\[INST\]                        # marks of chat templates
+  (?:(?:question|problem|exercise|example|puzzle|task|input|q|human|user|instruction)
+     \s?[(\#]?\d*\)?[ \t]*[*_]*[ \t]*(?:[:.)]|$)                  # Question 2: or Q. or a heading, a line of its own
+  |(?:question|problem|exercise|example|puzzle)\s+\#?\d+\b
+  |(?:[\w']++[ ]){0,4}(?:next|new|another|follow-up|bonus|practice|similar)\s(?:question|problem|exercise|example|puzzle)\b)
+  |<\|[a-z_]+\|>|<(?:start|end)_of_turn>|\[/?INST\]|</s>|<eos>    # marks of chat templates
   """,
   _FLAGS,
 )
@@ -47,18 +52,49 @@ _NOT = re.compile(r'\W*(?:not|never|no\s+longer|neither|nothing|anything\s+but|o
 _DOUBT = r"""
   (?:n't|\bnot|\bcannot|\bnever)\s+
     (?:think|believe|say|mean|agree|claim|conclude|know|sure|certain|clear|true|correct|right|the\ case)
-  |\b(?:wrong|false|incorrect|untrue|unclear|unknown|doubt|doubtful|whether|if|suppose|assume|assuming)
+  |\b(?:wrong|false|incorrect|untrue|unclear|unknown|doubt|doubtful|whether|if|unless|suppose|assume|assuming|unlikely
+      |possible|possibly|perhaps|maybe|nobody(?:\s\w+)?|no\sone(?:\s\w+)?
+      |(?:may|might|could|would)\s(?:say|think|guess|believe|claim|argue))
 """
 # 'I do not think that the answer is 5': the clause before the marker takes the statement back.
 _DENIED = re.compile(rf'(?:{_DOUBT})(?:\s+(?:that|if|whether))?(?:\s+(?:the|my|your|this|a))?(?:\s+\w+)?\s*\Z', _FLAGS)
-_NOT_BOX = re.compile(r"(?:\bnot|n't)(?:\s+(?:be|equal|to|the|answer))*[\s$*(\\]*\Z", re.IGNORECASE)
+_NOT_BOX = re.compile(
+  r"""
+  (?:(?:\bnot|n't|\bcannot|\bnever)(?:\s+(?:be|equal|to|the|answer))*
+  |\b(?:if|unless|whether|suppose|assume|assuming)(?:\s+[\w']+){0,3}\s*=?)[\s$*(\\]*\Z""",
+  _FLAGS,
+)
+_ASKED = re.compile(r'[\s$*)\\}]{0,9}\?')
+_JOINED = re.compile(r'(?=[^.!?\n]*(?:\b(?:or|and)\b|[,;/&]))[^.!?\n]{0,25}\Z', re.IGNORECASE)
+# Before a later statement: words that make it replace an earlier one.
 _TAKEN_BACK = re.compile(
   r"""
-  (?:^|[.!?]\s{1,5}|\n)\W{0,5}(?:no|wait|actually|hmm+|sorry|correction|oops|hold\ on|let\ me|let's|but\ wait|however)\b
-  |\b(?:mistake|incorrect|wrong|re-?check|re-?calculat\w+|re-?consider\w*)\b
+  (?:^|[.!?]\s{1,5}|\n)\W{0,5}
+    (?:no|wait|actually|hmm+|sorry|correction|oops|oh|scratch\ that|my\ bad|hold\ on|let\ me|let's|but\ wait|however)\b
+  |\b(?:mistake|incorrect|wrong|re-?check|re-?calculat\w+|re-?consider\w*|forgot|(?:an?|my)\ error
+      |mis(?:count|calculat|read|add|took|underst|interpret)\w*)\b
   """,
   re.VERBOSE | re.IGNORECASE,
 )
+# Words that leave an answer none, whether another follows or not: soon behind it, or anywhere behind it.
+_REJECTED = re.compile(
+  r"""
+  \b(?:this|that|it|which|he|she|they|(?:the|my)\ (?:answer|above))(?:\ (?:answer|result))?(?:'s|\ (?:is|was|are|were|seems))
+    \ (?:actually\ |clearly\ )?(?:wrong|incorrect|false|not\ (?:correct|right|true)|an?\ (?:mistake|error))\b
+  |\((?:wrong|incorrect|false)\)
+  """,
+  re.VERBOSE | re.IGNORECASE,
+)
+_REJECTED_CHARACTERS = 100
+_REPLACED = re.compile(
+  r"""
+  (?:[.!?]\s{1,5}|\n)\W{0,5}(?:no|wait|actually|hmm+|sorry|correction|oops|scratch\ that)\b[\s,.:;!—-]{0,9}
+    (?:(?:it|that|this|the\ (?:(?:correct|right)\ )?answer)\ (?:is|should|must|was)\b|make\ (?:it|that)\b
+      |[$(]?\d|(?-i:[A-Z])(?![\w']))
+  """,
+  re.VERBOSE | re.IGNORECASE,
+)
+_BOX_REJECTED = re.compile(r'[\s$*)\\]{0,9}(?:is|was)\s(?:wrong|incorrect|not\s(?:correct|right|the))\b', re.IGNORECASE)
 
 _DRESS = re.compile(r'\*\*|__|\\[()]|[$"`“”]')
 _TEXT = re.compile(
@@ -66,9 +102,27 @@ _TEXT = re.compile(
 )
 
 
+class Box(NamedTuple):
+  """A box at text[start:end], and what it holds."""
+
+  start: int
+  end: int
+  content: str
+
+
+class Statement(NamedTuple):
+  """What follows a marker at `start`; '' where it is denied. `inside` is a place behind its first character."""
+
+  start: int
+  inside: int
+  text: str
+
+
 def own(text: str) -> str:
-  """Returns the end of a text, without a new question of the model's own and what follows it."""
-  text = text[-MAX_CHARACTERS:]
+  """Returns the end of a text, without thoughts, and without a new question of the model's own and what follows it."""
+  _, closing, after = text.rpartition('</think>')
+  text = (after if closing else text).partition('<think>')[0][-MAX_CHARACTERS:]
+  text = text.replace('<answer>', '\nAnswer: ').replace('</answer>', '\n')
   for marker in _NEW_QUESTION.finditer(text):
     before = text[: marker.start()].strip()
     if before and not before.endswith(':'):  # A model may repeat the question before it answers.
@@ -76,41 +130,75 @@ def own(text: str) -> str:
   return text
 
 
-def read(text: str, reader: Callable[[str], T | None], bare: Callable[[str], T | None]) -> T | None:
+def read(
+  text: str,
+  reader: Callable[[str], T | None],
+  bare: Callable[[str], T | None],
+  boxed: Callable[[str], T | None] | None = None,
+) -> T | None:
   """Returns the answer that a text states, or is; None where it gives none.
 
   Args:
-    text: a completion, or a worked solution of the data.
+    text: a completion.
     reader: what is stated -> an answer, or None where it is none.
     bare: a text without any statement -> the answer that it is, or None.
+    boxed: what a box holds -> an answer, or None where it is none; `reader` where it is not given.
   """
   text = own(text)
   boxes = list(_boxes(text))
   if boxes:
-    return reader(boxes[-1])
+    content = _boxed_answer(text, boxes)
+    return (boxed or reader)(content) if content else None
   has_statement = False
+  start = 0
   for marker in _MARKERS:
-    found = list(_statements(text, marker))
-    has_statement |= bool(found)
-    readable = [(start, answer) for start, stated in found if (answer := reader(stated)) is not None]
-    if readable:
-      last_start, answer = readable[0]
-      for start, later in readable[1:]:
-        if _TAKEN_BACK.search(text, last_start, start):
-          last_start, answer = start, later
+    statements = [statement for statement in _statements(text, marker) if statement.start >= start]
+    has_statement |= bool(statements)
+    chosen, answer = _first_that_stays(text, statements, reader)
+    if answer is not None:
       return answer
+    if chosen is not None:  # A lower rank may hold what replaces it, not what stands before it.
+      start = chosen.start
   return None if has_statement else bare(text)
 
 
-def stated(text: str) -> str | None:
-  """Returns what a text states as its answer, None where it states nothing."""
-  return read(text, lambda statement: statement or None, bare=lambda text: None)
+def _first_that_stays(
+  text: str, statements: Sequence[Statement], reader: Callable[[str], T | None]
+) -> tuple[Statement | None, T | None]:
+  """Returns the first statement that can be read, or the one that replaces it, and its answer.
+
+  The answer is None where it is taken back and nothing replaces it.
+  """
+  chosen = answer = None
+  is_taken_back = is_rejected = False
+  for i, statement in enumerate(statements):
+    value = reader(statement.text) if statement.text and (chosen is None or is_taken_back) else None
+    if value is not None:
+      chosen, answer = statement, value
+      is_taken_back = is_rejected = False
+    if chosen is not None:
+      end = statements[i + 1].start if i + 1 < len(statements) else len(text)
+      is_rejected |= chosen is statement and _is_rejected(text, statement.inside, end)
+      is_taken_back |= is_rejected or _TAKEN_BACK.search(text, statement.start, end) is not None
+  return chosen, None if is_rejected else answer
+
+
+def _is_rejected(text: str, start: int, end: int) -> bool:
+  """Returns whether the answer before text[start:end] is taken back there."""
+  soon = min(end, start + _REJECTED_CHARACTERS)
+  return bool(_REJECTED.search(text, start, soon) or _REPLACED.search(text, start, end))
+
+
+def stated(solution: str) -> str | None:
+  """Returns what a worked solution of the data states: what its last box holds, or its statement; None for neither."""
+  boxes = list(_boxes(solution))
+  return boxes[-1].content if boxes else read(solution, lambda statement: statement or None, bare=lambda text: None)
 
 
 def unwrap(text: str, around: str = '') -> str:
-  r"""Returns a text with what stands in \text{}, \mathrm{} and their like in place of them, between two `around`."""
+  r"""Returns a text with what stands in \text{}, \mathrm{} and their like in place of them, behind `around`."""
   for _ in range(3):  # They may be nested.
-    text = _TEXT.sub(rf'{around}\1{around}', text)
+    text = _TEXT.sub(rf'{around}\1', text)
   return text
 
 
@@ -120,13 +208,10 @@ def undress(text: str) -> str:
   return ' '.join(text.split()).strip("*_'‘’ ")
 
 
-def _boxes(text: str) -> Iterator[str]:
-  """Yields what stands in each box that is closed and not empty; '' where it is denied, or too long.
-
-  A box in a box is part of it.
-  """
-  starts = [match.end() for match in _BOX.finditer(text)]
-  if not starts:
+def _boxes(text: str) -> Iterator[Box]:
+  """Yields the boxes that are closed and hold something; a box in a box is part of it."""
+  matches = list(_BOX.finditer(text))
+  if not matches:
     return
   opened: list[int] = []
   closed = {}  # The place behind an opening brace -> the place of the brace that closes it.
@@ -136,25 +221,48 @@ def _boxes(text: str) -> Iterator[str]:
     elif brace[0] == '}' and opened:
       closed[opened.pop()] = brace.start()
   end = 0
-  for start in starts:
-    if start >= end and start in closed:
-      end = closed[start]
-      content = text[start:end].strip()
-      before = text[max(0, start - 100) : text.rfind('box', 0, start)].rpartition('\n')[2]
-      if content:
-        yield '' if _NOT_BOX.search(before) or len(content) > MAX_STATEMENT_CHARACTERS else content
+  for match in matches:
+    if match.start() < end or (match['bare'] is None and match.end() not in closed):
+      continue
+    end = match.end() if match['bare'] else closed[match.end()] + 1
+    content = match['bare'].rstrip('.,;:') if match['bare'] else text[match.end() : end - 1].strip()
+    inner = _BOX.match(content)
+    if inner and content.find('}') == len(content) - 1:  # A box that holds nothing but a box.
+      content = content[inner.end() : -1].strip()
+    if content:
+      yield Box(match.start(), end, content if len(content) <= MAX_STATEMENT_CHARACTERS else '')
 
 
-def _statements(text: str, marker: re.Pattern[str]) -> Iterator[tuple[int, str]]:
-  """Yields (where it starts, what follows the marker on its line, or in a displayed formula); '' where it is denied."""
+def _boxed_answer(text: str, boxes: Sequence[Box]) -> str:
+  """Returns what the last box holds that is not denied; '' where that is taken back, or one of several answers."""
+  kept, denied = [], set()
+  for box in boxes:
+    before = text[max(0, box.start - 100) : box.start].rpartition('\n')[2]
+    if _NOT_BOX.search(before) or _ASKED.match(text, box.end):
+      denied.add(box.content)
+    else:
+      kept.append(box)
+  if not kept or kept[-1].content in denied:
+    return ''
+  last = kept[-1]
+  is_one_of_two = len(kept) > 1 and kept[-2].content != last.content and _JOINED.match(text[kept[-2].end : last.start])
+  is_rejected = _is_rejected(text, last.end, len(text)) or _BOX_REJECTED.match(text, last.end)
+  return '' if is_one_of_two or is_rejected else last.content
+
+
+def _statements(text: str, marker: re.Pattern[str]) -> Iterator[Statement]:
+  """Yields what follows each marker on its line, or in a displayed formula."""
   markers = list(marker.finditer(text))
   for i, match in enumerate(markers):
     following = markers[i + 1].start() if i + 1 < len(markers) else len(text)
     if following < len(text) and _LEAD_IN.match(text, match.end(), following):
       continue
-    rest = text[match.end() : match.end() + MAX_STATEMENT_CHARACTERS].lstrip(':= \t\n')
+    behind = text[match.end() : match.end() + MAX_STATEMENT_CHARACTERS]
+    rest = behind.lstrip(':= \t\n')
+    inside = match.end() + len(behind) - len(rest) + 1
     rest = re.sub(r'\A(?:\*\*|__)\s+', '', rest)  # '**Answer:** 7': the marker's own bold ends here.
     display = _DISPLAY.match(rest)
     statement = ' '.join((display[1] or display[2] or '').split()) if display else rest.partition('\n')[0].strip()
     clause = re.split(r'[,;:.!?\n]', text[max(0, match.start() - 100) : match.start()])[-1]
-    yield match.start(), '' if _NOT.match(statement) or _DENIED.search(clause) else statement
+    is_none = _NOT.match(statement) or _DENIED.search(clause) or _LIST.match(rest)
+    yield Statement(match.start(), inside, '' if is_none else statement)

@@ -1,11 +1,16 @@
 """Judges an answer that is a text: 'yes', '(A)', '] ]'."""
 
 import re
+import unicodedata
 
 from imm_jax.text import normalise
 from imm_jax.verifying import answers
 
-_GOES_ON = re.compile(r'[,;]?\s(?:because|since|as|so|for|which)\b|;\s', re.IGNORECASE)
+# A reason, or a sentence that does not take the answer back.
+_GOES_ON = re.compile(
+  r'[,;]?\s(?i:because|since|so|which)\b|,\s(?i:as)\b(?!\swell)'
+  r'|(?<=[a-z)]{2})[.!]\s+(?!(?:Yes|No|Not|But|Or|And|Wait|Actually|However|Maybe)\b)(?=[A-Z])'
+)
 
 
 def read(text: str) -> str:
@@ -18,8 +23,12 @@ def read(text: str) -> str:
 
 def verify(gold: str, text: str) -> bool:
   """Returns whether the text states the gold answer, or is it. Case does not count, nor a reason given behind it."""
-  answer, gold = read(text).casefold(), _tidy(gold).casefold()
-  return bool(gold) and gold in (answer, _GOES_ON.split(answer, maxsplit=1)[0])
+  if answers.undress(gold) != ' '.join(gold.split()) and gold not in text:  # __init__ is not init.
+    return False
+  answer = read(text)
+  readings = answer, _tidy(_GOES_ON.split(answer, maxsplit=1)[0])
+  gold = _tidy(gold).casefold()
+  return bool(gold) and gold in [reading.casefold() for reading in readings]
 
 
 def verify_flexible(gold: str, text: str) -> bool:
@@ -34,4 +43,4 @@ def loose(text: str) -> str:
 
 
 def _tidy(text: str) -> str:
-  return answers.undress(answers.undress(text).removesuffix('.'))
+  return unicodedata.normalize('NFC', answers.undress(answers.undress(text).removesuffix('.')))

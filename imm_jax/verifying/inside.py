@@ -104,24 +104,35 @@ def limit(request):
     resource.setrlimit(what, (most, most))
 
 
+def ask_and_answer():
+  """Ends the process: says that the tests have passed, reads the token, which is sent only now, and sends it back.
+
+  Neither the token nor its descriptor is in a variable or a frame while the program runs: 63, the last descriptor of the
+  limit, has no name.
+  """
+  os.write(63, b'done\n')
+  os.write(63, os.read(63, 2**10))
+  os._exit(0)
+
+
 def main():
-  """Runs the program and the tests of the request on standard input, and sends the request's token back behind them."""
-  parts = []
-  while part := os.read(0, 2**16):
-    parts.append(part)
+  """Runs the program and the tests of the request on standard input, a line of JSON."""
+  parts = [os.read(0, 2**16)]
+  while parts[-1] and not parts[-1].endswith(b'\n'):
+    parts.append(os.read(0, 2**16))
   request = json.loads(b''.join(parts))
   numbers, machine = allowed_numbers()
   limit(request)
   allow_only(numbers, machine)
-  reply, nothing = os.dup(0), os.open(os.devnull, os.O_RDWR)
-  os.write(reply, b'ready\n')
+  os.dup2(0, 63)
+  nothing = os.open(os.devnull, os.O_RDWR)
+  os.write(0, b'ready\n')
   for standard in (0, 1, 2):
     os.dup2(nothing, standard)
   module = sys.modules['solution'] = types.ModuleType('solution')
   for name in ('program', 'tests'):
     exec(compile(request[name], name, 'exec', dont_inherit=True), module.__dict__)
-  os.write(reply, request['token'].encode())
-  os._exit(0)
+  ask_and_answer()
 
 
 if __name__ == '__main__':

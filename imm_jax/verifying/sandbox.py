@@ -25,6 +25,7 @@ _DEVICES = ('/dev/null', '/dev/urandom')
 _DIRECTORY = '/imm_sandbox'  # The program's own directory, in memory.
 _START_SECS = 60.0
 _READY = b'ready\n'
+_DONE = b'done\n'
 _SEE = 'see docs/tasks.md, The sandbox'
 
 
@@ -79,11 +80,12 @@ def _escapes(path: str) -> dict[str, str]:
 def _judge(program: str, tests: str, limits: Limits) -> Verdict:
   """Returns the verdict; the proof of a pass is a random token that comes back after the last test.
 
-  An exit, whatever its code, is no pass, nor is what a program prints, or writes to the socket. The token is in no file
-  or descriptor that the program could read, but it is in the memory of its process.
+  An exit, whatever its code, is no pass, nor is what a program prints, or writes to the socket. The token is sent when
+  the tests have passed, so it is not in the process while the program runs; a program that plays the runner's part on
+  the runner's socket gets it all the same.
   """
-  token = secrets.token_hex(16)
-  request = json.dumps({'program': program, 'tests': tests, 'token': token, **dataclasses.asdict(limits)}).encode()
+  token = secrets.token_bytes(16)
+  request = json.dumps({'program': program, 'tests': tests, **dataclasses.asdict(limits)}).encode() + b'\n'
   ours, theirs = socket.socketpair()
   with ours, tempfile.TemporaryFile() as errors:
     with theirs:
@@ -96,7 +98,12 @@ def _judge(program: str, tests: str, limits: Limits) -> Verdict:
         said = errors.read().decode(errors='replace').strip().splitlines() or ['nothing']
         raise OSError(f'sandbox: no program can be started in it; it says: {said[-1]}; {_SEE}')
       ours.settimeout(limits.wall_secs)
-      return 'correct' if _receive(ours, len(token)) == token.encode() else 'incorrect'
+      if _receive(ours, len(_DONE)) != _DONE:
+        return 'incorrect'
+      ours.sendall(token)
+      return 'correct' if _receive(ours, len(token)) == token else 'incorrect'
+    except BrokenPipeError:
+      return 'incorrect'
     except TimeoutError:
       return 'error'
     finally:
@@ -109,7 +116,6 @@ def _starts(ours: socket.socket, request: bytes) -> bool:
   ours.settimeout(_START_SECS)
   try:
     ours.sendall(request)
-    ours.shutdown(socket.SHUT_WR)
     return _receive(ours, len(_READY)) == _READY
   except (BrokenPipeError, ConnectionResetError, TimeoutError):
     return False
