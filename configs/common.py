@@ -16,9 +16,7 @@ def config(**overrides) -> ml_collections.ConfigDict:
       'num_rounds': 2,
       'sample_from': 'merged',  # or 'tuned': whose samples a round learns from
       'finetune_from': 'merged',  # or 'base': where a round's fine-tuning starts
-      'tensorboard': False,  # needs the `logging` extra
-      'logger': '',  # 'MODULE:CLASS' of one of your own, see docs/runs.md
-      'compilation_cache': '',  # compiled programs; '' is JAX_COMPILATION_CACHE_DIR, or .xla_cache beside the workdir
+      'logger': '',  # 'tensorboard', or 'MODULE:CLASS' of your own; see docs/runs.md
       'model': {
         'path': '',  # Hugging Face directory, .gguf file or WORKDIR@ROUND
         'dtype': 'float32',  # or 'bfloat16': of the computation; params are float32
@@ -88,7 +86,6 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'every_steps': 100,  # of fine-tuning, and at its end; 0 saves at a notice to stop and at a round's end only
       },
       'profile': {
-        'first_step': 10,  # of each round's fine-tuning; jax.profiler's traces go to WORKDIR/profile
         'num_steps': 0,  # 0 is off
       },
       'mesh': {'data': 1, 'fsdp': -1, 'tensor': 1},  # devices an axis; -1 is the rest

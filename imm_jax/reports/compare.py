@@ -19,7 +19,7 @@ from imm_jax.rounds.workdir import Workdir
 
 DOMAINS = {'id': 'in domain', 'ood': 'out of domain'}
 # Keys in which the runs of an arm may differ.
-_OF_ONE_ARM = ('seed', 'num_rounds', 'mesh', 'compilation_cache', 'tensorboard', 'logger', 'profile')
+_OF_ONE_ARM = ('seed', 'num_rounds', 'mesh', 'logger', 'profile')
 _SEED = re.compile(r'[-_/](seed|s)?[-_]?(\d+)$')  # at the end of a workdir's name
 _NUM_RESAMPLES = 1000  # of a bootstrap
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
-import importlib.util
 import typing
 from typing import Any, cast, Literal, TypeVar
 
@@ -16,7 +15,7 @@ from imm_jax.formats.checkpoint import CheckpointConfig
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.merging import MergeConfig
 from imm_jax.models.transformer import choose_attention, ModelConfig
-from imm_jax.rounds import metrics
+from imm_jax.rounds import metrics, upgrade
 from imm_jax.rounds.synthesize import SynthesizeConfig
 from imm_jax.sampling.sampler import SamplerConfig
 from imm_jax.text import nearest
@@ -73,9 +72,7 @@ class Experiment:
   num_rounds: int
   sample_from: Literal['merged', 'tuned']  # whose samples a round learns from
   finetune_from: Literal['merged', 'base']  # where a round's fine-tuning starts
-  tensorboard: bool
   logger: str
-  compilation_cache: str
   model: ModelSpec
   id_tasks: dict[str, tasks.Task]  # in domain: what the model improves itself on
   ood_tasks: dict[str, tasks.Task]  # out of domain: only measured
@@ -95,8 +92,6 @@ class Experiment:
     for name in ('seed', 'num_rounds'):
       if getattr(self, name) < 0:
         raise ValueError(f'config.{name}: {getattr(self, name)} is negative')
-    if self.tensorboard and importlib.util.find_spec('tensorboardX') is None:
-      raise ValueError("config.tensorboard: tensorboardX is not installed; pip install 'imm_jax[logging]'")
     if self.logger:
       metrics.find_logger(self.logger)
     for name, task in self.id_tasks.items():
@@ -254,6 +249,8 @@ def _check_keys(where: str, values: Any, known: Sequence[str], needed: Sequence[
     raise ValueError(f'{where}: {values!r} is not a section with the keys {", ".join(known)}')
   for key in values:
     if key not in known:
+      if change := upgrade.hint(where, key):
+        raise ValueError(f'{where}.{key}{change}')
       raise ValueError(f'{where}.{key}: no such key{nearest(key, known)}; the keys are {", ".join(known)}')
   for key in needed:
     if key not in values:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import importlib
+import importlib.util
 import itertools
 import json
 import time
@@ -12,19 +13,19 @@ from etils import epath
 
 T = TypeVar('T')
 
+FIRST_TRACED = 2  # The first steps of a round compile, or fill the devices' queue.
 WRITE_EVERY_SECS = 10.0  # between two times that metrics.jsonl is written
 
 
 @dataclasses.dataclass(frozen=True)
 class ProfileConfig:
-  """Which steps of each round's fine-tuning jax.profiler traces."""
+  """How many steps of each round's fine-tuning jax.profiler traces."""
 
-  first_step: int
   num_steps: int  # 0 is off
 
   def __post_init__(self):
-    if self.first_step < 0 or self.num_steps < 0:
-      raise ValueError(f'profile: first_step and num_steps are not negative, and this is {self}')
+    if self.num_steps < 0:
+      raise ValueError(f'profile.num_steps: {self.num_steps} is negative')
 
 
 class TensorBoard:
@@ -48,25 +49,28 @@ class TensorBoard:
 
 
 def find_logger(name: str) -> Callable[[str], Any]:
-  """Returns the class of 'MODULE:CLASS', with the interface of TensorBoard. Raises ValueError when there is none."""
+  """Returns the class that config.logger names, 'tensorboard' or 'MODULE:CLASS'. Raises ValueError when there is none."""
+  if name == 'tensorboard':
+    if importlib.util.find_spec('tensorboardX') is None:
+      raise ValueError("config.logger: tensorboardX is not installed; pip install 'imm_jax[logging]'")
+    return TensorBoard
   module, _, attribute = name.partition(':')
   try:
     return getattr(importlib.import_module(module), attribute)
   except (ImportError, AttributeError, ValueError) as error:
-    raise ValueError(f"config.logger: {name!r} is not 'MODULE:CLASS' that can be imported ({error})") from error
+    raise ValueError(
+      f"config.logger: {name!r} is not 'tensorboard', nor 'MODULE:CLASS' that can be imported ({error})"
+    ) from error
 
 
 class Writer:
   """Writes metrics to workdir/metrics.jsonl, whole each time, and to the loggers that are asked for."""
 
-  def __init__(
-    self, workdir: str, lines: Iterable[Mapping[str, Any]], *, tensorboard: bool, logger: str = '', writes: bool = True
-  ):
+  def __init__(self, workdir: str, lines: Iterable[Mapping[str, Any]], *, logger: str = '', writes: bool = True):
     """Begins with the lines of the rounds that are done. `writes` is False in all processes but one."""
     self.workdir, self._lines, self._writes = workdir, list(lines), writes
     self._path = epath.Path(workdir) / 'metrics.jsonl'
-    asked = ([TensorBoard] if tensorboard else []) + ([find_logger(logger)] if logger else [])
-    self._loggers = [make(workdir) for make in asked] if writes else []
+    self._loggers = [find_logger(logger)(workdir)] if logger and writes else []
     self.flush()
 
   def write(self, round_: int, values: Mapping[str, float], step: int | None = None) -> None:
@@ -137,7 +141,7 @@ def profiled(
     workdir: where the trace goes.
     wait: returns when no step is running, so that the trace holds whole steps.
   """
-  traced = range(max(numbers.start, config.first_step), min(numbers.stop, config.first_step + config.num_steps))
+  traced = range(max(numbers.start, FIRST_TRACED), min(numbers.stop, FIRST_TRACED + config.num_steps))
   if not traced:
     yield from steps
     return

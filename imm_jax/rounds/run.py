@@ -78,7 +78,7 @@ class Run:
     exp = experiment.resolve(config)
     workdir = Workdir(path)
     beside = epath.Path(workdir.path).parent / '.xla_cache'
-    cache = exp.compilation_cache or os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(beside)
+    cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(beside)
     jax.config.update('jax_compilation_cache_dir', cache)
     mesh = exp.mesh.make()
     with contextlib.ExitStack() as stack:
@@ -116,7 +116,6 @@ class Run:
     writer = metrics.Writer(
       self.workdir.path,
       lines,
-      tensorboard=self.exp.tensorboard,
       logger=self.exp.logger,
       writes=processes.is_first(),
     )

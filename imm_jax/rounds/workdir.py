@@ -25,11 +25,12 @@ from etils import epath
 
 from imm_jax import processes
 from imm_jax.formats import at_round
+from imm_jax.rounds.upgrade import upgrade
 
 _PARTS = ('parts', 'steps')  # of a round that is not done
 _ANALYSIS = 'analysis.json'
 # And num_rounds, down to the rounds that are done.
-_MAY_CHANGE = ('config.mesh.', 'config.compilation_cache', 'config.tensorboard', 'config.logger', 'config.profile')
+_MAY_CHANGE = ('config.mesh.', 'config.logger', 'config.profile')
 # What round 0 depends on, the original model's evaluation: as long as nothing else is done, the rest may change.
 _OF_ROUND_0 = (
   'config.seed',
@@ -73,7 +74,7 @@ class Workdir:
     rounds.mkdir(parents=True, exist_ok=True)
     lines = []
     done = self.num_done
-    differences = _differences(_read(saved), config, done - 1) if saved.exists() else []
+    differences = _differences(upgrade(_read(saved)), config, done - 1) if saved.exists() else []
     if lost := [line for line in differences if done > 1 or (done == 1 and line.startswith(_OF_ROUND_0))]:
       more = f'; and {len(lost) - 5} more' if len(lost) > 5 else ''
       raise ValueError(f'{self._path}: holds a run of another config: {"; ".join(lost[:5])}{more}; choose another workdir')
@@ -146,8 +147,8 @@ class Workdir:
     return _read(self._round(round_) / name, lambda text: [json.loads(line) for line in text.splitlines()])
 
   def read_config(self) -> dict[str, Any]:
-    """Returns the config that the run was started with."""
-    return _read(self._path / 'config.json')
+    """Returns the config that the run was started with, in today's keys."""
+    return upgrade(_read(self._path / 'config.json'))
 
   def read_analysis(self, round_: int) -> dict[str, Any]:
     """Returns what `imm analyze` found about a round, nothing where it has not looked."""

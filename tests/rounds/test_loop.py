@@ -400,7 +400,8 @@ def test_another_config_is_refused_with_the_difference(finished):
 
 
 def test_a_run_may_be_watched(tmp_path, capsys):
-  watched = {'logger': 'tests.rounds.test_metrics:Recorder', 'profile.first_step': 0, 'profile.num_steps': 2}
+  watched = {'logger': 'tests.rounds.test_metrics:Recorder', 'profile.num_steps': 2}
+  watched |= {'finetune.num_epochs': 8, 'finetune.batch_size': 1}  # steps enough
   rows = loop.run(tiny(num_rounds=1, **watched), str(tmp_path / 'run'))
   *found, end = importlib.import_module('tests.rounds.test_metrics').Recorder.last.found
   lines = [{'round': round_} | ({} if step is None else {'step': step}) | values for round_, step, values in found]

@@ -1,0 +1,33 @@
+"""Configs of earlier versions: what became of their keys."""
+
+from collections.abc import Mapping
+import copy
+from typing import Any
+
+# Section and key of version 0.1 -> what to do about it now. A section is '' on top, 'tasks' for each task.
+GONE = {
+  ('', 'compilation_cache'): 'is gone; set the environment variable JAX_COMPILATION_CACHE_DIR',
+  ('', 'tensorboard'): "is now config.logger = 'tensorboard'",
+  ('optimizer', 'keep_moments'): 'is now optimizer.keep_opt_state',
+  ('profile', 'first_step'): 'is gone: the third step is the first that is traced',
+}
+
+
+def hint(where: str, key: str) -> str:
+  """Returns what became of an unknown key, '' where no earlier version had it."""
+  section = 'tasks' if where.startswith('tasks.') else where.removeprefix('config')
+  found = GONE.get((section, key))
+  return f': {found}' if found else ''
+
+
+def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the config of a workdir that an earlier version may have written, in today's keys."""
+  config = copy.deepcopy(dict(config))
+  config.pop('compilation_cache', None)
+  if config.pop('tensorboard', False):
+    config['logger'] = config['logger'] or 'tensorboard'
+  config.get('profile', {}).pop('first_step', None)
+  optimizer = config.get('optimizer', {})
+  if 'keep_moments' in optimizer:
+    optimizer['keep_opt_state'] = optimizer.pop('keep_moments')
+  return config
