@@ -116,7 +116,7 @@ def fine_tune(run: Run, round: Round, state: RunState, samples: Sequence[Sample]
     if start is state.base or start is state.anchor:  # They are needed again, and training donates where it starts.
       start = jax.tree.map(jnp.copy, start)
     with console.progress(f'fine-tune on {len(pairs)} samples', finetune.num_steps(rows, exp.finetune), 'steps') as advance:
-      train_state, steps = _train(run, round, start, state.opt_state, rows, advance)
+      train_state, steps = train(run, round, start, state.opt_state, rows, advance)
     tuned = run.trainer.result(train_state)
     tokens = sum(values['num_tokens'] for values in steps)
     loss = sum(values['loss_nats'] * values['num_tokens'] for values in steps) / tokens if steps else None
@@ -127,7 +127,7 @@ def fine_tune(run: Run, round: Round, state: RunState, samples: Sequence[Sample]
   return Tuned(tuned, train_state.opt_state if exp.optimizer.keep_opt_state else None)
 
 
-def _train(
+def train(
   run: Run, round: Round, params: Params, opt_state: Any, rows: Batch, advance: Callable[[int], None]
 ) -> tuple[finetune.TrainState, list[dict[str, float]]]:
   """Returns the state after the last step of a round, and the metrics of all; goes on where an earlier process stopped.

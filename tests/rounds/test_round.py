@@ -61,7 +61,7 @@ def test_a_run_that_is_stopped_after_any_step_goes_on_to_the_same_bytes(name, tm
   loop.run(config, str(tmp_path / 'whole'))
   steps = len(read_lines(tmp_path / 'whole' / 'metrics.jsonl')) - 2
   assert steps > 5
-  asked, train = 0, phases._train
+  asked, train = 0, phases.train
 
   def should_stop():
     nonlocal asked
@@ -73,7 +73,7 @@ def test_a_run_that_is_stopped_after_any_step_goes_on_to_the_same_bytes(name, tm
       patch.setattr(processes, 'should_stop', should_stop)
       return train(*arguments)
 
-  monkeypatch.setattr(phases, '_train', stoppable)
+  monkeypatch.setattr(phases, 'train', stoppable)
   stops = 0
   while True:
     try:

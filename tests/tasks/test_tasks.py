@@ -5,7 +5,6 @@ import functools
 import gzip
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -18,8 +17,9 @@ from imm_jax.tasks import base, catalog, sources, splits, synthetic
 from imm_jax.tasks.reasoning_gym import ReasoningGym
 from imm_jax.tasks.synthetic import Synthetic
 from imm_jax.verifying import answers, math, sandbox
+from tests.conftest import ROOT
 
-DATA = pathlib.Path(__file__).parents[2] / 'shared' / 'data'
+DATA = ROOT.parent / 'shared' / 'data'
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f'needs the data sets in {DATA}')
 
 ARITHMETIC = {'min_terms': 2, 'max_terms': 2, 'min_digits': 1, 'max_digits': 1}
@@ -70,7 +70,7 @@ def gym():
   )
 
 
-# Verifiers; tables of cases are in test_verifying.py.
+# Verifiers; tables of cases are in tests/verifying.
 
 
 def test_direct_answers_end_at_the_line():
