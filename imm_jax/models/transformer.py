@@ -257,7 +257,11 @@ def of_logits(model: Transformer, params: Params, x: jax.Array, targets: jax.Arr
   rows = max(1, x.shape[0] // model.rules.num_parts('batch', jax.sharding.get_abstract_mesh().shape))
   length = chunk_length(rows, x.shape[1], model.config.vocab_size)
   chunks = jax.lax.map(of_chunk, (split(x, length), split(targets, length)))
-  return jax.tree.map(lambda chunk: chunk.swapaxes(0, 1).reshape(targets.shape), chunks)
+
+  def join(chunk):
+    return chunk.swapaxes(0, 1).reshape(targets.shape[0], -1)[:, : targets.shape[1]]
+
+  return jax.tree.map(join, chunks)
 
 
 def target_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
@@ -276,12 +280,16 @@ def _chosen(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 def chunk_length(num_rows: int, length: int, vocab_size: int) -> int:
   """Returns how many tokens of each row's `length` are taken at a time, so that their logits take LOGIT_BYTES at most."""
-  most = LOGIT_BYTES // (4 * vocab_size * num_rows)
-  return max(n for n in range(1, length + 1) if length % n == 0 and n <= max(1, most))
+  most = max(1, LOGIT_BYTES // (4 * vocab_size * num_rows))
+  num_chunks = -(-length // most)
+  return -(-length // num_chunks)
 
 
 def split(x: jax.Array, length: int) -> jax.Array:
-  """Returns x [B, T, ...] in chunks [T / length, B, length, ...]."""
+  """Returns x [B, T, ...] in chunks [ceil(T / length), B, length, ...], the last one filled with zeros."""
+  padding = [(0, 0)] * x.ndim
+  padding[1] = (0, -x.shape[1] % length)
+  x = jnp.pad(x, padding)
   return x.reshape(x.shape[0], -1, length, *x.shape[2:]).swapaxes(0, 1)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import math
 import typing
 from typing import Any, cast, Literal, TypeVar
 
@@ -271,7 +272,8 @@ def _typed(where: str, value: Any, kind: Any) -> Any:
     good, wanted = value in allowed, f'one of {", ".join(allowed)}{nearest(value, allowed)}'
   elif kind in _SCALARS:
     value = float(value) if kind is float and type(value) is int else value
-    good, wanted = type(value) is kind, _SCALARS[kind]
+    is_finite = kind is not float or (type(value) is float and math.isfinite(value))
+    good, wanted = type(value) is kind and is_finite, _SCALARS[kind]
   elif typing.get_origin(kind) is tuple:
     value = tuple(value) if isinstance(value, list) else value
     good = isinstance(value, tuple) and all(isinstance(item, str) and item for item in value)

@@ -101,7 +101,7 @@ class RoundSummary:
   versions: dict[str, str] = dataclasses.field(default_factory=processes.versions)
   devices: str = dataclasses.field(default_factory=processes.devices)
   secs: dict[str, float] = dataclasses.field(default_factory=dict)  # of each phase
-  tasks: dict[str, dict[str, int]] | None = None  # in round 0: how many questions each task has
+  tasks: dict[str, dict[str, Any]] | None = None  # in round 0: how many questions each task has, and their digest
   sample: dict[str, float] | None = None  # see synthesize.summary
   finetune: dict[str, Any] | None = None  # steps, tokens, loss_nats, drift_norm
   merge: dict[str, Any] | None = None  # method, alpha, drift_norm, and what the rule measured

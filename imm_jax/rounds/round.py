@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 import zlib
 
@@ -140,6 +141,7 @@ def train(
   limit = np.float32(exp.finetune.max_drift or np.inf)
 
   def write(step: int, values: Mapping[str, float]) -> None:
+    _check_finite(round, step, values)
     run.writer.write(round.number, {f'finetune/{name}': value for name, value in values.items()}, step)
     advance(1)
 
@@ -178,6 +180,16 @@ def train(
   return state, log.steps
 
 
+def _check_finite(round: Round, step: int, values: Mapping[str, float]) -> None:
+  """Raises ValueError when a step has gone bad: what comes after it would be lost."""
+  for name in ('loss_nats', 'grad_norm'):
+    if not math.isfinite(values[name]):
+      raise ValueError(
+        f'round {round.number}: {name} of fine-tuning step {step} is {values[name]}, at learning rate'
+        f' {values["learning_rate"]:.1e}; choose a lower optimizer.learning_rate and another workdir'
+      )
+
+
 def _drift(run: Run, state: finetune.TrainState) -> float:
   """Returns how far the params are from the original, which the host waits for; 0 without finetune.max_drift."""
   return float(merging.drift_norm(run.lm.params, state.params)) if run.exp.finetune.max_drift else 0.0
@@ -190,6 +202,8 @@ def merge(run: Run, round: Round, state: RunState, tuned: Tuned, samples: Sequen
     alpha, found = alphas.choose(run, round, state, tuned.params, samples)
     params = run.merge(state.anchor, tuned.params, alpha, round.key)
     drift = float(merging.drift_norm(state.base, params))
+    if not math.isfinite(drift):
+      raise ValueError(f'round {round.number}: the merged params are not finite; choose another merge or learning rate')
     round.summary.merge = {'method': exp.merge.method, **found, 'drift_norm': drift}
     return RunState(
       base=state.base,

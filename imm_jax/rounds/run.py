@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import functools
+import hashlib
+import json
 import os
 from typing import Any
 
@@ -63,7 +65,7 @@ class Run:
     self.workdir = workdir
     self.mesh = mesh
     self._stack = stack
-    self._questions = {name: _describe(exp, task) for name, task in exp.all_tasks.items()}
+    self._questions: dict[str, dict[str, Any]] = {name: _describe(exp, task) for name, task in exp.all_tasks.items()}
     exp.check_questions()
 
   @classmethod
@@ -85,8 +87,21 @@ class Run:
       run = cls(exp, workdir, mesh, stack)
       for line in workdir.open(config):
         console.note(line)
+      run.check_data()
       stack.enter_context(jax.set_mesh(mesh))
       yield run
+
+  def check_data(self) -> None:
+    """Raises ValueError when the questions are not those that round 0 was measured on."""
+    began_with = self.workdir.finished()[0].get('tasks') or {} if self.workdir.num_done else {}
+    for name, was in began_with.items():
+      now = self._questions.get(name, was)
+      if 'digest' in was and was['digest'] != now['digest']:
+        raise ValueError(
+          f'tasks.{name}: its data have changed since the run began, from {was["num_train"]} train and'
+          f' {was["num_test"]} test questions to {now["num_train"]} and {now["num_test"]}, or in their texts;'
+          ' restore them, or choose another workdir'
+        )
 
   @property
   def is_finished(self) -> bool:
@@ -169,13 +184,16 @@ class Run:
     return RunState(base, params, anchor, sample_params, opt_state)
 
 
-def _describe(exp: Experiment, task: Task) -> dict[str, int]:
-  """Returns how many questions a task has, which reads them, and prints it."""
-  num_train = len(exp.train_questions(task))
+def _describe(exp: Experiment, task: Task) -> dict[str, Any]:
+  """Returns how many questions a task has, which reads them, and a digest of them; prints the numbers."""
+  train = exp.train_questions(task)
+  num_train = len(train)
   num_test = len(task.test)
   num_dropped = task.num_dropped + len(task.train) - num_train
   console.note(f'{task.name}: {num_train} train and {num_test} test questions; {num_dropped} duplicates dropped')
-  return {'num_train': num_train, 'num_test': num_test, 'num_dropped': num_dropped}
+  asked = [[(example.id, example.answer) for example in examples] for examples in (train, task.test)]
+  digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+  return {'num_train': num_train, 'num_test': num_test, 'num_dropped': num_dropped, 'digest': digest}
 
 
 def next_anchor(which: str, anchor: Params, params: Params, round_: int) -> Params:

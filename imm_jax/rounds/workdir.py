@@ -29,6 +29,7 @@ from imm_jax.rounds.upgrade import upgrade
 
 _PARTS = ('parts', 'steps')  # of a round that is not done
 _ANALYSIS = 'analysis.json'
+_OWN = ('samples.jsonl', 'evaluations.jsonl', 'metrics.jsonl', 'metrics.json')  # Others' files beside them do no harm.
 # And num_rounds, down to the rounds that are done.
 _MAY_CHANGE = ('config.mesh.', 'config.logger', 'config.profile')
 # What round 0 depends on, the original model's evaluation: as long as nothing else is done, the rest may change.
@@ -203,9 +204,8 @@ class Workdir:
 
   def _facts(self, round_: int) -> dict[str, list[Any]]:
     """Returns [size, digest] of each file of a round by its name; the checkpoint has digests of its arrays in itself."""
-    others = (*_PARTS, 'manifest.json', _ANALYSIS, f'{_ANALYSIS}.tmp')
-    entries = [entry for entry in self._round(round_).iterdir() if entry.name not in others]
-    files = [file for entry in entries for file in (_files(entry) if entry.is_dir() else [entry])]
+    files = [self._round(round_) / name for name in _OWN if (self._round(round_) / name).exists()]
+    files += _files(self._round(round_) / 'checkpoint')
     files += _files(self._path / 'model') if round_ == 0 else []
     facts = {}
     for file in files:
@@ -220,10 +220,11 @@ class Workdir:
       wanted, found = _read(manifest), self._facts(round_)
     except ValueError as error:
       return str(error)
-    for name in sorted(wanted.keys() | found.keys()):
-      if wanted.get(name) != found.get(name):
-        problem = 'is missing' if name not in found else 'is not what was written' if name in wanted else 'is not of the run'
-        return f'{self._path / name}: {problem}'
+    for name, facts in wanted.items():
+      if name not in found:
+        return f'{self._path / name}: is missing'
+      if facts != found[name]:
+        return f'{self._path / name}: is not what was written'
     return ''
 
   def _write_summary(self) -> None:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from imm_jax.models.layers import softcap
-from imm_jax.models.transformer import chunk_length, Params, target_logprobs, Transformer
+from imm_jax.models.transformer import chunk_length, Params, split, target_logprobs, Transformer
 
 
 def cross_entropy(model: Transformer, params: Params, x: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
@@ -103,6 +103,7 @@ def _local(tied: bool, cap: float | None, head: jax.Array, x: jax.Array, targets
     return (total - jnp.sum(target_logprobs(logits, targets) * weights), d_head), d_x
 
   start = jnp.float32(0), jnp.zeros(head.shape, jnp.float32)
-  chunks = [a.reshape(-1, length, *a.shape[2:]) for a in (x, targets, weights)]
+  # Tokens in one row; those that fill the last chunk have no weight.
+  chunks = [split(a.reshape(1, num_tokens, *a.shape[2:]), length)[:, 0] for a in (x, targets, weights)]
   (total, d_head), d_x = jax.lax.scan(add_chunk, start, tuple(chunks))
-  return total, d_head, d_x.reshape(x.shape)
+  return total, d_head, d_x.reshape(-1, x.shape[-1])[:num_tokens].reshape(x.shape)

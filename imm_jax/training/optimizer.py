@@ -21,12 +21,24 @@ class OptimizerConfig:
   keep_opt_state: bool  # from one round to the next
 
   def __post_init__(self):
-    if self.learning_rate <= 0 or self.clip_norm <= 0 or not 0 <= self.warmup_fraction <= 1:
-      raise ValueError(f'optimizer: a value is out of range in {self}')
+    for name, is_good, wanted in (
+      ('learning_rate', self.learning_rate > 0, 'above 0'),
+      ('warmup_fraction', 0 <= self.warmup_fraction <= 1, 'in [0, 1]'),
+      ('weight_decay', self.weight_decay >= 0, 'at least 0'),
+      ('b1', 0 <= self.b1 < 1, 'in [0, 1)'),
+      ('b2', 0 <= self.b2 < 1, 'in [0, 1)'),
+      ('eps', self.eps > 0, 'above 0'),
+      ('clip_norm', self.clip_norm > 0, 'above 0'),
+    ):
+      if not is_good:
+        raise ValueError(f'optimizer.{name}: {getattr(self, name)} is not {wanted}')
+
+
+_DECAYING = ('kernel', 'embedding', 'lora_a', 'lora_b')  # Matrices; norms and biases do not decay.
 
 
 def _decays(params: Any) -> Any:
-  return jax.tree.map_with_path(lambda path, _: path[-1].key in ('kernel', 'embedding'), params)
+  return jax.tree.map_with_path(lambda path, _: path[-1].key in _DECAYING, params)
 
 
 def make(config: OptimizerConfig) -> optax.GradientTransformation:

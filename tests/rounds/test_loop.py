@@ -51,6 +51,10 @@ def read_lines(path):
     return [json.loads(line) for line in file]
 
 
+def write_lines(path, records):
+  path.write_text(''.join(json.dumps(record) + '\n' for record in records))
+
+
 def without_times(value):
   if isinstance(value, dict):
     return {key: without_times(item) for key, item in value.items() if 'secs' not in key}
@@ -397,6 +401,32 @@ def test_another_config_is_refused_with_the_difference(finished):
     loop.run(tiny(**{'merge.alpha': 0.4}), finished[0])
   with pytest.raises(ValueError, match='config.num_rounds was 2 and is 1'):
     loop.run(tiny(num_rounds=1), finished[0])
+
+
+def test_a_step_that_is_not_finite_ends_the_run(tmp_path):
+  config = tiny(**{'optimizer.learning_rate': 1e30, 'finetune.batch_size': 1, 'finetune.num_epochs': 4})
+  with pytest.raises(ValueError, match=r'round 1: \w+ of fine-tuning step \d+ is (nan|inf), at learning rate'):
+    loop.run(config, str(tmp_path))
+  assert len(Workdir(tmp_path).finished()) == 1
+  assert 'NaN' not in (tmp_path / 'metrics.jsonl').read_text()
+
+
+def test_other_data_than_those_of_round_0_are_refused(tmp_path):
+  rows = [{'question': f'{i}+{j}=', 'answer': str(i + j)} for i in range(10, 20) for j in range(4)]
+  file = tmp_path / 'rows.jsonl'
+  write_lines(file, rows)
+  config = tiny(num_rounds=0)
+  common = importlib.import_module('common')
+  config['tasks']['ood'] = {
+    'own': common.custom('numeric', train_source=str(file), test_size=5, num_shots=0, frame='{question}', max_new_tokens=2)
+  }
+  loop.run(config, str(tmp_path / 'run'))
+  for changed in ([*rows, {'question': '29+9=', 'answer': '38'}], [*rows[:-1], rows[-1] | {'answer': '7'}], rows[1:]):
+    write_lines(file, changed)
+    with pytest.raises(ValueError, match='tasks.own: its data have changed since the run began, from 35 train and 5 test'):
+      loop.run(config | {'num_rounds': 1}, str(tmp_path / 'run'))
+  write_lines(file, rows)
+  loop.run(config, str(tmp_path / 'run'))
 
 
 def test_a_run_may_be_watched(tmp_path, capsys):

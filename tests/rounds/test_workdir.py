@@ -160,14 +160,14 @@ def test_parts_that_a_done_round_left_are_removed(tmp_path):
   assert not (tmp_path / 'rounds' / '0000' / 'steps').exists()
 
 
-def test_a_file_that_is_missing_or_not_of_the_run_is_named(tmp_path):
+def test_a_file_that_is_missing_is_named_and_one_of_others_does_no_harm(tmp_path):
   workdir = Workdir(str(tmp_path))
   workdir.open(CONFIG)
   for round_ in range(2):
     finish(workdir, round_)
   (tmp_path / 'rounds' / '0001' / 'notes').touch()
-  assert 'notes: is not of the run' in workdir.open(CONFIG)[0]
-  (tmp_path / 'rounds' / '0000' / 'samples.jsonl').unlink()
+  assert workdir.open(CONFIG) == []
+  (tmp_path / 'rounds' / '0001' / 'samples.jsonl').unlink()
   assert 'samples.jsonl: is missing' in workdir.open(CONFIG)[0]
 
 
@@ -184,8 +184,8 @@ def test_an_analysis_belongs_to_the_summary_and_to_no_manifest(tmp_path):
   finish(workdir, 2)
   rows = json.loads((tmp_path / 'summary.json').read_text())['rounds']
   assert rows == [{'round': 0, 'analysis': {'found': 0}}, {'round': 1, 'analysis': {'found': 1}}, {'round': 2}]
-  (tmp_path / 'rounds' / '0002' / 'notes').touch()
-  with pytest.raises(ValueError, match='notes: is not of the run'):
+  (tmp_path / 'rounds' / '0002' / 'samples.jsonl').unlink()
+  with pytest.raises(ValueError, match='samples.jsonl: is missing'):
     workdir.check()
   with pytest.raises(ValueError, match='is not the directory of a run'):
     Workdir(str(tmp_path / 'rounds')).check()

@@ -39,7 +39,7 @@ def gradients(function, config, params, *batch):
 
 @pytest.mark.parametrize('tied', [True, False])
 @pytest.mark.parametrize('cap', [None, 3.0])
-@pytest.mark.parametrize('logit_bytes', [2**28, 4 * 64 * B * 3])
+@pytest.mark.parametrize('logit_bytes', [2**28, 4 * 64 * B * 3, 4 * 64 * 7])  # at once, in divisors, with a rest
 def test_value_and_gradient_are_those_of_all_logits(config, tied, cap, logit_bytes, monkeypatch):
   monkeypatch.setattr(transformer, 'LOGIT_BYTES', logit_bytes)
   config = dataclasses.replace(config, tie_embeddings=tied, logit_softcap=cap)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from imm_jax.training import optimizer
+from imm_jax.training import lora, optimizer
 from imm_jax.training.optimizer import OptimizerConfig
 
 CONFIG = OptimizerConfig(
@@ -16,6 +16,14 @@ def test_the_learning_rate_warms_up_to_its_peak_and_falls_to_zero():
   rates = [float(schedule(step)) for step in range(20)]
   assert rates[0] == 0.5 and rates[1] == max(rates) == 1.0
   assert rates[1:] == sorted(rates[1:], reverse=True) and 0 < rates[-1] < 0.02
+
+
+def test_adapters_decay(config):
+  adapters = jax.tree.map(lambda x: jnp.ones(x.shape), lora.abstract(config, 2))
+  tx = optimizer.make(CONFIG)
+  with jax.numpy_dtype_promotion('standard'):
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, adapters), tx.init(adapters), adapters)
+  assert all(jnp.all(update == 0.5) for update in jax.tree.leaves(updates))
 
 
 def test_norms_and_biases_do_not_decay(config, params):
