@@ -124,10 +124,20 @@ class Tokenizer:
       self._containing[key] = np.array([any(string in text for string in key) for text in self._texts])
     return self._containing[key]
 
+  @functools.cached_property
+  def special_tokens(self) -> dict[int, str]:
+    """The special tokens, which `decode` leaves out, and what each is called."""
+    added = self._fast.added_tokens_decoder.items()
+    return {i: token.content for i, token in added if token.special}
+
   def ending(self, stop: Sequence[str]) -> frozenset[int]:
     """Returns the tokens that end a completion: the model's own, and the special ones among `stop`, which have no text."""
-    added = self._fast.added_tokens_decoder.items()
-    return self.stop_ids | {i for i, token in added if token.special and token.content in stop}
+    return self.stop_ids | {i for i, name in self.special_tokens.items() if name in stop}
+
+  @functools.cached_property
+  def tokens_with_text(self) -> frozenset[int]:
+    """The tokens that add a character or more to every text: not special tokens, and not parts of a character."""
+    return frozenset(i for i, text in enumerate(self._texts) if text and '\ufffd' not in text)
 
   @functools.cached_property
   def _texts(self) -> list[str]:

@@ -18,7 +18,7 @@ from imm_jax.models.transformer import Params
 from imm_jax.rounds import metrics, synthesize
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.rounds.records import State
-from imm_jax.sampling import sampler
+from imm_jax.sampling.sampler import Completion, Sampler
 from imm_jax.tasks import Example, Task
 from imm_jax.training import finetune, packing
 
@@ -79,7 +79,7 @@ def sample(exp: Experiment, lm: LM, source: LM, round_: int, key: jax.Array, par
 
 
 def accept(
-  exp: Experiment, lm: LM, task: Task, examples: Sequence[Example], completions: Sequence[Sequence[sampler.Completion]]
+  exp: Experiment, lm: LM, task: Task, examples: Sequence[Example], completions: Sequence[Sequence[Completion]]
 ) -> list[dict[str, Any]]:
   """Returns a record for each completion; see synthesize.accept."""
   return synthesize.accept(
@@ -97,16 +97,14 @@ def sample_task(
   exp: Experiment, lm: LM, source: LM, task: Task, examples: Sequence[Example], key: jax.Array, part: Part
 ) -> list[dict[str, Any]]:
   """Returns the records of one task's examples, sampled chunk by chunk from `source`, which is there for sampling."""
-  prompts = [source.tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in examples]
-  total, size = len(prompts) * exp.sampler.num_samples_per_prompt, exp.synthesize.questions_per_chunk
+  sampler = Sampler(source.model, source.params, source.tokenizer, exp.sampler)
+  requests = evaluate.make_requests(source.tokenizer, task, examples)
+  decoding = exp.sampler.decoding(task.max_new_tokens, task.stop)
+  total, size = len(requests) * decoding.num_samples, exp.synthesize.questions_per_chunk
   with console.progress(f'sample {task.name}', total, 'completions') as advance:
 
     def chunk(chosen: slice) -> list[dict[str, Any]]:
-      completions = sampler.sample(
-          source.model, source.params, source.tokenizer, prompts[chosen], exp.sampler, key=key,
-          max_new_tokens=task.max_new_tokens, ids=[example.id for example in examples[chosen]], stop=task.stop,
-          among=prompts, advance=advance,
-      )  # fmt: skip
+      completions = sampler.sample(requests, decoding, key=key, only=chosen, advance=advance)
       return accept(exp, lm, task, examples[chosen], completions)
 
     chunks = [slice(first, first + size) for first in range(0, len(examples), size)]

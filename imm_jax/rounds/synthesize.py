@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from imm_jax.formats.tokenizer import Tokenizer
-from imm_jax.sampling import sampler
 from imm_jax.sampling.sampler import Completion
+from imm_jax.sampling.stopping import Stopping
 from imm_jax.tasks import Example, Task
 from imm_jax.training import packing
 
@@ -98,9 +98,9 @@ def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
   """
   ending = task.separator if task.format == 'plain' else ''
   tokens = tokenizer.encode(task.target(example) + ending)
-  text, num_tokens = sampler.until_stop(tokens, tokenizer, task.stop)
-  if num_tokens:
-    return Completion(text, tokens[:num_tokens], [], [], 'stop')
+  stop = Stopping(tokenizer, task.stop).find(tokens)
+  if stop is not None:
+    return Completion(stop.text, tokens[: stop.num_tokens], [], [], 'stop')
   if tokenizer.end_id is None:
     raise ValueError(f'tasks.{task.name}: the tokenizer has no end token to end a solution with; give it a stop string')
   return Completion(task.target(example), [*tokenizer.encode(task.target(example)), tokenizer.end_id], [], [], 'stop')

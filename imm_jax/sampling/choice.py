@@ -1,9 +1,36 @@
-"""How the next token is chosen: temperature, top-k and top-p without a sort, and a draw at one random number a row."""
+"""How the next token is chosen: temperature, top-k and top-p without a sort, a draw with one random number a row."""
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+# Below it, logits divided by the temperature may overflow.
+MIN_TEMPERATURE = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """How the next token is chosen from the model's distribution.
+
+  Tokens are cut off as in transformers: temperature, then top_k, then top_p (nucleus sampling, arXiv 1904.09751).
+  """
+
+  temperature: float  # 0 is greedy.
+  top_k: int = 0  # The likeliest tokens that are kept; 0 keeps all.
+  top_p: float = 1.0  # The fewest tokens are kept that have this probability; 1 keeps all.
+
+  def problem(self) -> str:
+    """Returns which field is out of range and what its range is, '' where none is."""
+    if self.temperature != 0 and not self.temperature >= MIN_TEMPERATURE:
+      wanted = f'give 0, which is greedy, or at least {MIN_TEMPERATURE:g}'
+      return f'temperature: {self.temperature} is out of range: {wanted}'
+    if self.top_k < 0:
+      return f'top_k: {self.top_k} is out of range: give at least 0'
+    if not 0 < self.top_p <= 1:
+      return f'top_p: {self.top_p} is out of range: give a number above 0, and 1 at most'
+    return ''
 
 
 class Choice(NamedTuple):
@@ -14,22 +41,27 @@ class Choice(NamedTuple):
   entropies: jax.Array  # [B] f32, nats, of the distribution
 
 
-def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, config: Any) -> Choice:
-  """Returns the Choice from logits [B, V] f32.
+def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, rule: Rule) -> Choice:
+  """Chooses the next token of each row.
 
-  The draw is a function of the row's key and the number of tokens it has, so neither batch nor order matters. Tokens are cut
-  off as in transformers: temperature, then top_k, then top_p (nucleus sampling, arXiv 1904.09751); config has these three.
+  The draw is a function of the row's key and of the number of tokens it has, so neither batch nor order matters.
+
+  Args:
+    logits: [B, V] f32.
+    keys: [B] PRNG keys.
+    length: [B] int32, the number of tokens that each row has.
+    rule: how tokens are chosen.
   """
-  if config.temperature == 0:
+  if rule.temperature == 0:
     token = jnp.argmax(logits, axis=-1)
   else:
-    scaled = logits / config.temperature
-    if config.top_k:
-      scaled = _cut(scaled, jnp.ones_like(scaled), config.top_k)
-    if config.top_p < 1:
-      scaled = _cut(scaled, jax.nn.softmax(scaled), config.top_p)
+    scaled = logits / rule.temperature
+    if rule.top_k:
+      scaled = cut_off(scaled, jnp.ones_like(scaled), rule.top_k)
+    if rule.top_p < 1:
+      scaled = cut_off(scaled, jax.nn.softmax(scaled), rule.top_p)
     uniform = jax.vmap(jax.random.uniform)(jax.vmap(jax.random.fold_in)(keys, length))
-    token = _draw(jnp.exp(scaled - jnp.max(scaled, axis=-1, keepdims=True)), uniform)
+    token = draw(jnp.exp(scaled - jnp.max(scaled, axis=-1, keepdims=True)), uniform)
   below = logits - jnp.max(logits, axis=-1, keepdims=True)
   weights = jnp.exp(below)
   total = jnp.sum(weights, axis=-1)
@@ -38,7 +70,7 @@ def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, config: Any) -
   return Choice(token.astype(jnp.int32), chosen - jnp.log(total), entropy)
 
 
-def _cut(scores: jax.Array, amounts: jax.Array, most: float) -> jax.Array:
+def cut_off(scores: jax.Array, amounts: jax.Array, most: float) -> jax.Array:
   """Returns scores [B, V], -inf where the amounts [B, V] of all higher scores reach `most`: what top_k and top_p leave.
 
   A binary search, over the bits of a float, for the lowest score that stays: 32 sums and no sort.
@@ -57,7 +89,7 @@ def _cut(scores: jax.Array, amounts: jax.Array, most: float) -> jax.Array:
   return jnp.where(order < lowest[:, None], -jnp.inf, scores)
 
 
-def _draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
+def draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
   """Returns tokens [B] int32, drawn in proportion to weights [B, V] by the inverse of their sums at uniform [B] in [0, 1).
 
   One random number a row, where the Gumbel trick takes one a token. First a block of tokens is found, then one in it.

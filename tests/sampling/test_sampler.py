@@ -13,8 +13,11 @@ from imm_jax import sharding
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
 from imm_jax.models.transformer import Transformer
-from imm_jax.sampling import sampler
-from imm_jax.sampling.sampler import SamplerConfig
+from imm_jax.sampling import sampler as sampler_lib
+from imm_jax.sampling import prefill, scoring, slots
+from imm_jax.sampling.choice import MIN_TEMPERATURE, Rule
+from imm_jax.sampling.prefill import Request
+from imm_jax.sampling.sampler import Sampler, SamplerConfig
 from tests.conftest import every_family, FAMILIES, MESHES
 
 CHARACTERS = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789\n'  # 63, and the end token
@@ -35,11 +38,13 @@ def place(config, params):
 
 @pytest.fixture
 def run(place):
-  def sample(config=CONFIG, prompts=PROMPTS, ids=IDS, mesh=None, seed=0, **options):
+  def sample(config=CONFIG, prompts=PROMPTS, ids=IDS, mesh=None, seed=0, max_new_tokens=7, stop=(), **options):
     mesh = mesh or jax.make_mesh((1, 1, 1), sharding.AXES, (jax.sharding.AxisType.Auto,) * 3, devices=jax.devices()[:1])
-    options = {'max_new_tokens': 7, **options}
+    requests = [Request(*pair) for pair in zip(ids, prompts, strict=True)]
+    decoding = config.decoding(max_new_tokens, stop)
     with jax.set_mesh(mesh):
-      return sampler.sample(*place(mesh), TOKENIZER, prompts, config, key=jax.random.key(seed), ids=ids, **options)
+      sampler = Sampler(*place(mesh), TOKENIZER, config)
+      return sampler.sample(requests, decoding, key=jax.random.key(seed), **options)
 
   return sample
 
@@ -103,7 +108,8 @@ def test_logprobs_are_those_of_scoring_the_completion_again(run, place):
   mesh = sharding.make_mesh()
   options = [[sample.tokens for sample in samples] for samples in completions]
   with jax.set_mesh(mesh):
-    scores = sampler.score(*place(mesh), PROMPTS, options, batch_size=4)
+    requests = [Request(*pair) for pair in zip(IDS, PROMPTS, strict=True)]
+    scores = scoring.score(*place(mesh), requests, options, batch_size=4)
   for samples, scored in zip(completions, scores, strict=True):
     for sample, score in zip(samples, scored, strict=True):
       np.testing.assert_allclose(sample.logprobs, score.logprobs, atol=2e-5)
@@ -147,24 +153,37 @@ def test_one_new_token(run):
   assert tokens_of(run(max_new_tokens=1)) == [[t[:1] for t in samples] for samples in tokens_of(run())]
 
 
-def test_the_prefix_is_computed_once_and_each_question_once(run, monkeypatch):
-  calls = []
-  original = sampler.prefill
-  monkeypatch.setattr(
-    sampler,
-    'prefill',
-    lambda m, p, prefix, tokens, *rest: calls.append(tokens.shape) or original(m, p, prefix, tokens, *rest),
-  )
+@pytest.fixture
+def shapes(monkeypatch):
+  """A list of what is computed: (1, T) or (Q, T) for a prefix or a batch of prompts, and 'slots' with those of a run."""
+  found = []
+
+  def prefill_prompts(model, params, prefix, tokens, *rest):
+    found.append(tokens.shape)
+    return prefill.prefill(model, params, prefix, tokens, *rest)
+
+  def share_prefix(model, params, prompts):
+    shared = prefill.share_prefix(model, params, prompts)
+    found.append(shared.cache.positions.shape)
+    return shared
+
+  def empty_slots(model, *shape):
+    found.append(('slots', *shape))
+    return slots.empty_slots(model, *shape)
+
+  for function, name in ((prefill_prompts, 'prefill'), (share_prefix, 'share_prefix'), (empty_slots, 'empty_slots')):
+    monkeypatch.setattr(sampler_lib, name, function)
+  return found
+
+
+def test_the_prefix_is_computed_once_and_each_question_once(run, shapes):
   run(dataclasses.replace(CONFIG, num_slots=24))
-  assert calls == [(1, 8), (2, 8), (2, 8), (2, 16)]
+  assert [shape for shape in shapes if shape[0] != 'slots'] == [(1, 8), (2, 8), (2, 8), (2, 16)]
 
 
-def test_there_are_no_more_slots_than_rows_but_for_a_power_of_two(run, monkeypatch):
-  nums = []
-  original = sampler.empty_slots
-  monkeypatch.setattr(sampler, 'empty_slots', lambda model, num, *rest: nums.append(num) or original(model, num, *rest))
+def test_there_are_no_more_slots_than_rows_but_for_a_power_of_two(run, shapes):
   run(dataclasses.replace(CONFIG, num_slots=64), PROMPTS[:3], IDS[:3])
-  assert nums == [15]  # 5 questions of 3 samples are what goes into 16
+  assert [shape[1] for shape in shapes if shape[0] == 'slots'] == [15]  # 5 questions of 3 samples are what goes into 16
 
 
 @pytest.mark.parametrize('shape', MESHES)
@@ -175,11 +194,9 @@ def test_a_decode_step_gathers_no_weight_and_no_cache(config, shape):
   abstract, _ = transformer.abstract_params(config)
   shardings = transformer.param_shardings(config, mesh, sharding.SAMPLE)
   with jax.set_mesh(mesh):
-    slots = sampler.empty_slots(model, 8, 32, 8)  # as `sample` does, a multiple of the devices that share the rows
+    state = slots.empty_slots(model, 8, 32, 8)  # as `sample` does, a multiple of the devices that share the rows
     params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    lowered = sampler.decode.lower(
-      model, params, None, slots, jnp.zeros(512, bool), dataclasses.replace(CONFIG, temperature=0.0)
-    )
+    lowered = slots.decode.lower(model, params, None, state, jnp.zeros(512, bool), Rule(0.0), num_steps=3)
   gathered = re.findall(r'= \w+\[([\d,]*)\][^=]* all-gather\(', lowered.compile().as_text())
   sizes = [int(np.prod([int(n) for n in dims.split(',') if n])) for dims in gathered]
   assert max(sizes, default=0) < 64 * 64
@@ -187,34 +204,46 @@ def test_a_decode_step_gathers_no_weight_and_no_cache(config, shape):
 
 def test_no_prompts_and_bad_prompts(run):
   assert run(prompts=[], ids=[]) == []
-  with pytest.raises(ValueError, match='prompt 1 has no token'):
+  with pytest.raises(ValueError, match='question b: its prompt has no token'):
     run(prompts=[[1], []], ids=['a', 'b'])
-  with pytest.raises(ValueError, match='prompt 0 has 125 tokens: with 7 new ones it exceeds the context of 128'):
-    run(prompts=[[1] * 125], ids=['a'])
+  message = 'question b: its prompt has 125 tokens: with 7 new ones it exceeds the context of 128'
+  with pytest.raises(ValueError, match=message):
+    run(prompts=[[1], [1] * 125], ids=['a', 'b'])
   with pytest.raises(ValueError, match='max_new_tokens: 0 is less than 1'):
     run(max_new_tokens=0)
   with pytest.raises(ValueError, match="stop: 'ab' is not a list of strings"):
     run(stop='ab')
 
 
-@pytest.mark.parametrize('key, value', [('top_p', 0.0), ('temperature', -1.0), ('num_slots', 0), ('top_k', -1)])
+def test_a_long_prompt_is_found_before_the_part_that_has_it(run):
+  with pytest.raises(ValueError, match='question q5: its prompt has 14 tokens: with 115 new ones'):
+    run(only=slice(0, 2), max_new_tokens=115)
+
+
+def test_parts_of_the_requests_have_the_completions_and_the_shapes_of_all(run, shapes):
+  whole = run()
+  of_whole = set(shapes)
+  shapes.clear()
+  parts = [run(only=slice(first, first + 2)) for first in (0, 2, 4)]
+  assert tokens_of(sum(parts, [])) == tokens_of(whole)
+  assert set(shapes) <= of_whole  # nothing is compiled for a part
+  assert run(only=slice(6, 8)) == []
+
+
+@pytest.mark.parametrize(
+  'key, value',
+  [('top_p', 0.0), ('temperature', -1.0), ('temperature', 1e-40), ('temperature', np.nan), ('num_slots', 0), ('top_k', -1)],
+)
 def test_a_value_out_of_range_is_named(key, value):
   with pytest.raises(ValueError, match=f'sampler.{key}: {value} is out of range'):
     dataclasses.replace(CONFIG, **{key: value})
+  if key != 'num_slots':
+    with pytest.raises(ValueError, match=f'^{key}: {value} is out of range'):
+      dataclasses.replace(CONFIG.decoding(1), **{key: value})
 
 
-@every_family
-def test_scores_equal_the_full_forward_of_each_option(config, params):
-  mesh = sharding.make_mesh()
-  prompts, options = [[1, 2, 3], [1, 2, 4, 5], [1, 2, 9]], [[[6], [7, 8, 9]], [[10, 11]], [[3], [], [4, 4]]]
-  placed = jax.device_put(params, transformer.param_shardings(config, mesh, sharding.SAMPLE))
-  with jax.set_mesh(mesh):
-    scores = sampler.score(Transformer(config, sharding.SAMPLE), placed, prompts, options, batch_size=2)
-  for prompt, own, scored in zip(prompts, options, scores, strict=True):
-    assert len(scored) == len(own)
-    for option, score in zip(own, scored, strict=True):
-      tokens = jnp.asarray([prompt + option])
-      logits = jax.jit(Transformer(config).apply)({'params': params}, tokens, jnp.arange(tokens.shape[1])[None])[0]
-      rows = jax.nn.log_softmax(logits[0])[len(prompt) - 1 : tokens.shape[1] - 1]
-      np.testing.assert_allclose(score.logprobs, np.asarray(rows)[np.arange(len(option)), option], atol=2e-5)
-      np.testing.assert_array_equal(score.greedy, np.argmax(rows, axis=-1) == np.asarray(option, int))
+def test_the_least_temperature_is_all_but_greedy(run):
+  greedy = run(dataclasses.replace(CONFIG, temperature=0.0))
+  coldest = run(dataclasses.replace(CONFIG, temperature=MIN_TEMPERATURE))
+  assert tokens_of(coldest) == tokens_of(greedy)
+  assert np.isfinite([sample.logprobs[0] for samples in coldest for sample in samples]).all()
