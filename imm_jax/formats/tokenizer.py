@@ -49,8 +49,7 @@ class Tokenizer:
       fast = transformers.PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
     except ValueError as error:
       raise ValueError(f'{path}: its tokenizer files are damaged ({error}); download or copy them again') from None
-    file = path / 'generation_config.json'
-    return cls(fast, path, json.loads(file.read_text(encoding='utf-8')) if file.exists() else {})
+    return cls(fast, path, _read_generation_config(path))
 
   @classmethod
   def from_gguf(cls, meta: Mapping[str, Any], source: object) -> 'Tokenizer':
@@ -106,6 +105,17 @@ class Tokenizer:
     return self._fast.apply_chat_template(
       messages, tokenize=False, add_generation_prompt=opens_answer, continue_final_message=not opens_answer
     )
+
+  @functools.cached_property
+  def turn_end(self) -> int | None:
+    """The token that ends an assistant's turn: what the chat template writes behind it, where that ends a completion."""
+    if self.chat_template is None:
+      return self.end_id
+    probe = 'Seventeen.'  # what no template writes itself
+    messages = [{'role': 'user', 'content': probe}, {'role': 'assistant', 'content': probe}]
+    chat = self._fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+    behind = self._fast.encode(chat.rpartition(probe)[2], add_special_tokens=False, verbose=False)
+    return behind[0] if behind and behind[0] in self.stop_ids else self.end_id
 
   @functools.cached_property
   def _prefix(self) -> list[int]:
@@ -176,6 +186,17 @@ class Tokenizer:
     }
     ids = {name: value for name, value in ids.items() if value is not None}
     _write_json(path / 'generation_config.json', self.generation_config | ids)
+
+
+def _read_generation_config(path: pathlib.Path) -> dict[str, Any]:
+  """Returns generation_config.json, or where there is none, as in transformers, the end tokens of config.json."""
+  file = path / 'generation_config.json'
+  if file.exists():
+    return json.loads(file.read_text(encoding='utf-8'))
+  file = path / 'config.json'
+  config = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+  ends = config.get('eos_token_id')
+  return {} if ends is None else {'eos_token_id': ends}
 
 
 def _write_json(file: pathlib.Path, content: dict[str, Any]) -> None:

@@ -60,6 +60,7 @@ def run(
     base_params, params, sample_params, moments = lm.params, state.params, state.sample_params, state.moments
     first_round = len(workdir.finished())
     check_teacher(exp, lm)
+    phases.check_lengths(exp, lm)
     anchor = weights.first_anchor(exp, workdir, lm, params, first_round)
     merge = weights.make_merge(exp, lm)
     lines = [line for round_ in range(first_round) for line in workdir.read_lines(round_, 'metrics.jsonl')]

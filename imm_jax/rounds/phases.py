@@ -11,8 +11,9 @@ import zlib
 import jax
 import numpy as np
 
-from imm_jax import console, evaluate, merging, processes
+from imm_jax import console, evaluate, formats, merging, processes
 from imm_jax.formats import checkpoint
+from imm_jax.formats.at_round import source_of
 from imm_jax.lm import LM
 from imm_jax.models.transformer import Params
 from imm_jax.rounds import metrics, synthesize
@@ -68,7 +69,7 @@ def sample(exp: Experiment, lm: LM, source: LM, round_: int, key: jax.Array, par
   if fraction < 1:
     source = source.to_sample()
   for task in exp.id_tasks.values():
-    examples = exp.train_questions(task)[: exp.synthesize.num_questions or None]
+    examples = train_examples(exp, task)
     sampled = sample_task(exp, lm, source, task, examples, key, part) if fraction < 1 else []
     if fraction:
       solutions = accept(exp, lm, task, examples, [[synthesize.solution(task, e, lm.tokenizer)] for e in examples])
@@ -76,6 +77,25 @@ def sample(exp: Experiment, lm: LM, source: LM, round_: int, key: jax.Array, par
       sampled = synthesize.mix(sampled, solutions, fraction, rng)
     records += sampled
   return records
+
+
+def check_lengths(exp: Experiment, lm: LM) -> None:
+  """Raises ValueError naming the first question of a run that does not fit the context of the model that answers it."""
+  tokenizer, max_length = lm.tokenizer, lm.config.max_length
+  measured = exp.all_tasks if exp.merge.rule == 'search' else exp.id_tasks | exp.ood_tasks
+  for task in measured.values():
+    evaluate.check_lengths(tokenizer, max_length, task, task.test)
+  if exp.synthesize.teacher:
+    source = source_of(exp.synthesize.teacher)
+    tokenizer, max_length = formats.load_tokenizer(source), formats.read_config(source).max_length
+  if exp.synthesize.real_fraction < 1:
+    for task in exp.id_tasks.values():
+      evaluate.check_lengths(tokenizer, max_length, task, train_examples(exp, task))
+
+
+def train_examples(exp: Experiment, task: Task) -> Sequence[Example]:
+  """Returns the questions of a task that a round samples, or takes the data's own solutions of."""
+  return exp.train_questions(task)[: exp.synthesize.num_questions or None]
 
 
 def accept(

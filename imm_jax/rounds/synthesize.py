@@ -92,7 +92,8 @@ def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
   """Returns the data's own solution as sampling would have given it: the target's tokens, with what ends a sample behind.
 
   In plain text that is the stop string in the separator of solved examples, tokenised together with the target; where that
-  has none, and in a chat, the tokenizer's end token. There are no log-probabilities and entropies.
+  has none, the tokenizer's end token; in a chat, the token that its template ends a turn with. There are no
+  log-probabilities and entropies.
 
   Raises ValueError when the tokenizer has no end token, and one is needed.
   """
@@ -101,9 +102,10 @@ def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
   stop = Stopping(tokenizer, task.stop).find(tokens)
   if stop is not None:
     return Completion(stop.text, tokens[: stop.num_tokens], [], [], 'stop')
-  if tokenizer.end_id is None:
+  end = tokenizer.turn_end if task.format == 'chat' else tokenizer.end_id
+  if end is None:
     raise ValueError(f'tasks.{task.name}: the tokenizer has no end token to end a solution with; give it a stop string')
-  return Completion(task.target(example), [*tokenizer.encode(task.target(example)), tokenizer.end_id], [], [], 'stop')
+  return Completion(task.target(example), [*tokenizer.encode(task.target(example)), end], [], [], 'stop')
 
 
 def mix(

@@ -76,7 +76,9 @@ def cut_off(scores: jax.Array, amounts: jax.Array, most: float) -> jax.Array:
   A binary search, over the bits of a float, for the lowest score that stays: 32 sums and no sort.
   """
   bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
-  order = jnp.where(bits < 0, bits ^ jnp.int32(2**31 - 1), bits)  # integers in the order of the scores
+  order = jnp.where(
+    bits < 0, bits ^ jnp.int32(2**31 - 1), bits
+  )  # integers in the order of the scores
 
   def halve(_, bounds):
     low, high = bounds  # the lowest that stays is in (low, high]
@@ -108,6 +110,8 @@ def _invert(sums: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
 
   Where rounding has put the target at the end, the index is the last that adds something.
   """
-  index = jnp.minimum(jnp.sum(sums <= target[:, None], axis=-1), jnp.sum(sums < sums[:, -1:], axis=-1)).astype(jnp.int32)
+  index = jnp.minimum(
+    jnp.sum(sums <= target[:, None], axis=-1), jnp.sum(sums < sums[:, -1:], axis=-1)
+  ).astype(jnp.int32)
   before = jnp.take_along_axis(sums, jnp.maximum(index - 1, 0)[:, None], axis=-1)[:, 0]
   return index, target - jnp.where(index > 0, before, 0.0)

@@ -71,7 +71,9 @@ class SamplerConfig:
 
   def decoding(self, max_new_tokens: int, stop: Sequence[str] = ()) -> Decoding:
     """Returns the Decoding of this config, for a task's limit and stop strings. Raises ValueError."""
-    return Decoding(self.num_samples_per_prompt, self.temperature, self.top_k, self.top_p, max_new_tokens, stop)
+    return Decoding(
+      self.num_samples_per_prompt, self.temperature, self.top_k, self.top_p, max_new_tokens, stop
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +148,14 @@ class _Row:
 class _Run:
   """One call of Sampler.sample: which requests wait, which rows decode in which slot, and what is done."""
 
-  def __init__(self, sampler: Sampler, requests: Sequence[Request], only: slice, decoding: Decoding, key: jax.Array):
+  def __init__(
+    self,
+    sampler: Sampler,
+    requests: Sequence[Request],
+    only: slice,
+    decoding: Decoding,
+    key: jax.Array,
+  ):
     self.sampler = sampler
     self.rule = decoding.rule
     self.num_samples = n = decoding.num_samples
@@ -191,7 +200,9 @@ class _Run:
     prompts = prefill(sampler.model, sampler.params, self.prefix.cache, tokens, lengths, start)
     # A slot that is out of range, of a prompt that is missing in the batch, is dropped.
     num_slots = self.slots.token.shape[0]
-    rows = np.pad(slots, (0, self.wave * n - len(slots)), constant_values=num_slots).astype(np.int32)
+    rows = np.pad(slots, (0, self.wave * n - len(slots)), constant_values=num_slots).astype(
+      np.int32
+    )
     keys = self.keys[np.resize(batch, self.wave)].reshape(self.wave * n, -1)
     self.slots = insert(sampler.model, self.slots, prompts, keys, rows, self.stops, self.rule)
 
@@ -199,7 +210,13 @@ class _Run:
     """Takes the decode steps up to the next look at the rows."""
     sampler = self.sampler
     self.slots = decode(
-      sampler.model, sampler.params, self.prefix.cache, self.slots, self.stops, self.rule, sampler.config.chunk_steps
+      sampler.model,
+      sampler.params,
+      self.prefix.cache,
+      self.slots,
+      self.stops,
+      self.rule,
+      sampler.config.chunk_steps,
     )
 
   def collect(self) -> int:
@@ -224,7 +241,9 @@ class _Run:
     self.slots = dataclasses.replace(slots, active=jax.device_put(still, slots.active.sharding))
     return len(done)
 
-  def _ending(self, row: _Row, written: Sequence[int], is_active: bool) -> tuple[Ending, str] | None:
+  def _ending(
+    self, row: _Row, written: Sequence[int], is_active: bool
+  ) -> tuple[Ending, str] | None:
     """Returns where a row that has written these tokens ends, and its finish_reason; None where it goes on.
 
     Tokens behind the end, which were decoded since the last look, are dropped.
@@ -250,5 +269,7 @@ def row_keys(key: jax.Array, ids: Sequence[str], num_samples: int) -> np.ndarray
 @functools.partial(jax.jit, static_argnames='num_samples')
 def _fold_rows(key, names, num_samples):
   of_names = jax.vmap(jax.random.fold_in, (None, 0))(key, names)
-  of_samples = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(of_names, jnp.arange(num_samples))
+  of_samples = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(
+    of_names, jnp.arange(num_samples)
+  )
   return jax.random.key_data(of_samples)

@@ -69,7 +69,9 @@ def check_options(name: str, prompt: Sequence[int], options: Options, max_length
   check_length(name, prompt, max(map(len, options), default=1) - 1, max_length)
 
 
-def check_requests(requests: Sequence[Request], options: Sequence[Options], max_length: int) -> None:
+def check_requests(
+  requests: Sequence[Request], options: Sequence[Options], max_length: int
+) -> None:
   """Checks each request with its options; see check_options. Raises ValueError that names the question."""
   for request, own in zip(requests, options, strict=True):
     check_options(f'question {request.id}: its prompt', request.tokens, own, max_length)
@@ -104,15 +106,21 @@ def score(
   if not requests:
     return []
   prefix = share_prefix(model, params, [request.tokens for request in requests])
-  rows = [(request.tokens[prefix.length :], own) for request, own in zip(requests, options, strict=True)]
-  order = sorted(range(len(rows)), key=lambda i: (_size(*rows[i]), i))  # Rows of similar length together.
+  rows = [
+    (request.tokens[prefix.length :], own) for request, own in zip(requests, options, strict=True)
+  ]
+  order = sorted(
+    range(len(rows)), key=lambda i: (_size(*rows[i]), i)
+  )  # Rows of similar length together.
   num_rows = min(batch_size, len(rows))
   results: list[list[Score]] = [[] for _ in rows]
   for first in range(0, len(order), num_rows):
     processes.check_stop()
     batch = order[first : first + num_rows]
     packed = _pack([rows[i] for i in batch], num_rows)
-    scores = processes.fetch(score_rows(model, params, prefix.cache, packed, np.int32(prefix.length)))
+    scores = processes.fetch(
+      score_rows(model, params, prefix.cache, packed, np.int32(prefix.length))
+    )
     for row, i in enumerate(batch):
       results[i] = _split(scores, row, [len(option) for option in options[i]])
     advance(sum(len(options[i]) for i in batch))
@@ -124,7 +132,9 @@ def score_rows(
   model: Transformer, params: Params, prefix: KVCache | None, rows: OptionRows, start: jax.Array
 ) -> Score:
   """Returns the Score of the options' tokens, [B, M]; start [] int32 is the first position of a row."""
-  model = model.clone(config=dataclasses.replace(model.config, attention='xla'))  # No kernel knows of SHARED.
+  model = model.clone(
+    config=dataclasses.replace(model.config, attention='xla')
+  )  # No kernel knows of SHARED.
   positions = jnp.where(rows.offsets == layers.EMPTY, layers.EMPTY, start + rows.offsets)
   bound = model.bind({'params': params})
   x, _ = bound.features(rows.tokens, positions, rows.segment_ids, prefix=prefix)

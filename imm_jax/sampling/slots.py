@@ -18,7 +18,13 @@ from imm_jax.models.transformer import empty_cache, KVCache, Params, Transformer
 from imm_jax.sampling.choice import Choice, choose, Rule
 from imm_jax.sampling.prefill import Prefilled
 
-CACHE_AXES = ('layers', 'attention_batch', 'attention_heads', None, None)  # A head's keys and values are whole.
+CACHE_AXES = (
+  'layers',
+  'attention_batch',
+  'attention_heads',
+  None,
+  None,
+)  # A head's keys and values are whole.
 
 
 @flax.struct.dataclass
@@ -73,7 +79,9 @@ class Slots:
     )
 
 
-def capacity(num_slots: int, num_samples: int, rules: sharding.Rules, mesh_shape: Mapping[str, int]) -> tuple[int, int]:
+def capacity(
+  num_slots: int, num_samples: int, rules: sharding.Rules, mesh_shape: Mapping[str, int]
+) -> tuple[int, int]:
   """Returns how many rows decode at once, and how many questions are prefilled at once.
 
   Rows are a multiple of the devices that share them. A quarter of the slots is refilled when it is free.
@@ -89,8 +97,12 @@ def capacity(num_slots: int, num_samples: int, rules: sharding.Rules, mesh_shape
   return -(-num_questions * num_samples // ways) * ways, -(-num_questions // 4)
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'num_slots', 'prompt_length', 'max_new_tokens'))
-def empty_slots(model: Transformer, num_slots: int, prompt_length: int, max_new_tokens: int) -> Slots:
+@functools.partial(
+  jax.jit, static_argnames=('model', 'num_slots', 'prompt_length', 'max_new_tokens')
+)
+def empty_slots(
+  model: Transformer, num_slots: int, prompt_length: int, max_new_tokens: int
+) -> Slots:
   """Returns slots with no row in them."""
   cache = empty_cache(model.config, num_slots, prompt_length + max_new_tokens)
   zeros = jnp.zeros((num_slots,), jnp.int32)
@@ -163,7 +175,10 @@ def _put_prompts(cache: KVCache, prompts: KVCache, rows: jax.Array) -> KVCache:
 
 
 @functools.partial(
-  jax.jit, static_argnames=('model', 'rule', 'num_steps'), donate_argnames='slots', compiler_options=XLA_OPTIONS
+  jax.jit,
+  static_argnames=('model', 'rule', 'num_steps'),
+  donate_argnames='slots',
+  compiler_options=XLA_OPTIONS,
 )
 def decode(
   model: Transformer,
@@ -198,7 +213,12 @@ def decode(
 
 
 def decode_step(
-  model: Transformer, params: Params, prefix: KVCache | None, slots: Slots, stops: jax.Array, rule: Rule
+  model: Transformer,
+  params: Params,
+  prefix: KVCache | None,
+  slots: Slots,
+  stops: jax.Array,
+  rule: Rule,
 ) -> Slots:
   """Returns the slots with one more token in each active row; the arguments are those of `decode`."""
   logits, cache = model.bind({'params': params})(

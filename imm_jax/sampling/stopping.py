@@ -32,7 +32,11 @@ class Stopping:
     self._tokenizer = tokenizer
     self._stop = tuple(stop)
     self.end_tokens = tokenizer.ending(stop)
-    named = [(token, text) for token, text in tokenizer.special_tokens.items() if any(text in s for s in stop)]
+    named = [
+      (token, text)
+      for token, text in tokenizer.special_tokens.items()
+      if any(text in s for s in stop)
+    ]
     named.sort(key=lambda item: len(item[1]), reverse=True)  # One may be a part of another.
     self._marks = {token: chr(_FIRST_MARK + i) for i, (token, _) in enumerate(named)}
     marked = list(stop)

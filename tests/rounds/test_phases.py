@@ -1,6 +1,7 @@
 """The row of a round, and samples; the phases are tested through the rounds, in test_imm.py."""
 
 import jax
+import pytest
 
 from imm_jax import sharding
 from imm_jax.rounds import experiment, loop, phases
@@ -28,6 +29,30 @@ def sample(exp):
   with jax.set_mesh(mesh):
     lm = loop.random_lm(exp, mesh)
     return phases.sample(exp, lm, lm, 1, jax.random.key(0), lambda name, compute: compute())
+
+
+@pytest.mark.parametrize('task', ['id.sum', 'ood.max'])
+def test_a_question_that_does_not_fit_ends_a_run_before_it_computes_anything(task, tmp_path):
+  config = tiny(**{f'tasks.{task}.num_shots': 10, f'tasks.{task}.max_new_tokens': 5})  # 10 * 6 + 4 + 5 > 64 tokens
+  name = task.partition('.')[2]
+  with pytest.raises(ValueError, match=rf'^question {name}/\w+: its prompt has 64 tokens: with 5 new ones it exceeds'):
+    loop.run(config, str(tmp_path / 'run'))
+  assert not list(tmp_path.glob('run/rounds/*/*'))
+
+
+def test_a_teachers_context_and_the_questions_that_only_a_search_asks(tmp_path):
+  path = str(tmp_path / 'teacher')
+  exp = experiment.resolve(tiny(**{'model.random.max_length': 8}))
+  mesh = sharding.make_mesh()
+  loop.random_lm(exp, mesh).save(path)
+  config = tiny(**{'synthesize.teacher': path, 'tasks.id.sum.num_shots': 1})
+  config['tasks']['probe'] = {'long': config['tasks']['id']['sum'] | {'num_shots': 10, 'seed': 1, 'max_new_tokens': 9}}
+  exp = experiment.resolve(config)
+  lm = loop.random_lm(exp, mesh)
+  with pytest.raises(ValueError, match=r'^question sum/\w+: its prompt has 10 tokens: with 2 new ones it exceeds .* 8$'):
+    phases.check_lengths(exp, lm)
+  config['synthesize']['teacher'] = ''
+  phases.check_lengths(experiment.resolve(config), lm)
 
 
 def test_nothing_is_learned_from_questions_that_any_test_asks():

@@ -13,8 +13,8 @@ from imm_jax import sharding
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
 from imm_jax.models.transformer import Transformer
-from imm_jax.sampling import sampler as sampler_lib
 from imm_jax.sampling import prefill, scoring, slots
+from imm_jax.sampling import sampler as sampler_lib
 from imm_jax.sampling.choice import MIN_TEMPERATURE, Rule
 from imm_jax.sampling.prefill import Request
 from imm_jax.sampling.sampler import Sampler, SamplerConfig
@@ -137,6 +137,21 @@ def test_stop_strings_end_a_completion_at_once_and_leave_its_text(run):
     assert samples[0].tokens == free[1][0].tokens[:end]
     assert (samples[0].text, samples[0].finish_reason) == (text[: text.index(stop)], 'stop')
     assert len(samples[0].logprobs) == len(samples[0].entropies) == end
+
+
+@pytest.mark.parametrize('chunk_steps', range(1, 9))
+def test_nested_stop_strings_end_a_completion_whatever_the_chunks(run, chunk_steps):
+  [[free, *_]] = run(prompts=PROMPTS[1:2], ids=IDS[1:2])
+  assert len(set(free.text)) > 5
+  config = dataclasses.replace(CONFIG, chunk_steps=chunk_steps)
+  for stop, num_tokens, num_characters in (
+    ([free.text[1:6], free.text[2:4]], 4, 2),
+    ([free.text[2:5], free.text[3:5], free.text[:6]], 5, 2),
+    ([free.text[1:]], 7, 1),
+  ):
+    [[found, *_]] = run(config, prompts=PROMPTS[1:2], ids=IDS[1:2], stop=stop)
+    assert (found.text, found.tokens) == (free.text[:num_characters], free.tokens[:num_tokens])
+    assert found.finish_reason == 'stop' and len(found.logprobs) == num_tokens
 
 
 def test_an_end_token_stops_and_is_kept_in_tokens_only(run, monkeypatch):
