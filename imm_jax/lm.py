@@ -85,7 +85,8 @@ class LM:
       top_k: keep the so many likeliest tokens; 0 keeps all.
       top_p: keep the fewest tokens that hold this probability; 1 keeps all.
       max_new_tokens: at most so many tokens a completion.
-      stop: strings that end a completion and are left out of its text; the model's own end tokens always do.
+      stop: strings that end a completion and are left out of its text; they may be or contain special tokens. The
+        model's own end tokens always end one.
       seed: a completion is a function of the seed, its prompt and its index, whatever else is asked for in the same call.
       num_slots: rows decoded at once; what is free of it is refilled.
       advance: called with the number of completions that have just ended.

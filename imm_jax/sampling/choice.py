@@ -1,4 +1,4 @@
-"""How the next token is chosen: temperature, top-k and top-p without a sort, a draw with one random number a row."""
+"""Choosing the next token: temperature, top-k, top-p, and a draw with one random number a row."""
 
 import dataclasses
 from typing import NamedTuple
@@ -14,7 +14,8 @@ MIN_TEMPERATURE = 1e-5
 class Rule:
   """How the next token is chosen from the model's distribution.
 
-  Tokens are cut off as in transformers: temperature, then top_k, then top_p (nucleus sampling, arXiv 1904.09751).
+  Tokens are cut off as in transformers: temperature, then top_k, then top_p (nucleus sampling,
+  arXiv 1904.09751).
   """
 
   temperature: float  # 0 is greedy.
@@ -34,17 +35,21 @@ class Rule:
 
 
 class Choice(NamedTuple):
-  """The next tokens, and what the model's own distribution is there: at temperature 1, with nothing cut off."""
+  """The next tokens, and what the model's own distribution is there.
 
-  tokens: jax.Array  # [B] int32
-  logprobs: jax.Array  # [B] f32, nats, of those tokens
-  entropies: jax.Array  # [B] f32, nats, of the distribution
+  That is the one at temperature 1, with nothing cut off.
+  """
+
+  tokens: jax.Array  # [B] int32.
+  logprobs: jax.Array  # [B] f32, nats, of these tokens.
+  entropies: jax.Array  # [B] f32, nats, of the distribution.
 
 
 def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, rule: Rule) -> Choice:
   """Chooses the next token of each row.
 
-  The draw is a function of the row's key and of the number of tokens it has, so neither batch nor order matters.
+  The draw is a function of the row's key and of the number of tokens it has, so neither batch nor
+  order matters.
 
   Args:
     logits: [B, V] f32.
@@ -71,18 +76,19 @@ def choose(logits: jax.Array, keys: jax.Array, length: jax.Array, rule: Rule) ->
 
 
 def cut_off(scores: jax.Array, amounts: jax.Array, most: float) -> jax.Array:
-  """Returns scores [B, V], -inf where the amounts [B, V] of all higher scores reach `most`: what top_k and top_p leave.
+  """Returns scores [B, V], -inf where the amounts [B, V] of all higher scores reach `most`.
+
+  With amounts of 1 that is top_k, with probabilities it is top_p.
 
   A binary search, over the bits of a float, for the lowest score that stays: 32 sums and no sort.
   """
   bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
-  order = jnp.where(
-    bits < 0, bits ^ jnp.int32(2**31 - 1), bits
-  )  # integers in the order of the scores
+  # Integers in the order of the scores.
+  order = jnp.where(bits < 0, bits ^ jnp.int32(2**31 - 1), bits)
 
   def halve(_, bounds):
-    low, high = bounds  # the lowest that stays is in (low, high]
-    middle = (low & high) + ((low ^ high) >> 1)  # their mean, without overflow
+    low, high = bounds  # The lowest that stays is in (low, high].
+    middle = (low & high) + ((low ^ high) >> 1)  # Their mean, without overflow.
     stays = jnp.sum(jnp.where(order > middle[:, None], amounts, 0.0), axis=-1) < most
     return jnp.where(stays, low, middle), jnp.where(stays, middle, high)
 
@@ -92,9 +98,12 @@ def cut_off(scores: jax.Array, amounts: jax.Array, most: float) -> jax.Array:
 
 
 def draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
-  """Returns tokens [B] int32, drawn in proportion to weights [B, V] by the inverse of their sums at uniform [B] in [0, 1).
+  """Returns tokens [B] int32, drawn in proportion to weights [B, V].
 
-  One random number a row, where the Gumbel trick takes one a token. First a block of tokens is found, then one in it.
+  They are the inverse of the running sum of the weights at uniform [B] f32, in [0, 1).
+
+  One random number a row, where the Gumbel trick takes one a token. First a block of tokens is
+  found, then one in it.
   """
   B, V = weights.shape
   width = 128
@@ -106,12 +115,14 @@ def draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:
 
 
 def _invert(sums: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the first index [B] int32 at which running sums [B, N] exceed target [B], and target less the sum before.
+  """Returns the first index [B] int32 at which running sums [B, N] exceed target [B].
+
+  The second result is the target less the sum before that index, [B].
 
   Where rounding has put the target at the end, the index is the last that adds something.
   """
-  index = jnp.minimum(
-    jnp.sum(sums <= target[:, None], axis=-1), jnp.sum(sums < sums[:, -1:], axis=-1)
-  ).astype(jnp.int32)
+  exceeding = jnp.sum(sums <= target[:, None], axis=-1)
+  last = jnp.sum(sums < sums[:, -1:], axis=-1)
+  index = jnp.minimum(exceeding, last).astype(jnp.int32)
   before = jnp.take_along_axis(sums, jnp.maximum(index - 1, 0)[:, None], axis=-1)[:, 0]
   return index, target - jnp.where(index > 0, before, 0.0)

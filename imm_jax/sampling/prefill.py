@@ -1,4 +1,4 @@
-"""What sampling and scoring share: requests, prompts computed in padded batches, and the prefix that all prompts share."""
+"""What sampling and scoring share: requests, batches of prompts, and the prefix of all prompts."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -54,12 +54,16 @@ def check_length(name: str, tokens: Sequence[int], num_new: int, max_length: int
     raise ValueError(f'{name} has no token; give at least one')
   if len(tokens) + num_new > max_length:
     raise ValueError(
-      f'{name} has {len(tokens)} tokens: with {num_new} new ones it exceeds the context of {max_length}'
+      f'{name} has {len(tokens)} tokens: with {num_new} new ones'
+      f' it exceeds the context of {max_length}'
     )
 
 
 def check_requests(requests: Sequence[Request], num_new: int, max_length: int) -> None:
-  """Checks the length of each request's prompt; see check_length. Raises ValueError that names the question."""
+  """Checks the length of each request's prompt; see check_length.
+
+  Raises ValueError that names the question.
+  """
   for request in requests:
     check_length(f'question {request.id}: its prompt', request.tokens, num_new, max_length)
 
@@ -107,13 +111,19 @@ def share_prefix(model: Transformer, params: Params, prompts: Sequence[Sequence[
 
 
 def bucket(length: int) -> int:
-  """Rounds a length up by at most a quarter, so that few shapes are compiled: 8, 16, ... 64, 80, 96, ..."""
+  """Rounds a length up by at most a quarter: 8, 16, ... 64, 80, 96, ...
+
+  So few shapes are compiled.
+  """
   multiple = max(8, 2 ** (length.bit_length() - 3))
   return -(-length // multiple) * multiple
 
 
 def pad(rows: Sequence[Sequence[int]], num_rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-  """Returns tokens [num_rows, length] int32 and lengths [num_rows] int32; rows that are missing have length 1."""
+  """Returns tokens [num_rows, length] int32 and lengths [num_rows] int32.
+
+  Rows that are missing have length 1.
+  """
   tokens = np.zeros((num_rows, length), np.int32)
   lengths = np.ones(num_rows, np.int32)
   for i, row in enumerate(rows):

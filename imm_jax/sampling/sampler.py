@@ -1,4 +1,4 @@
-"""Sampling completions: a prefix is computed once for all prompts, a prompt once for its samples, and slots decode."""
+"""Sampling completions: each prompt is computed once for all its samples, and slots decode."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -70,7 +70,10 @@ class SamplerConfig:
     return Rule(self.temperature, self.top_k, self.top_p)
 
   def decoding(self, max_new_tokens: int, stop: Sequence[str] = ()) -> Decoding:
-    """Returns the Decoding of this config, for a task's limit and stop strings. Raises ValueError."""
+    """Returns the Decoding of this config with a task's limit and stop strings.
+
+    Raises ValueError when one of them is out of range.
+    """
     return Decoding(
       self.num_samples_per_prompt, self.temperature, self.top_k, self.top_p, max_new_tokens, stop
     )
@@ -78,7 +81,10 @@ class SamplerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-  """What the model wrote: the ids that it sampled are the truth, the text is for people and verifiers."""
+  """What the model wrote.
+
+  The ids that it sampled are the truth; the text is for people and verifiers.
+  """
 
   text: str  # Without the stop string.
   tokens: list[int]  # With the token that stopped it.
@@ -87,14 +93,17 @@ class Completion:
   finish_reason: str  # 'stop' or 'length'.
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
-  """Completes prompts: `Sampler(model, params, tokenizer, config).sample(requests, decoding, key=key)`."""
+  """Completes prompts with a model.
+
+  Sampler(model, params, tokenizer, config).sample(requests, decoding, key=key)
+  """
 
   model: Transformer  # Its rules are sharding.SAMPLE.
   params: Params = dataclasses.field(repr=False)  # Sharded by these rules.
   tokenizer: Tokenizer  # Decodes, and knows the end tokens.
-  config: SamplerConfig  # Of it, num_slots and chunk_steps count here.
+  config: SamplerConfig  # Its num_slots and chunk_steps; a Decoding says the rest.
 
   def sample(
     self,
@@ -105,22 +114,25 @@ class Sampler:
     only: slice = slice(None),
     advance: Callable[[int], None] = lambda num_completions: None,
   ) -> list[list[Completion]]:
-    """Returns decoding.num_samples completions of each request. Greedy ones are alike, and decoded once.
+    """Returns decoding.num_samples completions of each request.
 
-    A completion is a function of `key`, its request's id, its prompt and its index, and of nothing else.
+    Greedy completions of a request are alike, and one is decoded for all.
+
+    A completion is a function of the key, of its request's id and prompt, of its index and of the
+    decoding, and of nothing else.
 
     Args:
-      requests: all that are asked. What all share at the beginning is computed once.
+      requests: all requests. What their prompts share at the beginning is computed once.
       decoding: how they are completed.
       key: f(seed, round).
-      only: the requests that are sampled now. The shapes and the shared prefix are those of all requests, so a large set
-        can be sampled part by part with the programs of the first part, and its completions are the same.
+      only: which of them are sampled now. The shapes and the shared prefix are those of all
+        requests, so that the parts of a large set need no programs of their own.
       advance: called with the number of completions that have just ended.
 
     Raises:
       processes.Stopped: a notice to stop has come.
-      ValueError: the prompt of some request is empty, or longer with its completion than the model's context. The
-        question is named, and nothing has been computed.
+      ValueError: the prompt of some request is empty, or longer with its completion than the
+        model's context. The question is named, and nothing has been computed.
     """
     check_requests(requests, decoding.max_new_tokens, self.model.config.max_length)
     if not requests[only]:
@@ -146,7 +158,7 @@ class _Row:
 
 
 class _Run:
-  """One call of Sampler.sample: which requests wait, which rows decode in which slot, and what is done."""
+  """One call of Sampler.sample: what waits, what decodes in which slot, and what is done."""
 
   def __init__(
     self,
@@ -165,14 +177,14 @@ class _Run:
     self.keys = row_keys(key, [request.id for request in requests[only]], n)
     self.stopping = Stopping(sampler.tokenizer, decoding.stop)
     self.stops = jnp.asarray(self.stopping.mask(model.config.vocab_size))
-    # Empty slots are decoded too, so use no more than there are rows. Rounding to powers of two keeps the number of
-    # compilations small.
+    # Empty slots are decoded too, so use no more than there are rows. Rounding to powers of two
+    # keeps the number of compilations small.
     most = 2 ** (n * len(requests) - 1).bit_length()
     mesh_shape = jax.sharding.get_abstract_mesh().shape
     num_rows, self.wave = capacity(min(sampler.config.num_slots, most), n, model.rules, mesh_shape)
     prompt_length = bucket(max(len(request.tokens) for request in requests) - self.prefix.length)
     self.slots = empty_slots(model, num_rows, prompt_length, decoding.max_new_tokens)
-    # The last is taken first: short prompts before long ones, so that those of similar length share a batch.
+    # The last is taken first, so short prompts before long ones: similar lengths share a batch.
     order = range(len(self.suffixes))
     self.pending = sorted(order, key=lambda i: (bucket(len(self.suffixes[i])), -i), reverse=True)
     self.free = list(range(num_rows))
@@ -184,7 +196,7 @@ class _Run:
     return bool(self.pending or self.rows)
 
   def refill(self) -> None:
-    """Puts the next requests into free slots, as long as there is room for a whole batch of them."""
+    """Puts the next requests into free slots, as long as a whole batch of them has room."""
     while self.pending and len(self.free) >= min(self.wave, len(self.pending)) * self.num_samples:
       batch = [self.pending.pop() for _ in range(min(self.wave, len(self.pending)))]
       self._insert(batch)
@@ -198,11 +210,9 @@ class _Run:
     tokens, lengths = pad([self.suffixes[i] for i in batch], self.wave, bucket(longest))
     start = np.int32(self.prefix.length)
     prompts = prefill(sampler.model, sampler.params, self.prefix.cache, tokens, lengths, start)
-    # A slot that is out of range, of a prompt that is missing in the batch, is dropped.
-    num_slots = self.slots.token.shape[0]
-    rows = np.pad(slots, (0, self.wave * n - len(slots)), constant_values=num_slots).astype(
-      np.int32
-    )
+    # Prompts that are missing in the batch go to a slot that is out of range, and are dropped.
+    rows = np.full(self.wave * n, self.slots.token.shape[0], np.int32)
+    rows[: len(slots)] = slots
     keys = self.keys[np.resize(batch, self.wave)].reshape(self.wave * n, -1)
     self.slots = insert(sampler.model, self.slots, prompts, keys, rows, self.stops, self.rule)
 
@@ -244,9 +254,9 @@ class _Run:
   def _ending(
     self, row: _Row, written: Sequence[int], is_active: bool
   ) -> tuple[Ending, str] | None:
-    """Returns where a row that has written these tokens ends, and its finish_reason; None where it goes on.
+    """Returns where a row that has written these tokens ends, and its finish_reason.
 
-    Tokens behind the end, which were decoded since the last look, are dropped.
+    None where it goes on. Tokens behind the end, decoded since the last look, are dropped.
     """
     ending = self.stopping.find(written, row.seen)
     row.seen = len(written)
@@ -254,22 +264,23 @@ class _Run:
       return ending, 'stop'
     if is_active:
       return None
-    # A token of self.stops may end a row early without a stop string in its text: of the first token of a text, some
-    # decoders drop the space in front.
+    # A token of self.stops may end a row early without a stop string in its text: of the first
+    # token of a text, some decoders drop the space in front.
     reason = 'length' if len(written) == self.slots.max_new_tokens else 'stop'
     return Ending(len(written), self.sampler.tokenizer.decode(written)), reason
 
 
 def row_keys(key: jax.Array, ids: Sequence[str], num_samples: int) -> np.ndarray:
-  """Returns the data of the rows' PRNG keys, f(key, id, sample index): [len(ids), num_samples, 2] uint32."""
+  """Returns the data of the rows' PRNG keys, [len(ids), num_samples, 2] uint32.
+
+  A row's key is f(key, id, sample index).
+  """
   names = np.array([zlib.crc32(name.encode()) for name in ids], np.uint32)
   return jax.device_get(_fold_rows(key, names, num_samples))
 
 
 @functools.partial(jax.jit, static_argnames='num_samples')
 def _fold_rows(key, names, num_samples):
-  of_names = jax.vmap(jax.random.fold_in, (None, 0))(key, names)
-  of_samples = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(
-    of_names, jnp.arange(num_samples)
-  )
-  return jax.random.key_data(of_samples)
+  fold = jax.vmap(jax.random.fold_in, (None, 0))
+  keys = jax.vmap(fold, (0, None))(fold(key, names), jnp.arange(num_samples))
+  return jax.random.key_data(keys)

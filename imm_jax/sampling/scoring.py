@@ -1,4 +1,4 @@
-"""Scoring: the log-probabilities of given options behind a prompt, all options of a prompt in one row."""
+"""Scoring options behind a prompt: the log-probabilities of their tokens, a prompt a row."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -37,9 +37,10 @@ class OptionRows(NamedTuple):
 
   Attributes:
     tokens: [B, T] int32.
-    offsets: [B, T] int32. A token's place behind the shared prefix; options of a prompt all begin at the same one.
-      layers.EMPTY marks padding.
-    segment_ids: [B, T] int32. layers.SHARED for the prompt, then 1, 2, ...: a token sees its prompt and its own option.
+    offsets: [B, T] int32. A token's place behind the shared prefix; options of a prompt all begin
+      at the same one. layers.EMPTY marks padding.
+    segment_ids: [B, T] int32. layers.SHARED for the prompt, then 1, 2, ...: a token sees its prompt
+      and its own option.
     sources: [B, M] int32. Where the features are that predict each token of the options.
     targets: [B, M] int32. These tokens.
   """
@@ -52,27 +53,34 @@ class OptionRows(NamedTuple):
 
 
 def check_options(name: str, prompt: Sequence[int], options: Options, max_length: int) -> None:
-  """Checks that a prompt fits the context with each of its options, whose last token the model never reads.
+  """Checks that a prompt fits the context with each of its options.
+
+  The last token of an option does not count: the model never reads it.
 
   Args:
     name: the prompt's name, with which the error begins.
     prompt: its token ids.
-    options: its options, with a token each at least.
+    options: its options: at least one, with a token each at least.
     max_length: the model's context, in tokens.
 
   Raises:
-    ValueError: the prompt or an option is empty, or they are too long together.
+    ValueError: the prompt or an option is empty, they are too long together, or there is no option.
   """
+  if not len(options):
+    raise ValueError(f'{name} has no option; give at least one')
   for i, option in enumerate(options):
     if not len(option):
       raise ValueError(f'{name} has an option without a token, number {i}; give at least one')
-  check_length(name, prompt, max(map(len, options), default=1) - 1, max_length)
+  check_length(name, prompt, max(map(len, options)) - 1, max_length)
 
 
 def check_requests(
   requests: Sequence[Request], options: Sequence[Options], max_length: int
 ) -> None:
-  """Checks each request with its options; see check_options. Raises ValueError that names the question."""
+  """Checks each request with its options; see check_options.
+
+  Raises ValueError that names the question.
+  """
   for request, own in zip(requests, options, strict=True):
     check_options(f'question {request.id}: its prompt', request.tokens, own, max_length)
 
@@ -88,30 +96,30 @@ def score(
 ) -> list[list[Score]]:
   """Returns the Score of each option of each request.
 
-  A row of a batch is a prompt and all its options, which do not see each other, so the prompt is computed once.
+  A row of a batch is a prompt and all its options, which do not see each other, so the prompt is
+  computed once.
 
   Args:
     model: its rules are sharding.SAMPLE.
     params: of the model, sharded by these rules.
     requests: the prompts. What all share at the beginning is computed once.
-    options: those of each prompt; the last token of one may be the first behind the context.
+    options: the options of each prompt. The last token of one may be the first behind the context.
     batch_size: the number of prompts that are computed at once.
     advance: called with the number of options that have just been scored.
 
   Raises:
     processes.Stopped: a notice to stop has come.
-    ValueError: a prompt or an option is empty or too long; the question is named, and nothing has been computed.
+    ValueError: a prompt or an option is empty or too long; the question is named, and nothing has
+      been computed.
   """
   check_requests(requests, options, model.config.max_length)
   if not requests:
     return []
   prefix = share_prefix(model, params, [request.tokens for request in requests])
-  rows = [
-    (request.tokens[prefix.length :], own) for request, own in zip(requests, options, strict=True)
-  ]
-  order = sorted(
-    range(len(rows)), key=lambda i: (_size(*rows[i]), i)
-  )  # Rows of similar length together.
+  suffixes = [request.tokens[prefix.length :] for request in requests]
+  rows = list(zip(suffixes, options, strict=True))
+  # Rows of similar length share a batch.
+  order = sorted(range(len(rows)), key=lambda i: _size(*rows[i]))
   num_rows = min(batch_size, len(rows))
   results: list[list[Score]] = [[] for _ in rows]
   for first in range(0, len(order), num_rows):
@@ -131,10 +139,12 @@ def score(
 def score_rows(
   model: Transformer, params: Params, prefix: KVCache | None, rows: OptionRows, start: jax.Array
 ) -> Score:
-  """Returns the Score of the options' tokens, [B, M]; start [] int32 is the first position of a row."""
-  model = model.clone(
-    config=dataclasses.replace(model.config, attention='xla')
-  )  # No kernel knows of SHARED.
+  """Returns the Score of the options' tokens, [B, M].
+
+  start [] int32 is the position of each row's first token.
+  """
+  # No attention kernel knows the segment that all others see.
+  model = model.clone(config=dataclasses.replace(model.config, attention='xla'))
   positions = jnp.where(rows.offsets == layers.EMPTY, layers.EMPTY, start + rows.offsets)
   bound = model.bind({'params': params})
   x, _ = bound.features(rows.tokens, positions, rows.segment_ids, prefix=prefix)

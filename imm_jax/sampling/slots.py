@@ -1,7 +1,10 @@
-"""The decode loop over slots: rows that decode in step, each in a slot that the next question takes when it is finished.
+"""The decode loop over slots.
 
-Every row writes its keys and values at the same cache index, so the part of the cache behind the prompts is a ring.
-Positions say which token a place of the cache holds and who may see it.
+A fixed number of rows decodes in step, each in a slot. A finished row leaves its slot to the next
+question.
+
+Every row writes its keys and values at the same cache index, so the part of the cache behind the
+prompts is a ring. Positions say which token a place of the cache holds and who may see it.
 """
 
 from collections.abc import Mapping
@@ -18,27 +21,24 @@ from imm_jax.models.transformer import empty_cache, KVCache, Params, Transformer
 from imm_jax.sampling.choice import Choice, choose, Rule
 from imm_jax.sampling.prefill import Prefilled
 
-CACHE_AXES = (
-  'layers',
-  'attention_batch',
-  'attention_heads',
-  None,
-  None,
-)  # A head's keys and values are whole.
+# The logical axes of a cache's keys and values: those of a head are whole.
+CACHE_AXES = ('layers', 'attention_batch', 'attention_heads', None, None)
 
 
 @flax.struct.dataclass
 class Slots:
-  """The state of the decode loop: B slots, each with a row in flight, with a finished one, or empty.
+  """The state of the decode loop: B slots.
+
+  Each has a row in flight, has a finished row, or is empty.
 
   Attributes:
-    cache: Keys and values of S = T + R places a slot: prompts in the first T, completions in a ring of R =
-      max_new_tokens behind them. All rows write at cache.index, which goes around the ring.
+    cache: Keys and values of S = T + R places a slot: prompts in the first T, completions in a ring
+      of R = max_new_tokens behind them. All rows write at cache.index, which goes around the ring.
     token: [B] int32. The newest token of each row. The cache does not have its keys and values yet.
     position: [B] int32. The position of the newest token in prompt and completion.
     active: [B] bool. Whether the row still decodes. The others compute too, but leave no token.
-    key: [B] PRNG keys. A row's draws are a function of its key, f(seed, round, question id, sample index), and of its
-      length.
+    key: [B] PRNG keys. A row's draws are a function of its key, f(seed, round, question id, sample
+      index), and of its length.
     length: [B] int32. How many tokens the completion has.
     tokens: [B, R] int32. The completion, of which the first `length` tokens count.
     logprobs: [B, R] float32. The log-probabilities of these tokens in nats, under the model itself.
@@ -66,7 +66,10 @@ class Slots:
     return self.cache.positions.shape[1] - self.max_new_tokens
 
   def write(self, rows: jax.Array, columns: jax.Array | int, choice: Choice) -> 'Slots':
-    """Returns the slots with the chosen tokens in these rows and columns; those out of range are dropped."""
+    """Returns the slots with the chosen tokens in these rows and columns.
+
+    Tokens whose row or column is out of range are dropped.
+    """
 
     def put(array, values):
       return array.at[rows, columns].set(values, mode='drop')
@@ -84,7 +87,8 @@ def capacity(
 ) -> tuple[int, int]:
   """Returns how many rows decode at once, and how many questions are prefilled at once.
 
-  Rows are a multiple of the devices that share them. A quarter of the slots is refilled when it is free.
+  Rows are a multiple of the devices that share them. A quarter of the slots is refilled when it is
+  free.
 
   Args:
     num_slots: the rows that are asked for.
@@ -135,7 +139,8 @@ def insert(
     model: the function of params.
     slots: donated.
     prompts: of Q rows.
-    keys: [Q * n, 2] uint32, the data of the rows' PRNG keys; the n rows of a prompt follow each other.
+    keys: [Q * n, 2] uint32, the data of the rows' PRNG keys; the n rows of a prompt follow each
+      other.
     rows: [Q * n] int32, the slots, out of range where there is no prompt.
     stops: [V] bool, the tokens that end a row.
     rule: how the token is chosen.
@@ -161,7 +166,10 @@ def insert(
 
 
 def _put_prompts(cache: KVCache, prompts: KVCache, rows: jax.Array) -> KVCache:
-  """Returns the cache with the prompts, of T places, at the beginning of these rows, and nothing behind them."""
+  """Returns the cache with the prompts, of T places, at the beginning of these rows.
+
+  Behind them a row is empty.
+  """
   T = prompts.positions.shape[1]
   n = rows.shape[0] // prompts.positions.shape[0]
   behind = jnp.full((rows.shape[0], cache.positions.shape[1] - T), layers.EMPTY, jnp.int32)
@@ -220,7 +228,10 @@ def decode_step(
   stops: jax.Array,
   rule: Rule,
 ) -> Slots:
-  """Returns the slots with one more token in each active row; the arguments are those of `decode`."""
+  """Returns the slots with one more token in each active row.
+
+  The arguments are those of `decode`.
+  """
   logits, cache = model.bind({'params': params})(
     slots.token[:, None], slots.position[:, None], cache=slots.cache, prefix=prefix
   )
@@ -247,7 +258,7 @@ def decode_step(
 
 
 def _pin(model: Transformer, cache: KVCache) -> KVCache:
-  """Returns the cache with its sharding fixed, so that it stays where it is from one call to the next."""
+  """Returns the cache with its sharding fixed, so that no call moves it."""
   return dataclasses.replace(
     cache,
     k=sharding.constrain(cache.k, CACHE_AXES, model.rules),

@@ -1,7 +1,7 @@
-"""Where a completion ends: at an end token of the model, or at the first stop string that is complete.
+"""Where a completion ends: at an end token, or where the first stop string is complete.
 
-Both are a function of the completion's tokens and the stop strings alone. How many tokens are decoded between two looks
-at a row is no part of it.
+Both are a function of the completion's tokens and the stop strings alone. How many tokens are
+decoded between two looks at a row is no part of it.
 """
 
 from collections.abc import Sequence
@@ -11,9 +11,11 @@ import numpy as np
 
 from imm_jax.formats.tokenizer import Tokenizer
 
-# Bytes that are no whole character, such as the first ones of a character whose others are still to come, decode to this.
+# Bytes that are no character decode to this, such as the first byte of one whose others are still
+# to come.
 _BROKEN = '\ufffd'
-# Special tokens have no text. Those that stop strings name are marked by characters that no text has: lone surrogates.
+# Special tokens have no text. Those that stop strings name are marked by characters that no text
+# has: lone surrogates.
 _FIRST_MARK = 0xD800
 
 
@@ -25,28 +27,31 @@ class Ending(NamedTuple):
 
 
 class Stopping:
-  """The end tokens of a model, and stop strings. A special token in a stop string means that token, or its text."""
+  """The end tokens of a model, and stop strings.
+
+  A special token in a stop string means that token, or its name spelt by others.
+  """
 
   def __init__(self, tokenizer: Tokenizer, stop: Sequence[str]):
     """Prepares to look for the strings of `stop` in what `tokenizer` decodes."""
     self._tokenizer = tokenizer
     self._stop = tuple(stop)
     self.end_tokens = tokenizer.ending(stop)
-    named = [
-      (token, text)
-      for token, text in tokenizer.special_tokens.items()
-      if any(text in s for s in stop)
-    ]
-    named.sort(key=lambda item: len(item[1]), reverse=True)  # One may be a part of another.
-    self._marks = {token: chr(_FIRST_MARK + i) for i, (token, _) in enumerate(named)}
+    special = tokenizer.special_tokens
+    named = [token for token, name in special.items() if any(name in string for string in stop)]
+    named.sort(key=lambda token: len(special[token]), reverse=True)  # A name may be in another.
+    self._marks = {token: chr(_FIRST_MARK + i) for i, token in enumerate(named)}
     marked = list(stop)
-    for token, text in named:
-      marked = [string.replace(text, self._marks[token]) for string in marked]
+    for token, mark in self._marks.items():
+      marked = [string.replace(special[token], mark) for string in marked]
     self._strings = tuple(dict.fromkeys((*stop, *marked)))
     self._longest = max(map(len, self._strings), default=0)
 
   def mask(self, vocab_size: int) -> np.ndarray:
-    """Returns [vocab_size] bool, the tokens that end a row wherever they are: they need no look at its text."""
+    """Returns [vocab_size] bool: the tokens that end a row wherever they are.
+
+    They need no look at the row's text.
+    """
     mask = np.zeros(vocab_size, bool)
     if self._stop:
       mask[: self._tokenizer.size] = self._tokenizer.tokens_containing(self._stop)
@@ -56,12 +61,12 @@ class Stopping:
   def find(self, tokens: Sequence[int], seen: int = 0) -> Ending | None:
     """Returns where a completion ends, None where it does not.
 
-    It ends with the first token that is an end token, or with which a stop string is complete in the text so far. Its
-    text is cut where the first of the stop strings that are complete then begins.
+    It ends with the first token that is an end token, or that completes a stop string in the text
+    so far. Its text is cut at the earliest start of a stop string that is complete then.
 
     Args:
       tokens: the completion's token ids.
-      seen: so many of them were looked at before, and do not end it.
+      seen: how many of them are known not to end it, from an earlier look.
     """
     end = next((i + 1 for i in range(seen, len(tokens)) if tokens[i] in self.end_tokens), None)
     tokens = tokens[:end]
@@ -74,10 +79,11 @@ class Stopping:
     return Ending(end, self._tokenizer.decode(tokens)) if end else None
 
   def _may_complete(self, tokens: Sequence[int], seen: int) -> bool:
-    """Returns whether the tokens behind the first `seen` may complete a stop string, from the text of the row's tail.
+    """Returns whether the tokens behind the first `seen` may complete a stop string.
 
-    The tail begins so early that the longest string fits behind its first character, which does not count, since some
-    decoders drop a space there. Where bytes are no character, the tail does not say what the whole row's text is.
+    Only the tail of the row is decoded. It begins early enough for the longest string, and for one
+    character more, because some decoders drop a space at the beginning. Where its bytes are no
+    character, the tail does not show how the whole row decodes.
     """
     start = seen
     missing = self._longest + 1  # Characters in front of the unseen tokens.
@@ -88,12 +94,15 @@ class Stopping:
     return _BROKEN in tail or any(string in tail for string in self._strings)
 
   def _text(self, tokens: Sequence[int], whole: bool = True) -> str:
-    """Returns the text in which stop strings are looked for: `whole` is without an unfinished character at the end."""
+    """Returns the text in which stop strings are looked for.
+
+    whole: without the replacement characters at its end, which may become a character yet.
+    """
     text = self._tokenizer.decode(tokens)
-    for i in reversed(range(len(tokens))) if self._marks else ():
-      if tokens[i] in self._marks:
-        place = len(self._tokenizer.decode(tokens[:i]))
-        text = text[:place] + self._marks[tokens[i]] + text[place:]
+    places = [i for i, token in enumerate(tokens) if token in self._marks]
+    for i in reversed(places):
+      start = len(self._tokenizer.decode(tokens[:i]))
+      text = text[:start] + self._marks[tokens[i]] + text[start:]
     return text.rstrip(_BROKEN) if whole else text
 
   def _without_marks(self, text: str) -> str:

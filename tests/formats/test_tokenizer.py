@@ -100,7 +100,10 @@ def test_without_a_generation_config_the_stop_ids_are_those_of_config_json(tmp_p
   assert Tokenizer.load(tmp_path).stop_ids == {1}
 
 
-TURNS = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}ENDS\n{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"
+TURNS = (
+  "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}ENDS\n{% endfor %}"
+  '{% if add_generation_prompt %}<s>{% endif %}'
+)
 
 
 @pytest.mark.parametrize(

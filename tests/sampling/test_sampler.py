@@ -1,4 +1,4 @@
-"""Sampling: the same completion whatever the batch, order, slots or mesh; the model's distribution; every way to stop."""
+"""Sampling: the same completions whatever the batch, order, slots or mesh; every way to stop."""
 
 import dataclasses
 import functools
@@ -20,11 +20,15 @@ from imm_jax.sampling.prefill import Request
 from imm_jax.sampling.sampler import Sampler, SamplerConfig
 from tests.conftest import every_family, FAMILIES, MESHES
 
-CHARACTERS = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789\n'  # 63, and the end token
+# 63 characters, and the end token.
+CHARACTERS = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789\n'
 TOKENIZER = Tokenizer.from_characters(CHARACTERS)
-PROMPTS = [list(range(5)) + tail for tail in ([7], [8, 9, 10], [11, 12], [13, 14, 15, 16, 17], [8, 9], [20] * 9)]
+TAILS = [7], [8, 9, 10], [11, 12], [13, 14, 15, 16, 17], [8, 9], [20] * 9
+PROMPTS = [list(range(5)) + tail for tail in TAILS]
 IDS = [f'q{i}' for i in range(len(PROMPTS))]
-CONFIG = SamplerConfig(num_samples_per_prompt=3, temperature=1.3, top_k=0, top_p=1.0, num_slots=6, chunk_steps=3)
+CONFIG = SamplerConfig(
+  num_samples_per_prompt=3, temperature=1.3, top_k=0, top_p=1.0, num_slots=6, chunk_steps=3
+)
 
 
 @pytest.fixture
@@ -38,8 +42,10 @@ def place(config, params):
 
 @pytest.fixture
 def run(place):
-  def sample(config=CONFIG, prompts=PROMPTS, ids=IDS, mesh=None, seed=0, max_new_tokens=7, stop=(), **options):
-    mesh = mesh or jax.make_mesh((1, 1, 1), sharding.AXES, (jax.sharding.AxisType.Auto,) * 3, devices=jax.devices()[:1])
+  def sample(
+    config=CONFIG, prompts=PROMPTS, ids=IDS, mesh=None, seed=0, max_new_tokens=7, stop=(), **options
+  ):
+    mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
     requests = [Request(*pair) for pair in zip(ids, prompts, strict=True)]
     decoding = config.decoding(max_new_tokens, stop)
     with jax.set_mesh(mesh):
@@ -55,7 +61,8 @@ def tokens_of(completions):
 
 @functools.partial(jax.jit, static_argnames='config')
 def next_token(config, params, tokens, length):
-  logits, _ = Transformer(config).apply({'params': params}, tokens[None], jnp.arange(tokens.shape[0])[None])
+  positions = jnp.arange(tokens.shape[0])[None]
+  logits, _ = Transformer(config).apply({'params': params}, tokens[None], positions)
   return jnp.argmax(logits[0, length - 1])
 
 
@@ -63,7 +70,8 @@ def reference(config, params, prompt, steps):
   """Greedy decoding by full forward passes."""
   tokens = list(prompt)
   for _ in range(steps):
-    tokens.append(int(next_token(config, params, jnp.asarray(tokens + [0] * (24 - len(tokens))), len(tokens))))
+    padded = jnp.asarray(tokens + [0] * (24 - len(tokens)))
+    tokens.append(int(next_token(config, params, padded, len(tokens))))
     if tokens[-1] in TOKENIZER.stop_ids:
       break
   return tokens[len(prompt) :]
@@ -88,7 +96,13 @@ def test_a_completion_does_not_depend_on_slots_order_company_or_chunks(run, temp
 
 @pytest.mark.parametrize(
   'config, temperature',
-  [('qwen', 0.0), *(pytest.param(name, 1.3, marks=() if name == 'gemma' else pytest.mark.slow) for name in FAMILIES)],
+  [
+    ('qwen', 0.0),
+    *(
+      pytest.param(name, 1.3, marks=() if name == 'gemma' else pytest.mark.slow)
+      for name in FAMILIES
+    ),
+  ],
   indirect=['config'],
 )
 def test_a_completion_does_not_depend_on_the_mesh(run, mesh, temperature):
@@ -124,7 +138,8 @@ def test_entropies_are_those_of_the_models_distributions(run, place):
         tokens = jnp.asarray([[*prompt, *sample.tokens]])
         logits, _ = model.apply({'params': params}, tokens, jnp.arange(tokens.shape[1])[None])
         logprobs = jax.nn.log_softmax(logits[0, len(prompt) - 1 : -1])
-        np.testing.assert_allclose(sample.entropies, -np.sum(np.exp(logprobs) * logprobs, axis=-1), atol=2e-5)
+        entropies = -np.sum(np.exp(logprobs) * logprobs, axis=-1)
+        np.testing.assert_allclose(sample.entropies, entropies, atol=2e-5)
 
 
 def test_stop_strings_end_a_completion_at_once_and_leave_its_text(run):
@@ -165,12 +180,16 @@ def test_an_end_token_stops_and_is_kept_in_tokens_only(run, monkeypatch):
 
 
 def test_one_new_token(run):
-  assert tokens_of(run(max_new_tokens=1)) == [[t[:1] for t in samples] for samples in tokens_of(run())]
+  first = [[tokens[:1] for tokens in samples] for samples in tokens_of(run())]
+  assert tokens_of(run(max_new_tokens=1)) == first
 
 
 @pytest.fixture
 def shapes(monkeypatch):
-  """A list of what is computed: (1, T) or (Q, T) for a prefix or a batch of prompts, and 'slots' with those of a run."""
+  """A list of what is computed, filled by runs.
+
+  (1, T) or (Q, T) is a prefix or a batch of prompts, ('slots', B, T, R) the slots of a run.
+  """
   found = []
 
   def prefill_prompts(model, params, prefix, tokens, *rest):
@@ -186,8 +205,9 @@ def shapes(monkeypatch):
     found.append(('slots', *shape))
     return slots.empty_slots(model, *shape)
 
-  for function, name in ((prefill_prompts, 'prefill'), (share_prefix, 'share_prefix'), (empty_slots, 'empty_slots')):
-    monkeypatch.setattr(sampler_lib, name, function)
+  monkeypatch.setattr(sampler_lib, 'prefill', prefill_prompts)
+  monkeypatch.setattr(sampler_lib, 'share_prefix', share_prefix)
+  monkeypatch.setattr(sampler_lib, 'empty_slots', empty_slots)
   return found
 
 
@@ -198,20 +218,31 @@ def test_the_prefix_is_computed_once_and_each_question_once(run, shapes):
 
 def test_there_are_no_more_slots_than_rows_but_for_a_power_of_two(run, shapes):
   run(dataclasses.replace(CONFIG, num_slots=64), PROMPTS[:3], IDS[:3])
-  assert [shape[1] for shape in shapes if shape[0] == 'slots'] == [15]  # 5 questions of 3 samples are what goes into 16
+  # 5 questions of 3 samples are what goes into 16.
+  assert [shape[1] for shape in shapes if shape[0] == 'slots'] == [15]
 
 
 @pytest.mark.parametrize('shape', MESHES)
 def test_a_decode_step_gathers_no_weight_and_no_cache(config, shape):
-  """Collectives of a decode step carry activations only: none is as large as the smallest matrix of a layer."""
-  config = dataclasses.replace(config, embed_dim=64, mlp_dim=256, vocab_size=512, num_heads=8, num_kv_heads=8)
+  """Collectives of a decode step carry activations only.
+
+  None is as large as the smallest matrix of a layer.
+  """
+  config = dataclasses.replace(
+    config, embed_dim=64, mlp_dim=256, vocab_size=512, num_heads=8, num_kv_heads=8
+  )
   mesh, model = sharding.make_mesh(*shape), Transformer(config, sharding.SAMPLE)
   abstract, _ = transformer.abstract_params(config)
   shardings = transformer.param_shardings(config, mesh, sharding.SAMPLE)
   with jax.set_mesh(mesh):
-    state = slots.empty_slots(model, 8, 32, 8)  # as `sample` does, a multiple of the devices that share the rows
-    params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    lowered = slots.decode.lower(model, params, None, state, jnp.zeros(512, bool), Rule(0.0), num_steps=3)
+    # As `sample` does, a multiple of the devices that share the rows.
+    state = slots.empty_slots(model, 8, 32, 8)
+    params = jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+    )
+    lowered = slots.decode.lower(
+      model, params, None, state, jnp.zeros(512, bool), Rule(0.0), num_steps=3
+    )
   gathered = re.findall(r'= \w+\[([\d,]*)\][^=]* all-gather\(', lowered.compile().as_text())
   sizes = [int(np.prod([int(n) for n in dims.split(',') if n])) for dims in gathered]
   assert max(sizes, default=0) < 64 * 64
@@ -247,7 +278,14 @@ def test_parts_of_the_requests_have_the_completions_and_the_shapes_of_all(run, s
 
 @pytest.mark.parametrize(
   'key, value',
-  [('top_p', 0.0), ('temperature', -1.0), ('temperature', 1e-40), ('temperature', np.nan), ('num_slots', 0), ('top_k', -1)],
+  [
+    ('top_p', 0.0),
+    ('temperature', -1.0),
+    ('temperature', 1e-40),
+    ('temperature', np.nan),
+    ('num_slots', 0),
+    ('top_k', -1),
+  ],
 )
 def test_a_value_out_of_range_is_named(key, value):
   with pytest.raises(ValueError, match=f'sampler.{key}: {value} is out of range'):

@@ -1,4 +1,4 @@
-"""Where a completion ends: a function of its tokens and the stop strings, however often and at which tokens one looks."""
+"""Where a completion ends: a function of tokens and stop strings, however often one looks."""
 
 import random
 
@@ -15,26 +15,28 @@ MERGES = [('Ċ', 'Ċ'), ('Ġ', 'a'), ('a', 'b'), ('ab', 'c'), ('Ã', '©'), ('Ċ
 
 def wrap(tmp_path, backend):
   backend.add_special_tokens(SPECIAL)
-  transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token='</s>').save_pretrained(tmp_path)
+  fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token='</s>')
+  fast.save_pretrained(tmp_path)
   return Tokenizer.load(tmp_path)
 
 
 def write_bytes(tmp_path):
   """A byte-level tokenizer, as GPT-2's: a character may be split over tokens."""
   words = [*SPECIAL, *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()), *map(''.join, MERGES)]
-  model = tokenizers.models.BPE({word: i for i, word in enumerate(words)}, MERGES)
-  backend = tokenizers.Tokenizer(model)
+  vocab = {word: i for i, word in enumerate(words)}
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, MERGES))
   backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
   backend.decoder = tokenizers.decoders.ByteLevel()
   return wrap(tmp_path, backend)
 
 
 def write_fallback(tmp_path):
-  """A tokenizer as Llama 2's: spaces are in front of words, the first is dropped, rare characters are bytes."""
-  words = [*SPECIAL, '▁', 'a', 'b', 'c', '▁a', '▁b', '▁ab', 'Q', '\n', *(f'<0x{i:02X}>' for i in range(256))]
+  """A tokenizer as Llama 2's: the first space is dropped, rare characters are bytes."""
+  pieces = [*'▁abcQ', '▁a', '▁b', '▁ab']
+  words = [*SPECIAL, *pieces, '\n', *(f'<0x{i:02X}>' for i in range(256))]
+  vocab = {word: i for i, word in enumerate(words)}
   merges = [('▁', 'a'), ('▁', 'b'), ('▁a', 'b')]
-  model = tokenizers.models.BPE({word: i for i, word in enumerate(words)}, merges, byte_fallback=True)
-  backend = tokenizers.Tokenizer(model)
+  backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges, byte_fallback=True))
   backend.normalizer = tokenizers.normalizers.Sequence(
     [tokenizers.normalizers.Prepend('▁'), tokenizers.normalizers.Replace(' ', '▁')]
   )
@@ -69,15 +71,17 @@ def look(tokenizer, tokens, stop, every):
 
 def find(tokenizer, tokens, stop):
   """What is found, the same for every number of tokens between two looks."""
-  [found] = {look(tokenizer, tokens, stop, every) for every in range(1, 9)} | {look(tokenizer, tokens, stop, 1000)}
+  [found] = {look(tokenizer, tokens, stop, every) for every in (*range(1, 9), 1000)}
   return found
 
 
 @pytest.mark.parametrize(
   'text, stop, num_tokens, cut',
   [
-    ('xyz12345', ['yz123', 'z1'], 4, 'xy'),  # the shorter one is complete first, and the longer one never
-    ('xyz12345', ['yz1', 'z1'], 4, 'x'),  # both are complete with the same token: the first start counts
+    # The shorter one is complete first, and the longer one never.
+    ('xyz12345', ['yz123', 'z1'], 4, 'xy'),
+    # Both are complete with the same token: the earlier start counts.
+    ('xyz12345', ['yz1', 'z1'], 4, 'x'),
     ('xyz12345', ['z1', 'yz1'], 4, 'x'),
     ('xyz12345', ['xyz12345', '345', '45'], 8, ''),
     ('xyz12345', ['4', '34', '234'], 7, 'xyz1'),
@@ -95,26 +99,26 @@ def test_the_first_string_that_is_complete_ends_the_row(tmp_path, text, stop, nu
 
 
 @pytest.mark.parametrize(
-  'stop, kept, cut',
+  'stop, num_tokens, cut',
   [
-    (['<|im_start|>user'], ['Q', '<|im_start|>', 'u', 's', 'e', 'r'], 'Q'),
-    (['<|im_start|>'], ['Q', '<|im_start|>'], 'Q'),
-    (['<|im_start|>user', '<|im_start|>'], ['Q', '<|im_start|>'], 'Q'),
-    (['Q<|im_start|>us'], ['Q', '<|im_start|>', 'u', 's'], ''),
-    (['ser<|im_end|>'], ['Q', '<|im_start|>', 'u', 's', 'e', 'r', '<|im_end|>'], 'Qu'),
-    (['<|im_end|>\n<s>'], ['Q', '<|im_start|>', 'u', 's', 'e', 'r', '<|im_end|>', '\n', '<s>'], 'Quser'),
-    (['user'], ['Q', '<|im_start|>', 'u', 's', 'e', 'r'], 'Q'),
-    (['Quser'], ['Q', '<|im_start|>', 'u', 's', 'e', 'r'], ''),  # a special token that no stop string has is no text
-    (['<', 'im_', '|>user', 'r<'], [], None),  # nor is a part of its name
-    (['</s>x', '</s>'], ['Q', '<|im_start|>', 'u', 's', 'e', 'r', '<|im_end|>', '\n', '<s>', '</s>'], 'Quser\n'),
+    (['<|im_start|>user'], 6, 'Q'),
+    (['<|im_start|>'], 2, 'Q'),
+    (['<|im_start|>user', '<|im_start|>'], 2, 'Q'),
+    (['Q<|im_start|>us'], 4, ''),
+    (['ser<|im_end|>'], 7, 'Qu'),
+    (['<|im_end|>\n<s>'], 9, 'Quser'),
+    (['user'], 6, 'Q'),
+    # A special token that no stop string has is no text, nor is a part of its name.
+    (['Quser'], 6, ''),
+    (['<', 'im_', '|>user', 'r<'], 10, 'Quser\n'),
+    # The end token ends every row.
+    (['</s>x', '</s>'], 10, 'Quser\n'),
   ],
 )
-def test_a_special_token_in_a_stop_string_is_that_token(tmp_path, stop, kept, cut):
+def test_a_special_token_in_a_stop_string_is_that_token(tmp_path, stop, num_tokens, cut):
   tokenizer = write_bytes(tmp_path)
-  row = ['Q', '<|im_start|>', 'u', 's', 'e', 'r', '<|im_end|>', '\n', '<s>', '</s>']
-  tokens = [token for word in row for token in tokenizer.encode(word)]
-  expected = Ending(len(kept), cut) if kept else Ending(len(row), 'Quser\n')  # an end token ends every row
-  assert len(tokens) == len(row) and find(tokenizer, tokens, stop) == expected
+  tokens = tokenizer.encode('Q<|im_start|>user<|im_end|>\n<s></s>')
+  assert len(tokens) == 10 and find(tokenizer, tokens, stop) == Ending(num_tokens, cut)
 
 
 def test_a_stop_string_with_a_special_token_may_be_spelt_by_others(tmp_path):
@@ -128,13 +132,16 @@ def test_a_character_is_complete_with_its_last_byte(tokenizer):
   ends = {n for n in range(1, len(tokens) + 1) if tokenizer.decode(tokens[:n]) == 'a日'}
   assert find(tokenizer, tokens, ['日']) == Ending(min(ends), 'a')
   assert find(tokenizer, tokens, ['本語', '日本語']) == Ending(len(tokens), 'a')
-  assert find(tokenizer, tokens, ['\ufffd']) is None  # what a part of a character decodes to
-  assert find(tokenizer, [*tokens[:-1], *tokenizer.encode('Q')], ['\ufffd']) is not None  # what will never be one
+  # The bytes of a character are no broken one until it is clear that they never become one.
+  broken = [*tokens[:-1], *tokenizer.encode('Q')]
+  assert find(tokenizer, tokens, ['\ufffd']) is None
+  assert find(tokenizer, broken, ['\ufffd']) is not None
 
 
 def test_the_end_token_ends_a_row_and_its_text_is_whole(tokenizer):
   tokens = [*tokenizer.encode('ab c'), *tokenizer.encode('</s>'), *tokenizer.encode('a')]
-  assert find(tokenizer, tokens, []) == Ending(tokens.index(1) + 1, tokenizer.decode(tokens[: tokens.index(1)]))
+  end = tokens.index(1)
+  assert find(tokenizer, tokens, []) == Ending(end + 1, tokenizer.decode(tokens[:end]))
   assert find(tokenizer, tokens, ['b'])[1] == tokenizer.decode(tokens).partition('b')[0]
 
 
@@ -143,14 +150,16 @@ def test_random_rows_end_where_the_prefixes_of_their_texts_say(tokenizer):
   texts = (' a', 'ab', 'abc', 'c', ' ', '\n\n', '\nQ', 'é', '日', '🚀', '<s>', '<|im_end|>')
   whole = [tokenizer.encode(text) for text in texts]
   pieces = whole + [[token] for tokens in whole for token in tokens]  # parts of characters too
-  stops = [' a', 'b', 'ca', 'a b', '\n\nQ', 'aé', 'é日', '日🚀', '🚀', 'b\n', 'cab', 'abcabc', '  ']
+  stops = [' a', 'b', 'ca', 'a b', '  ', 'cab', 'abcabc', '\n\nQ', 'b\n', 'aé', 'é日', '日🚀', '🚀']
   ends = 0
   for _ in range(300):
     tokens = sum(rng.choices(pieces, k=rng.randrange(1, 60)), [])
     stop = rng.sample(stops, k=rng.randrange(1, 4))
     found = find(tokenizer, tokens, stop)
     texts = [tokenizer.decode(tokens[:n]) for n in range(1, len(tokens) + 1)]
-    starts = [min((text.find(string) for string in stop if string in text), default=None) for text in texts]
+    starts = [
+      min((text.find(string) for string in stop if string in text), default=None) for text in texts
+    ]
     first = next((i for i, start in enumerate(starts) if start is not None), None)
     assert found == (None if first is None else Ending(first + 1, texts[first][: starts[first]]))
     ends += first is not None
@@ -160,7 +169,9 @@ def test_random_rows_end_where_the_prefixes_of_their_texts_say(tokenizer):
 def count_decoded(tokenizer, monkeypatch):
   calls = []
   decode = tokenizer.decode
-  monkeypatch.setattr(tokenizer, 'decode', lambda tokens: calls.append(len(tokens)) or decode(tokens))
+  monkeypatch.setattr(
+    tokenizer, 'decode', lambda tokens: calls.append(len(tokens)) or decode(tokens)
+  )
   return calls
 
 
