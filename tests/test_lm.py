@@ -14,6 +14,7 @@ from imm_jax import sharding
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
 from tests.conftest import ROOT
+from tests.sampling.test_stopping import write_fallback
 
 
 @pytest.fixture(scope='module')
@@ -113,6 +114,15 @@ def test_stop_strings_with_a_special_token(temperature):
   ):
     [[found]] = lm.generate(['a'], temperature=temperature, max_new_tokens=12, stop=stop)
     assert (found.text, found.tokens, found.finish_reason) == (text, tokenizer.encode(kept), 'stop')
+
+
+def test_a_first_token_whose_space_the_decoder_drops_may_hold_a_stop_string(tmp_path):
+  lm = chain('a b', write_fallback(tmp_path))
+  a, b = lm.tokenizer.encode('a b')
+  [[found]] = lm.generate([[b]], temperature=0.0, max_new_tokens=4, stop=[' a'])
+  assert (found.tokens, found.text, found.finish_reason) == ([a], 'a', 'stop')
+  [[found]] = lm.generate([[a]], temperature=0.0, max_new_tokens=4, stop=[' a'])
+  assert (found.tokens, found.text, found.finish_reason) == ([b, a], 'b', 'stop')
 
 
 def test_a_chat_needs_a_template(saved):
