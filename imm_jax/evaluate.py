@@ -13,8 +13,10 @@ import numpy as np
 from imm_jax import console, processes
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models.transformer import Params, Transformer
-from imm_jax.sampling import sampler
-from imm_jax.sampling.sampler import SamplerConfig
+from imm_jax.sampling import prefill, scoring
+from imm_jax.sampling.choice import Rule
+from imm_jax.sampling.prefill import Request
+from imm_jax.sampling.sampler import Sampler, SamplerConfig
 from imm_jax.tasks import Example, guess_accuracy, Task
 
 
@@ -29,8 +31,10 @@ class EvaluateConfig:
   text_length: int = 256  # tokens it is cut into
 
   def __post_init__(self):
-    if self.num_samples_per_prompt < 0 or self.temperature < 0:
-      raise ValueError(f'evaluate: num_samples_per_prompt and temperature are not negative, and this is {self}')
+    if self.num_samples_per_prompt < 0:
+      raise ValueError(f'evaluate.num_samples_per_prompt: {self.num_samples_per_prompt} is negative')
+    if problem := Rule(self.temperature).problem():
+      raise ValueError(f'evaluate.{problem}')
     if self.text_length < 2:
       raise ValueError(f'evaluate.text_length: {self.text_length} is less than 2')
     if self.text_source and not epath.Path(self.text_source).exists():
@@ -116,22 +120,37 @@ def text_nll(
   if not pieces:
     raise ValueError(f'evaluate.text_source: {config.text_source}: has less than two tokens')
   with console.progress('evaluate the text', len(pieces), 'pieces') as advance:
-    scores = sampler.score(
-        model, params, [piece[:1] for piece in pieces], [[piece[1:]] for piece in pieces], batch_size=batch_size,
-        advance=advance,
-    )  # fmt: skip
+    requests = [Request(f'{config.text_source}/{i}', piece[:1]) for i, piece in enumerate(pieces)]
+    options = [[piece[1:]] for piece in pieces]
+    scores = scoring.score(model, params, requests, options, batch_size=batch_size, advance=advance)
   logprobs = np.concatenate([score.logprobs for [score] in scores])
   return {'nll_nats': -float(logprobs.mean(dtype=np.float64)), 'num_tokens': logprobs.size}
 
 
+def make_requests(tokenizer: Tokenizer, task: Task, examples: Sequence[Example]) -> list[Request]:
+  """Returns the prompts of examples, behind the task's solved ones."""
+  return [Request(example.id, tokenizer.encode_prompt(task.prompt(example, task.shots))) for example in examples]
+
+
+def make_options(tokenizer: Tokenizer, task: Task, examples: Sequence[Example]) -> list[list[list[int]]]:
+  """Returns the token ids of each example's options."""
+  return [[tokenizer.encode(text) for text in task.continuations(example)] for example in examples]
+
+
+def check_lengths(tokenizer: Tokenizer, max_length: int, task: Task, examples: Sequence[Example]) -> None:
+  """Raises ValueError naming the first example whose prompt, with what follows it, exceeds max_length tokens."""
+  requests = make_requests(tokenizer, task, examples)
+  if task.scoring == 'likelihood':
+    scoring.check_requests(requests, make_options(tokenizer, task, examples), max_length)
+  else:
+    prefill.check_requests(requests, task.max_new_tokens, max_length)
+
+
 def _generate(model, params, tokenizer, task, config, key, label):
-  prompts = [tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in task.test]
-  ids = [example.id for example in task.test]
-  with console.progress(label, len(prompts) * config.num_samples_per_prompt, 'answers') as advance:
-    return sampler.sample(
-        model, params, tokenizer, prompts, config, key=key, max_new_tokens=task.max_new_tokens, ids=ids, stop=task.stop,
-        advance=advance,
-    )  # fmt: skip
+  requests = make_requests(tokenizer, task, task.test)
+  decoding = config.decoding(task.max_new_tokens, task.stop)
+  with console.progress(label, len(requests) * decoding.num_samples, 'answers') as advance:
+    return Sampler(model, params, tokenizer, config).sample(requests, decoding, key=key, advance=advance)
 
 
 def _greedy(model, params, tokenizer, task, sampler_config) -> tuple[list[bool], list[str]]:
@@ -143,10 +162,10 @@ def _greedy(model, params, tokenizer, task, sampler_config) -> tuple[list[bool],
 
 def _likelihood(model, params, tokenizer, task, sampler_config) -> tuple[list[bool], list[str]]:
   """Takes the option that the model finds likeliest, by the task's normalisation."""
-  prompts = [tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in task.test]
-  options = [[tokenizer.encode(text) for text in task.continuations(example)] for example in task.test]
+  requests = make_requests(tokenizer, task, task.test)
+  options = make_options(tokenizer, task, task.test)
   with console.progress(f'evaluate {task.name}', sum(map(len, options)), 'options') as advance:
-    scores = sampler.score(model, params, prompts, options, batch_size=sampler_config.num_slots, advance=advance)
+    scores = scoring.score(model, params, requests, options, batch_size=sampler_config.num_slots, advance=advance)
   best = []
   for example, of_options in zip(task.test, scores, strict=True):
     sizes = [len(option) if task.normalize == 'per_character' else 1 for option in example.options]

@@ -1,8 +1,10 @@
 """The library's front door: load(path) -> LM with logits, generate, score, save."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
+import operator
 import os
 import pathlib
 import shutil
@@ -18,8 +20,10 @@ from imm_jax.formats import at_round, checkpoint, peft
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
 from imm_jax.models.transformer import ModelConfig, Params, Transformer, XLA_OPTIONS
-from imm_jax.sampling import sampler
-from imm_jax.sampling.sampler import Completion, SamplerConfig, Score
+from imm_jax.sampling import scoring
+from imm_jax.sampling.prefill import check_length, Request
+from imm_jax.sampling.sampler import Completion, Sampler, SamplerConfig
+from imm_jax.sampling.scoring import Score
 
 
 @dataclasses.dataclass
@@ -47,7 +51,7 @@ class LM:
     if jax.tree.leaves(self.params)[0].dtype.name == self.config.dtype:
       lm.params = jax.device_put(self.params, transformer.param_shardings(self.config, self.mesh, sharding.SAMPLE))
     else:
-      lm.params = sampler.make_cast(lm.model, self.mesh)(self.params)  # pyright: ignore[reportArgumentType]
+      lm.params = _make_cast(lm.model, self.mesh)(self.params)  # pyright: ignore[reportArgumentType]
     return lm
 
   def logits(self, tokens: jax.Array | np.ndarray) -> jax.Array:
@@ -81,7 +85,8 @@ class LM:
       top_k: keep the so many likeliest tokens; 0 keeps all.
       top_p: keep the fewest tokens that hold this probability; 1 keeps all.
       max_new_tokens: at most so many tokens a completion.
-      stop: strings that end a completion and are left out of its text; the model's own end tokens always do.
+      stop: strings that end a completion and are left out of its text; they may be or contain special tokens. The
+        model's own end tokens always end one.
       seed: a completion is a function of the seed, its prompt and its index, whatever else is asked for in the same call.
       num_slots: rows decoded at once; what is free of it is refilled.
       advance: called with the number of completions that have just ended.
@@ -92,20 +97,20 @@ class LM:
     if isinstance(prompts, str):
       raise ValueError('prompts: is one text; give a list of texts or chats')
     config = SamplerConfig(num_samples, temperature, top_k, top_p, num_slots, chunk_steps=8)
-    encoded = [self._encode(prompt) for prompt in prompts]
+    decoding = config.decoding(max_new_tokens, stop)
     # A prompt is named by its tokens, and equal ones are numbered.
     seen: Counter[str] = Counter()
-    ids = []
-    for tokens in encoded:
+    requests = []
+    for i, prompt in enumerate(prompts):
+      tokens = self._encode(prompt)
+      check_length(f'prompt {i}', tokens, max_new_tokens, self.config.max_length)
       name = ','.join(map(str, tokens))
-      ids.append(f'{name}#{seen[name]}')
+      requests.append(Request(f'{name}#{seen[name]}', tokens))
       seen[name] += 1
     lm = self.to_sample()
     with jax.set_mesh(self.mesh):
-      return sampler.sample(
-          lm.model, lm.params, self.tokenizer, encoded, config, key=jax.random.key(seed), max_new_tokens=max_new_tokens,
-          ids=ids, stop=stop, advance=advance,
-      )  # fmt: skip
+      sampler = Sampler(lm.model, lm.params, self.tokenizer, config)
+      return sampler.sample(requests, decoding, key=jax.random.key(seed), advance=advance)
 
   def score(
     self,
@@ -117,15 +122,20 @@ class LM:
   ) -> list[list[Score]]:
     """Returns the Score(logprobs, greedy) of each option of each prompt, all given as token ids.
 
-    batch_size prompts are computed at once, each with all its options. Raises ValueError when one is empty or too long.
+    batch_size prompts are computed at once, each with all its options. Raises ValueError when a prompt or an option is
+    empty or too long.
     """
+    requests = [Request(f'prompt {i}', prompt) for i, prompt in enumerate(prompts)]
+    for request, own in zip(requests, options, strict=True):
+      scoring.check_options(request.id, request.tokens, own, self.config.max_length)
     lm = self.to_sample()
     with jax.set_mesh(self.mesh):
-      return sampler.score(lm.model, lm.params, prompts, options, batch_size=batch_size, advance=advance)
+      return scoring.score(lm.model, lm.params, requests, options, batch_size=batch_size, advance=advance)
 
   def _encode(self, prompt: str | list[dict[str, str]] | Sequence[int]) -> list[int]:
-    is_tokens = not isinstance(prompt, str) and all(isinstance(token, int) for token in prompt)
-    return list(prompt) if is_tokens else self.tokenizer.encode_prompt(prompt)  # pyright: ignore
+    if isinstance(prompt, str) or any(isinstance(message, Mapping) for message in prompt):
+      return self.tokenizer.encode_prompt(prompt)  # pyright: ignore[reportArgumentType]
+    return [operator.index(token) for token in prompt]  # pyright: ignore[reportArgumentType]
 
   def save(self, path: str | os.PathLike[str], dtype: str = 'float32', card: str = '') -> None:
     """Writes a Hugging Face directory that transformers loads: weights in `dtype`, configs, tokenizer and card.
@@ -223,6 +233,13 @@ def restore(workdir: str, round_: int, name: str, like: LM) -> Params:
   abstract, _ = transformer.abstract_params(like.config)
   shardings = transformer.param_shardings(like.config, like.mesh, like.rules)
   return checkpoint.restore(path, name, checkpoint.abstract(abstract, shardings))
+
+
+@functools.lru_cache
+def _make_cast(model: Transformer, mesh: jax.sharding.Mesh) -> Any:
+  """Returns the jitted cast(params) -> params in the compute dtype, sharded as the model samples."""
+  shardings = transformer.param_shardings(model.config, mesh, model.rules)
+  return jax.jit(lambda params: jax.tree.map(lambda x: x.astype(model.config.dtype), params), out_shardings=shardings)
 
 
 @jax.jit(static_argnames='model', compiler_options=XLA_OPTIONS)

@@ -43,6 +43,12 @@ def model(config):
     yield Transformer(config, sharding.SAMPLE), params, Tokenizer.from_characters(CHARACTERS)
 
 
+@pytest.mark.parametrize('name, value', [('temperature', 1e-40), ('temperature', -1.0), ('num_samples_per_prompt', -1)])
+def test_a_value_out_of_range_is_named(name, value):
+  with pytest.raises(ValueError, match=f'^evaluate.{name}: {value} is '):
+    EvaluateConfig(**{'tuned': False, 'num_samples_per_prompt': 2, 'temperature': 1.0, name: value})
+
+
 def test_generated_answers_are_counted_and_recorded(model):
   settings = EvaluateConfig(tuned=False, num_samples_per_prompt=4, temperature=1.0)
   results, records = evaluate.evaluate(*model, {'sum': SUM}, settings, SAMPLER, key=jax.random.key(0))

@@ -15,8 +15,8 @@ from imm_jax import merging, sharding
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
 from imm_jax.models.transformer import Transformer
-from imm_jax.sampling import sampler
-from imm_jax.sampling.sampler import SamplerConfig
+from imm_jax.sampling.prefill import Request
+from imm_jax.sampling.sampler import Sampler, SamplerConfig
 from imm_jax.training import finetune, packing
 from imm_jax.training.finetune import FinetuneConfig, Trainer
 from imm_jax.training.optimizer import OptimizerConfig
@@ -82,15 +82,15 @@ def test_cudnn_is_as_near_to_float32_as_xla(config, window):
 
 def test_greedy_tokens_and_their_probabilities(config, params):
   tokenizer = Tokenizer.from_characters('abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789\n')
-  prompts = [list(range(5)) + tail for tail in ([7], [8, 9, 10], [13, 14, 15, 16, 17], [20] * 9)]
+  tails = [7], [8, 9, 10], [13, 14, 15, 16, 17], [20] * 9
+  requests = [Request(str(i), list(range(5)) + tail) for i, tail in enumerate(tails)]
   how = SamplerConfig(num_samples_per_prompt=1, temperature=0.0, top_k=0, top_p=1.0, num_slots=3, chunk_steps=3)
 
   def sample(platform):
     with jax.set_mesh(mesh := mesh_of(platform)):
       placed = jax.device_put(params, transformer.param_shardings(config, mesh, sharding.SAMPLE))
-      found = sampler.sample(
-        Transformer(config, sharding.SAMPLE), placed, tokenizer, prompts, how, key=jax.random.key(0), max_new_tokens=12
-      )
+      sampler = Sampler(Transformer(config, sharding.SAMPLE), placed, tokenizer, how)
+      found = sampler.sample(requests, how.decoding(12), key=jax.random.key(0))
     return [sample for [sample] in found]
 
   for ours, theirs in zip(sample('gpu'), sample('cpu'), strict=True):

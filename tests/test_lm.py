@@ -14,6 +14,7 @@ from imm_jax import sharding
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
 from tests.conftest import ROOT
+from tests.sampling.test_stopping import write_fallback
 
 
 @pytest.fixture(scope='module')
@@ -57,6 +58,71 @@ def test_generate_gives_samples_a_prompt_and_is_a_function_of_the_prompt(saved):
   for sample in lm.generate(['hello'], **options)[0]:
     assert sample.finish_reason in ('stop', 'length') and len(sample.tokens) == len(sample.logprobs) <= 6
     assert lm.tokenizer.decode(sample.tokens) == sample.text
+
+
+def test_token_ids_may_be_arrays(saved):
+  _, lm = saved
+  options = {'num_samples': 2, 'max_new_tokens': 4}
+  expected = lm.generate([[3, 4], [5]], **options)
+  for array in (np.array, jnp.array, tuple):
+    assert lm.generate([array([3, 4]), array([5])], **options) == expected
+  [[score]] = lm.score([np.array([3, 4])], [[np.array([5, 6])]])
+  np.testing.assert_array_equal(score.logprobs, lm.score([[3, 4]], [[[5, 6]]])[0][0].logprobs)
+
+
+@pytest.mark.parametrize(
+  'prompt, message', [([5] * 62, r'prompt 2 has 62 tokens: with 3 new ones'), ([], 'prompt 2 has no token')]
+)
+def test_a_prompt_that_does_not_fit_is_named_by_its_place(saved, prompt, message):
+  _, lm = saved
+  with pytest.raises(ValueError, match=message):
+    lm.generate([[3], [4], prompt], max_new_tokens=3)
+  with pytest.raises(ValueError, match=message):
+    lm.score([[3], [4], prompt], [[[1]], [[1]], [[1], [2] * 4]])
+  with pytest.raises(ValueError, match='prompt 1 has an option without a token, number 1'):
+    lm.score([[3], [4]], [[[1]], [[1], []]])
+
+
+def chain(text, tokenizer):
+  """A model whose likeliest next token is, by a wide margin, the next of `text`, in a circle."""
+  size = -(-tokenizer.size // 8) * 8
+  config = transformer.ModelConfig(
+    family='llama', vocab_size=tokenizer.size, num_layers=1, embed_dim=size, mlp_dim=8, num_heads=1, num_kv_heads=1,
+    head_dim=8, max_length=64, rope_theta=10_000.0, rms_norm_eps=1e-6, tie_embeddings=False,
+  )  # fmt: skip
+  abstract, _ = transformer.abstract_params(config)
+  params = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), abstract)  # the layers add nothing
+  params['embedding'] = np.eye(tokenizer.size, size, dtype=np.float32)
+  params['final_norm']['scale'] += 1
+  tokens = tokenizer.encode(text)
+  params['lm_head']['kernel'][tokens, np.roll(tokens, -1)] = 20
+  mesh = sharding.make_mesh()
+  placed = jax.device_put(params, transformer.param_shardings(config, mesh, sharding.SAMPLE))
+  return imm_jax.LM(config, placed, tokenizer, mesh)
+
+
+@pytest.mark.parametrize('temperature', [0.0, 1e-5])
+def test_stop_strings_with_a_special_token(temperature):
+  tokenizer = Tokenizer.from_characters('abcdefgh')
+  lm = chain('abcd<end>efgh', tokenizer)
+  lm.tokenizer.stop_ids = frozenset()  # the special token of this tokenizer, which is no end now
+  for stop, text, kept in (
+    (['<end>ef'], 'bcd', 'bcd<end>ef'),
+    (['cd<end>'], 'b', 'bcd<end>'),
+    (['<end>'], 'bcd', 'bcd<end>'),
+    (['never', 'f'], 'bcde', 'bcd<end>ef'),
+  ):
+    [[found]] = lm.generate(['a'], temperature=temperature, max_new_tokens=12, stop=stop)
+    assert (found.text, found.tokens, found.finish_reason) == (text, tokenizer.encode(kept), 'stop')
+
+
+def test_a_first_token_whose_space_the_decoder_drops_may_hold_a_stop_string(tmp_path):
+  lm = chain('a b', write_fallback(tmp_path))
+  a, b = lm.tokenizer.encode('a b')
+  [[found]] = lm.generate([[b]], temperature=0.0, max_new_tokens=4, stop=[' a'])
+  assert (found.tokens, found.text, found.finish_reason) == ([a], 'a', 'stop')
+  [[found]] = lm.generate([[a]], temperature=0.0, max_new_tokens=4, stop=[' a'])
+  assert (found.tokens, found.text, found.finish_reason) == ([b, a], 'b', 'stop')
 
 
 def test_a_chat_needs_a_template(saved):

@@ -13,7 +13,9 @@ import transformers  # noqa: F401, imm_jax imports it when it loads a tokenizer
 import imm_jax
 from imm_jax import sharding
 from imm_jax.models.transformer import Transformer
-from imm_jax.sampling import sampler
+from imm_jax.sampling import scoring
+from imm_jax.sampling.prefill import Request
+from imm_jax.sampling.sampler import Sampler, SamplerConfig
 from imm_jax.training import finetune, optimizer, packing
 
 compile_secs = serve.watch_compiler()
@@ -59,12 +61,13 @@ def decode(prompts, max_new_tokens):
   """Completes prompts greedily, with nothing that stops."""
   tokenizer = copy.copy(lm().tokenizer)
   tokenizer.stop_ids = frozenset()
-  config = sampler.SamplerConfig(1, 0.0, 0, 1.0, num_slots=len(prompts), chunk_steps=8)
+  config = SamplerConfig(1, 0.0, 0, 1.0, num_slots=len(prompts), chunk_steps=8)
   model, params, key = sampling_lm().model, sampling_lm().params, jax.random.key(0)
   compile_secs.clear()
   start = time.monotonic()
   with jax.set_mesh(lm().mesh):
-    completions = sampler.sample(model, params, tokenizer, prompts, config, key=key, max_new_tokens=max_new_tokens)
+    sampler = Sampler(model, params, tokenizer, config)
+    completions = sampler.sample(_requests(prompts), config.decoding(max_new_tokens), key=key)
   secs = time.monotonic() - start
   rows = [samples[0].tokens for samples in completions]
   return {'secs': secs, 'num_tokens': sum(map(len, rows)), 'tokens': rows, 'compile_secs': sum(compile_secs)}
@@ -77,10 +80,14 @@ def score(prompts, options, texts, batch_size):
   compile_secs.clear()
   start = time.monotonic()
   with jax.set_mesh(lm().mesh):
-    scores = sampler.score(model, lm().params, prompts, options, batch_size=batch_size)
+    scores = scoring.score(model, lm().params, _requests(prompts), options, batch_size=batch_size)
   secs = time.monotonic() - start
   sums = [[float(score.logprobs.sum()) for score in own] for own in scores]
   return {'secs': secs, 'sums': sums, 'num_options': sum(map(len, sums)), 'compile_secs': sum(compile_secs)}
+
+
+def _requests(prompts):
+  return [Request(str(i), prompt) for i, prompt in enumerate(prompts)]
 
 
 def _train(batches, remat, learning_rate):

@@ -49,8 +49,7 @@ class Tokenizer:
       fast = transformers.PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
     except ValueError as error:
       raise ValueError(f'{path}: its tokenizer files are damaged ({error}); download or copy them again') from None
-    file = path / 'generation_config.json'
-    return cls(fast, path, json.loads(file.read_text(encoding='utf-8')) if file.exists() else {})
+    return cls(fast, path, _read_generation_config(path))
 
   @classmethod
   def from_gguf(cls, meta: Mapping[str, Any], source: object) -> 'Tokenizer':
@@ -108,6 +107,17 @@ class Tokenizer:
     )
 
   @functools.cached_property
+  def turn_end(self) -> int | None:
+    """The token that ends an assistant's turn: what the chat template writes behind it, where that ends a completion."""
+    if self.chat_template is None:
+      return self.end_id
+    probe = 'Seventeen.'  # what no template writes itself
+    messages = [{'role': 'user', 'content': probe}, {'role': 'assistant', 'content': probe}]
+    chat = self._fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+    behind = self._fast.encode(chat.rpartition(probe)[2], add_special_tokens=False, verbose=False)
+    return behind[0] if behind and behind[0] in self.stop_ids else self.end_id
+
+  @functools.cached_property
   def _prefix(self) -> list[int]:
     probe = self._fast.decode([min(set(range(self.size)) - set(self._fast.all_special_ids))])
     encoding = self._fast(probe, return_special_tokens_mask=True)
@@ -124,10 +134,20 @@ class Tokenizer:
       self._containing[key] = np.array([any(string in text for string in key) for text in self._texts])
     return self._containing[key]
 
+  @functools.cached_property
+  def special_tokens(self) -> dict[int, str]:
+    """The special tokens, which `decode` leaves out, and what each is called."""
+    added = self._fast.added_tokens_decoder.items()
+    return {i: token.content for i, token in added if token.special}
+
   def ending(self, stop: Sequence[str]) -> frozenset[int]:
     """Returns the tokens that end a completion: the model's own, and the special ones among `stop`, which have no text."""
-    added = self._fast.added_tokens_decoder.items()
-    return self.stop_ids | {i for i, token in added if token.special and token.content in stop}
+    return self.stop_ids | {i for i, name in self.special_tokens.items() if name in stop}
+
+  @functools.cached_property
+  def tokens_with_text(self) -> frozenset[int]:
+    """The tokens that add a character or more to every text: not special tokens, and not parts of a character."""
+    return frozenset(i for i, text in enumerate(self._texts) if text and '\ufffd' not in text)
 
   @functools.cached_property
   def _texts(self) -> list[str]:
@@ -166,6 +186,17 @@ class Tokenizer:
     }
     ids = {name: value for name, value in ids.items() if value is not None}
     _write_json(path / 'generation_config.json', self.generation_config | ids)
+
+
+def _read_generation_config(path: pathlib.Path) -> dict[str, Any]:
+  """Returns generation_config.json, or where there is none, as in transformers, the end tokens of config.json."""
+  file = path / 'generation_config.json'
+  if file.exists():
+    return json.loads(file.read_text(encoding='utf-8'))
+  file = path / 'config.json'
+  config = json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+  ends = config.get('eos_token_id')
+  return {} if ends is None else {'eos_token_id': ends}
 
 
 def _write_json(file: pathlib.Path, content: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from imm_jax.models.transformer import ModelConfig, Transformer
 from imm_jax.planning import hlo
 from imm_jax.rounds import experiment
 from imm_jax.rounds.experiment import Experiment
-from imm_jax.sampling import sampler
+from imm_jax.sampling import prefill, scoring, slots
 from imm_jax.training import finetune
 from imm_jax.training.packing import Batch
 
@@ -238,34 +238,40 @@ def _tokens(mesh: jax.sharding.Mesh, *shape: int) -> jax.ShapeDtypeStruct:
   return _place(jax.ShapeDtypeStruct(shape, jnp.int32), mesh, lambda x: sharding.SAMPLE.spec(axes, x.shape, mesh.shape))
 
 
+def _capacity(exp: Experiment, mesh: jax.sharding.Mesh) -> tuple[int, int]:
+  """Returns how many rows decode at once, and how many questions are prefilled at once."""
+  config = exp.sampler
+  return slots.capacity(config.num_slots, config.num_samples_per_prompt, sharding.SAMPLE, mesh.shape)
+
+
 def _prefill(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int) -> Any:
-  model, (_, rows) = Transformer(config, sharding.SAMPLE), sampler.capacity(exp.sampler, sharding.SAMPLE, mesh.shape)
+  model, (_, rows) = Transformer(config, sharding.SAMPLE), _capacity(exp, mesh)
   arguments = _tokens(mesh, rows, prompt_tokens), _tokens(mesh, rows), _tokens(mesh)
   arguments = model, _params(config, mesh, sharding.SAMPLE), None, *arguments
-  return sampler.prefill, arguments, rows * prompt_tokens, prompt_tokens / 2
+  return prefill.prefill, arguments, rows * prompt_tokens, prompt_tokens / 2
 
 
 def _decode(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, new_tokens: int) -> Any:
-  model, (rows, _) = Transformer(config, sharding.SAMPLE), sampler.capacity(exp.sampler, sharding.SAMPLE, mesh.shape)
-  slots = jax.eval_shape(lambda: sampler.empty_slots(model, rows, prompt_tokens, new_tokens))
+  model, (rows, _) = Transformer(config, sharding.SAMPLE), _capacity(exp, mesh)
+  state = jax.eval_shape(lambda: slots.empty_slots(model, rows, prompt_tokens, new_tokens))
 
   def spec(x):
     if x.ndim == 5:
-      return model.rules.spec(sampler.CACHE_AXES, x.shape, mesh.shape)
+      return model.rules.spec(slots.CACHE_AXES, x.shape, mesh.shape)
     return model.rules.spec(('batch', *(None,) * (x.ndim - 1)) if x.ndim else (), x.shape, mesh.shape)
 
-  slots = _place(slots, mesh, spec)
+  state = _place(state, mesh, spec)
   stops = _place(jax.ShapeDtypeStruct((config.vocab_size,), jnp.bool_), mesh, lambda x: jax.P())
-  step = jax.jit(sampler.decode_step, static_argnames=('model', 'config'), donate_argnames='slots')
-  arguments = model, _params(config, mesh, sharding.SAMPLE), None, slots, stops, exp.sampler
+  step = jax.jit(slots.decode_step, static_argnames=('model', 'rule'), donate_argnames='slots')
+  arguments = model, _params(config, mesh, sharding.SAMPLE), None, state, stops, exp.sampler.rule
   return step, arguments, rows, prompt_tokens + new_tokens
 
 
 def _score(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int) -> Any:
   model, rows, options = Transformer(config, sharding.SAMPLE), exp.sampler.num_slots, 32
-  batch = sampler.OptionRows(*[_tokens(mesh, rows, prompt_tokens)] * 3, *[_tokens(mesh, rows, options)] * 2)
+  batch = scoring.OptionRows(*[_tokens(mesh, rows, prompt_tokens)] * 3, *[_tokens(mesh, rows, options)] * 2)
   arguments = model, _params(config, mesh, sharding.SAMPLE), None, batch, _tokens(mesh)
-  return sampler.score_rows, arguments, rows * prompt_tokens, prompt_tokens / 2
+  return scoring.score_rows, arguments, rows * prompt_tokens, prompt_tokens / 2
 
 
 ABSTRACT = {

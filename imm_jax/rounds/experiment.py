@@ -125,6 +125,10 @@ class Experiment:
     """Returns the train questions of a task that no task's test asks. The first use reads all tasks."""
     return [example for example in task.train if example.asked not in self._measured]
 
+  def sampled_questions(self, task: tasks.Task) -> list[tasks.Example]:
+    """Returns the train questions that a round samples, or takes the data's own solutions of."""
+    return self.train_questions(task)[: self.synthesize.num_questions or None]
+
   def check_verifiers(self) -> None:
     """Raises OSError when a task's verifier does not work on this machine."""
     for task in self.all_tasks.values():

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from imm_jax import formats, processes, sharding
+from imm_jax import evaluate, formats, processes, sharding
 from imm_jax import lm as lm_lib
 from imm_jax.formats.at_round import source_of
 from imm_jax.formats.tokenizer import Tokenizer
@@ -54,6 +54,20 @@ def check_teacher(exp: Experiment, lm: LM) -> None:
   if exp.synthesize.teacher:
     tokenizer = formats.load_tokenizer(source_of(exp.synthesize.teacher))
     lm.tokenizer.check_same(tokenizer, f'synthesize.teacher: {exp.synthesize.teacher}')
+
+
+def check_lengths(exp: Experiment, lm: LM) -> None:
+  """Raises ValueError naming the first question of a run that does not fit the context of the model that answers it."""
+  tokenizer, max_length = lm.tokenizer, lm.config.max_length
+  measured = exp.all_tasks if exp.merge.rule == 'search' else exp.id_tasks | exp.ood_tasks
+  for task in measured.values():
+    evaluate.check_lengths(tokenizer, max_length, task, task.test)
+  if exp.synthesize.teacher:
+    source = source_of(exp.synthesize.teacher)
+    tokenizer, max_length = formats.load_tokenizer(source), formats.read_config(source).max_length
+  if exp.synthesize.real_fraction < 1:
+    for task in exp.id_tasks.values():
+      evaluate.check_lengths(tokenizer, max_length, task, exp.sampled_questions(task))
 
 
 def _save_without_weights(lm: LM, path: str) -> None:

@@ -22,7 +22,7 @@ from imm_jax.rounds import loading, metrics, synthesize
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.rounds.records import Answer, Sample, State
 from imm_jax.rounds.run import next_anchor, Round, Run, RunState
-from imm_jax.sampling import sampler
+from imm_jax.sampling.sampler import Completion, Sampler
 from imm_jax.tasks import Example, Task
 from imm_jax.training import finetune, packing
 from imm_jax.training.packing import Batch
@@ -42,7 +42,7 @@ def sample(run: Run, round: Round, state: RunState) -> list[Sample]:
   with round.phase('sample'):
     source = _source(run, state) if exp.synthesize.real_fraction < 1 else None
     for task in exp.id_tasks.values():
-      examples = exp.train_questions(task)[: exp.synthesize.num_questions or None]
+      examples = exp.sampled_questions(task)
       sampled = _sample_task(run, round, source, task, examples) if source else []
       samples += _with_solutions(run, round, task, examples, sampled)
     run.workdir.write_lines(round.number, 'samples.jsonl', [one.to_json() for one in samples])
@@ -61,20 +61,17 @@ def _source(run: Run, state: RunState) -> LM:
 def _sample_task(run: Run, round: Round, source: LM, task: Task, examples: Sequence[Example]) -> list[Sample]:
   """Returns samples of one task's examples, chunk by chunk; each chunk is a part of the round."""
   exp = run.exp
-  prompts = [source.tokenizer.encode_prompt(task.prompt(example, task.shots)) for example in examples]
+  sampler = Sampler(source.model, source.params, source.tokenizer, exp.sampler)
+  requests = evaluation.make_requests(source.tokenizer, task, examples)
+  decoding = exp.sampler.decoding(task.max_new_tokens, task.stop)
   size = exp.synthesize.questions_per_chunk
-  total = len(prompts) * exp.sampler.num_samples_per_prompt
   samples = []
-  with console.progress(f'sample {task.name}', total, 'completions') as advance:
+  with console.progress(f'sample {task.name}', len(requests) * decoding.num_samples, 'completions') as advance:
     for i, first in enumerate(range(0, len(examples), size)):
 
-      def chunk(chosen: slice = slice(first, first + size)) -> list[dict[str, Any]]:
-        completions = sampler.sample(
-          source.model, source.params, source.tokenizer, prompts[chosen], exp.sampler, key=round.key,
-          max_new_tokens=task.max_new_tokens, ids=[example.id for example in examples[chosen]], stop=task.stop,
-          among=prompts, advance=advance,
-        )  # fmt: skip
-        return [one.to_json() for one in _accept(run, task, examples[chosen], completions)]
+      def chunk(only: slice = slice(first, first + size)) -> list[dict[str, Any]]:
+        completions = sampler.sample(requests, decoding, key=round.key, only=only, advance=advance)
+        return [one.to_json() for one in _accept(run, task, examples[only], completions)]
 
       samples += map(Sample.from_json, round.part(f'sample-{task.name}-{i:05}', chunk))
   return samples
@@ -90,9 +87,7 @@ def _with_solutions(run: Run, round: Round, task: Task, examples: Sequence[Examp
   return synthesize.mix(sampled, _accept(run, task, examples, solutions), fraction, rng)
 
 
-def _accept(
-  run: Run, task: Task, examples: Sequence[Example], completions: Sequence[Sequence[sampler.Completion]]
-) -> list[Sample]:
+def _accept(run: Run, task: Task, examples: Sequence[Example], completions: Sequence[Sequence[Completion]]) -> list[Sample]:
   """Returns a sample for each completion, with its verdict."""
   return synthesize.accept(
     examples,

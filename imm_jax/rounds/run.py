@@ -93,7 +93,8 @@ class Run:
 
   def check_data(self) -> None:
     """Raises ValueError when the questions are not those that round 0 was measured on."""
-    began_with = self.workdir.finished()[0].get('tasks') or {} if self.workdir.num_done else {}
+    rows = self.workdir.finished()
+    began_with: dict[str, dict[str, Any]] = rows[0]['tasks'] if rows else {}
     for name, was in began_with.items():
       now = self._questions.get(name, was)
       if 'digest' in was and was['digest'] != now['digest']:
@@ -125,6 +126,7 @@ class Run:
         console.note(f'{error}; its round is done again')
         processes.on_first(functools.partial(self.workdir.set_aside, done - 1))
     loading.check_teacher(self.exp, self.lm)
+    loading.check_lengths(self.exp, self.lm)
     shardings = transformer.param_shardings(self.lm.config, self.mesh, sharding.TRAIN)
     self.merge = merging.make_merge(self.exp.merge, shardings, donates=self.exp.merge_donates)
     lines = [line for number in range(done) for line in self.workdir.read_lines(number, 'metrics.jsonl')]

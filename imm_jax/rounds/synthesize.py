@@ -9,8 +9,8 @@ import numpy as np
 
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.rounds.records import Sample
-from imm_jax.sampling import sampler
 from imm_jax.sampling.sampler import Completion
+from imm_jax.sampling.stopping import Stopping
 from imm_jax.tasks import Example, Task
 from imm_jax.training import packing
 
@@ -100,18 +100,20 @@ def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
   """Returns the data's own solution as sampling would have given it: the target's tokens, with what ends a sample behind.
 
   In plain text that is the stop string in the separator of solved examples, tokenised together with the target; where that
-  has none, and in a chat, the tokenizer's end token. There are no log-probabilities and entropies.
+  has none, the tokenizer's end token; in a chat, the token that its template ends a turn with. There are no
+  log-probabilities and entropies.
 
   Raises ValueError when the tokenizer has no end token, and one is needed.
   """
   ending = task.separator if task.format == 'plain' else ''
   tokens = tokenizer.encode(task.target(example) + ending)
-  text, num_tokens = sampler.until_stop(tokens, tokenizer, task.stop)
-  if num_tokens:
-    return Completion(text, tokens[:num_tokens], [], [], 'stop')
-  if tokenizer.end_id is None:
+  stop = Stopping(tokenizer, task.stop).find(tokens)
+  if stop is not None:
+    return Completion(stop.text, tokens[: stop.num_tokens], [], [], 'stop')
+  end = tokenizer.turn_end if task.format == 'chat' else tokenizer.end_id
+  if end is None:
     raise ValueError(f'tasks.{task.name}: the tokenizer has no end token to end a solution with; give it a stop string')
-  return Completion(task.target(example), [*tokenizer.encode(task.target(example)), tokenizer.end_id], [], [], 'stop')
+  return Completion(task.target(example), [*tokenizer.encode(task.target(example)), end], [], [], 'stop')
 
 
 def mix(sampled: Sequence[Sample], solutions: Sequence[Sample], fraction: float, rng: np.random.Generator) -> list[Sample]:

@@ -88,6 +88,46 @@ def test_stop_ids_are_those_of_tokenizer_and_generation_config(tmp_path, generat
   assert Tokenizer.load(tmp_path).stop_ids == frozenset(stop_ids)
 
 
+@pytest.mark.parametrize('ids, stop_ids', [(None, {1}), (2, {1, 2}), ([1, 2], {1, 2}), ([2, 5], {1, 2, 5})])
+def test_without_a_generation_config_the_stop_ids_are_those_of_config_json(tmp_path, ids, stop_ids):
+  write_llama_like(tmp_path)
+  (tmp_path / 'config.json').write_text(json.dumps({'eos_token_id': ids, 'vocab_size': 300}))
+  tokenizer = Tokenizer.load(tmp_path)
+  assert tokenizer.stop_ids == stop_ids
+  tokenizer.save(tmp_path / 'saved')
+  assert Tokenizer.load(tmp_path / 'saved').stop_ids == stop_ids
+  (tmp_path / 'generation_config.json').write_text('{}')  # which is then what transformers goes by
+  assert Tokenizer.load(tmp_path).stop_ids == {1}
+
+
+TURNS = (
+  "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}ENDS\n{% endfor %}"
+  '{% if add_generation_prompt %}<s>{% endif %}'
+)
+
+
+@pytest.mark.parametrize(
+  'template, eos_ids, end',
+  [
+    (TURNS.replace('ENDS', '<|im_end|>'), [1, 2], 2),
+    (TURNS.replace('ENDS', '<|im_end|>'), [1], 1),  # what a turn ends with does not end a completion
+    (TURNS.replace('ENDS', '</s>'), [1, 2], 1),
+    (TURNS.replace('ENDS', ''), [1, 2], 1),
+    (None, [1, 2], 1),
+  ],
+)
+def test_a_turn_ends_with_what_the_template_writes_there(tmp_path, template, eos_ids, end):
+  write_llama_like(tmp_path, template)
+  (tmp_path / 'generation_config.json').write_text(json.dumps({'eos_token_id': eos_ids}))
+  assert Tokenizer.load(tmp_path).turn_end == end
+
+
+def test_special_tokens_and_tokens_with_text(llama_like):
+  assert llama_like.special_tokens == {0: '<s>', 1: '</s>', 2: '<|im_end|>'}
+  whole = {i for i in range(3, llama_like.size) if '\ufffd' not in llama_like.decode([i])}
+  assert llama_like.tokens_with_text == whole and len(whole) == 128 + 5  # ASCII, and the merges
+
+
 def test_tokens_containing_a_string(llama_like):
   found = llama_like.tokens_containing(['\n'])
   assert found.dtype == bool and found.shape == (llama_like.size,)

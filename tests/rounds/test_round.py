@@ -2,8 +2,8 @@
 
 import pytest
 
-from imm_jax import processes
-from imm_jax.rounds import loop
+from imm_jax import processes, sharding
+from imm_jax.rounds import experiment, loading, loop
 from imm_jax.rounds import round as phases
 from imm_jax.rounds.run import Run
 from tests.rounds.test_loop import assert_same_run, read_lines, tiny
@@ -18,6 +18,30 @@ def sample(config, path):
         return phases.sample(run, round, state), run.exp
       phases.evaluate(run, round, state.params)
       run.commit(round, state)
+
+
+@pytest.mark.parametrize('task', ['id.sum', 'ood.max'])
+def test_a_question_that_does_not_fit_ends_a_run_before_it_computes_anything(task, tmp_path):
+  config = tiny(**{f'tasks.{task}.num_shots': 10, f'tasks.{task}.max_new_tokens': 5})  # 10 * 6 + 4 + 5 > 64 tokens
+  name = task.partition('.')[2]
+  with pytest.raises(ValueError, match=rf'^question {name}/\w+: its prompt has 64 tokens: with 5 new ones it exceeds'):
+    loop.run(config, str(tmp_path / 'run'))
+  assert not list(tmp_path.glob('run/rounds/*/*'))
+
+
+def test_a_teachers_context_and_the_questions_that_only_a_search_asks(tmp_path):
+  path = str(tmp_path / 'teacher')
+  exp = experiment.resolve(tiny(**{'model.random.max_length': 8}))
+  mesh = sharding.make_mesh()
+  loading.random_lm(exp, mesh).save(path)
+  config = tiny(**{'synthesize.teacher': path, 'tasks.id.sum.num_shots': 1})
+  config['tasks']['probe'] = {'long': config['tasks']['id']['sum'] | {'num_shots': 10, 'seed': 1, 'max_new_tokens': 9}}
+  exp = experiment.resolve(config)
+  lm = loading.random_lm(exp, mesh)
+  with pytest.raises(ValueError, match=r'^question sum/\w+: its prompt has 10 tokens: with 2 new ones it exceeds .* 8$'):
+    loading.check_lengths(exp, lm)
+  config['synthesize']['teacher'] = ''
+  loading.check_lengths(experiment.resolve(config), lm)
 
 
 def test_nothing_is_learned_from_questions_that_any_test_asks(tmp_path):

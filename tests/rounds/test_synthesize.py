@@ -99,6 +99,14 @@ def test_a_solution_ends_as_its_format_does():
     assert (real.text, real.tokens) == (text, tokenizer.encode(text) + ending)
 
 
+def test_a_solution_in_a_chat_ends_as_the_turns_of_its_template_do():
+  tokenizer = Tokenizer.from_characters('\n .ST7aehinorsw')
+  tokenizer.turn_end = 3  # what the template writes behind an answer
+  task = dataclasses.replace(make_task('t', catalog.spec('gsm8k', train_source='none.json')), format='chat', stop=())
+  real = synthesize.solution(task, Example('t/a', 'How?', '7', solution='So 7'), tokenizer)
+  assert real.tokens == [*tokenizer.encode('So 7\nThe answer is 7.'), 3]
+
+
 def records_of(num, right=True):
   samples = [[completion(example.answer if right else '?')] for example in (EXAMPLES * num)[:num]]
   examples = [dataclasses.replace(example, id=f't/{i}') for i, example in enumerate((EXAMPLES * num)[:num])]
