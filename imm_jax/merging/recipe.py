@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
-from imm_jax.merging import coefficients
-from imm_jax.merging.methods import METHODS, PER_MODEL, RANGES, STATIC
-from imm_jax.merging.trees import check_method, check_parameters, locate
+from imm_jax.merging import coefficients, names
+from imm_jax.merging.checks import check_method, check_parameters
+from imm_jax.merging.methods import FLAGS, METHODS, RANGES
+from imm_jax.merging.pieces import PER_MODEL
 from imm_jax.text import nearest
 
 _KEYS = {
@@ -70,7 +71,7 @@ class Recipe:
 
   def of(self, name: str, num_layers: int) -> tuple[list[str], dict[str, Any]]:
     """Returns the models (without the base) and the parameters of a tensor: numbers, or tuples of one a model."""
-    layer = locate(name)[1]
+    layer = names.locate(name)[1]
     if layer is None:  # the embedding goes with the first slice, what follows the layers with the last
       slice_ = self.slices[0 if 'embed' in name else -1]
     else:
@@ -221,7 +222,7 @@ def _check_parameters(method: str, where: str, parameters: Any, allowed: Any) ->
     if name not in allowed:
       place = '; it stands under the recipe' if name in METHODS[method].parameters else nearest(name, allowed)
       raise ValueError(f'{where}.{name}: {method} has no such parameter here{place}; it has {", ".join(allowed) or "none"}')
-    if name not in STATIC:
+    if name not in FLAGS:
       coefficients.check(f'{where}.{name}', value, *RANGES.get(name, ()))
     elif not isinstance(value, bool):
       raise ValueError(f'{where}.{name}: {value!r} is not true or false')

@@ -22,6 +22,7 @@ from imm_jax.formats import checkpoint
 from imm_jax.formats.at_round import source_of
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.lm import LM
+from imm_jax.merging import rules
 from imm_jax.models import transformer
 from imm_jax.models.transformer import Params
 from imm_jax.rounds import experiment, metrics, phases, synthesize, weights
@@ -97,7 +98,7 @@ def run(
           )
           params = merge(anchor, tuned_params, alpha, key)
           sample_params = tuned_params if exp.sample_from == 'tuned' else params
-          anchor = weights.next_anchor(exp.merge.anchor, anchor, params, round_)
+          anchor = rules.next_anchor(exp.merge.anchor, anchor, params, round_)
           drift = float(merging.drift_norm(base_params, params))
           entry.values['merge'] = {'method': exp.merge.method, **row, 'drift_norm': drift}
       with entry.phase('evaluate'):

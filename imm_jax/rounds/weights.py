@@ -5,13 +5,12 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from imm_jax import lm as lm_lib
 from imm_jax import merging, processes, sharding
 from imm_jax.lm import LM
-from imm_jax.merging import coefficients
+from imm_jax.merging import coefficients, rules
 from imm_jax.models import transformer
 from imm_jax.models.transformer import Params
 from imm_jax.rounds import layerwise, phases
@@ -38,8 +37,10 @@ def choose(
   key: jax.Array,
   part: Part,
   first: Mapping[str, Any] | None,
-) -> tuple[np.ndarray | None, dict[str, Any]]:
+) -> tuple[Params, dict[str, Any]]:
   """Returns the alpha that `merge` takes in a round, by merge.rule, and what the round's row says of it.
+
+  alpha is a tree of float32 arrays, see coefficients.resolve.
 
   Args:
     exp: the experiment.
@@ -53,15 +54,15 @@ def choose(
     part: computes a part of the round once.
     first: what the row of round 1 says, None in round 1: what is measured once in a run is there.
   """
-  alpha, row = coefficients.schedule(exp.merge.alpha, round_), {}
+  alpha, row = rules.schedule(exp.merge.alpha, round_), {}
   if exp.merge.rule == 'search':
-    alpha, row = search(exp, lm, lambda alpha: merge(anchor, tuned, np.float32(alpha), key), part, first)
+    alpha, row = search(exp, lm, lambda alpha: merge(anchor, tuned, coefficients.resolve(alpha, anchor), key), part, first)
   elif exp.merge.rule != 'fixed':
     importance = first['importance'] if first else part('importance', lambda: measure_importance(exp, lm, records))
     by_layer = layer_adaptive(exp, importance, anchor, tuned, alpha)
     row = {'alpha': alpha, 'alpha_by_layer': by_layer, 'importance': importance}
-    return np.asarray([*by_layer, alpha], np.float32), row
-  return None if coefficients.varies(alpha) else np.asarray(alpha, np.float32), {'alpha': alpha} | row
+    return coefficients.resolve(coefficients.by_layer(by_layer, alpha), anchor), row
+  return coefficients.resolve(alpha, anchor), {'alpha': alpha} | row
 
 
 def measure_importance(exp: Experiment, lm: LM, records: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -71,21 +72,11 @@ def measure_importance(exp: Experiment, lm: LM, records: Sequence[Mapping[str, A
 
 
 def layer_adaptive(exp: Experiment, importance: Sequence[float], anchor: Params, tuned: Params, alpha: float) -> list[float]:
-  """Returns alpha of each layer; see coefficients.layer_adaptive. The control's order of layers is drawn by the seed."""
-  change, norms = layerwise.change(anchor, tuned)['layers'], processes.fetch(delta_norms(anchor, tuned))
+  """Returns alpha of each layer; see rules.layer_adaptive. The control's order of layers is drawn by the seed."""
+  change, norms = layerwise.change(anchor, tuned)['layers'], processes.fetch(rules.delta_norms(anchor, tuned))
   is_control = exp.merge.rule == 'layer_adaptive_shuffled'
   order = np.random.default_rng(exp.seed).permutation(len(importance)) if is_control else None
-  return coefficients.layer_adaptive(importance, change, alpha, norms, order).tolist()
-
-
-@jax.jit
-def delta_norms(anchor: Params, tuned: Params) -> jax.Array:
-  """Returns ‖tuned - anchor‖ of each layer, [L] f32."""
-
-  def squares(a, t):
-    return jnp.sum((t - a) ** 2, axis=range(1, a.ndim))
-
-  return jnp.sqrt(sum(jax.tree.leaves(jax.tree.map(squares, anchor['layers'], tuned['layers']))))
+  return rules.layer_adaptive(importance, change, alpha, norms, order).tolist()
 
 
 def search(
@@ -93,7 +84,7 @@ def search(
 ) -> tuple[float, dict[str, Any]]:
   """Returns the alpha that is best in tasks.dev while tasks.probe loses at most merge.search_eps, and what the row says.
 
-  merged(alpha) makes the params of a trial; each trial is a part of the round. See coefficients.search.
+  merged(alpha) makes the params of a trial; each trial is a part of the round. See rules.search.
   """
   base = first['base_probe'] if first else part('search-base', lambda: phases.accuracy(exp, lm, lm.params, exp.probe_tasks))
 
@@ -105,7 +96,7 @@ def search(
     inside, outside = part(f'search-{alpha}', functools.partial(measure, alpha))
     return inside, outside
 
-  alpha, trials = coefficients.search(trial, lowest=base - exp.merge.search_eps - 1e-9)  # less what rounding takes
+  alpha, trials = rules.search(trial, lowest=base - exp.merge.search_eps - 1e-9)  # less what rounding takes
   return alpha, {'base_probe': base, 'trials': [list(values) for values in trials]}
 
 
@@ -113,18 +104,5 @@ def first_anchor(exp: Experiment, workdir: Workdir, lm: LM, params: Params, firs
   """Returns what the next round merges with: the original, the newest params, or the mean of those of all rounds so far."""
   anchor = params if exp.merge.anchor == 'previous' else lm.params
   for round_ in range(1, first_round if exp.merge.anchor == 'all_previous' else 0):
-    anchor = next_anchor('all_previous', anchor, lm_lib.restore(workdir.path, round_, 'params', lm), round_)
+    anchor = rules.next_anchor('all_previous', anchor, lm_lib.restore(workdir.path, round_, 'params', lm), round_)
   return anchor
-
-
-def next_anchor(which: str, anchor: Params, params: Params, round_: int) -> Params:
-  """Returns the anchor after a round; for 'all_previous' the mean of round_ + 1 params, from that of round_ of them."""
-  if which == 'all_previous':
-    return running_mean(anchor, params, jnp.float32(round_ + 1))
-  return params if which == 'previous' else anchor
-
-
-@jax.jit
-def running_mean(mean: Params, params: Params, n: jax.Array) -> Params:
-  """Returns the mean of n trees, given that of the first n - 1 and the last."""
-  return jax.tree.map(lambda m, p: m + (p - m) / n, mean, params)

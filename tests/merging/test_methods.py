@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from imm_jax import merging, sharding
-from imm_jax.merging import coefficients, METHODS, methods, sparsify, trees
+from imm_jax.merging import coefficients, largest, METHODS, methods, pieces, rules, sparsify, stream
 from imm_jax.models import transformer
 
 SHAPES = {'embedding': (32, 16), 'layers': {'mlp': {'kernel': (2, 16, 8)}, 'norm': {'scale': (2, 16)}}}
@@ -151,8 +151,8 @@ def test_linear_keeps_the_dtype_and_computes_in_float32():
   assert x.dtype == jnp.bfloat16
   np.testing.assert_array_equal(x.astype(jnp.float32), 1.0078125)
   few = merging.merge('linear', base, [tuned], alpha=0.3)['x']
-  assert trees.count_unmoved(base['x'], [tuned['x']], few) == (4, 4)
-  assert trees.count_unmoved(base['x'], [tuned['x']], x) == (4, 0)
+  assert stream.count_unmoved(base['x'], [tuned['x']], few) == (4, 4)
+  assert stream.count_unmoved(base['x'], [tuned['x']], x) == (4, 0)
 
 
 def test_scale_free_thresholds():
@@ -221,7 +221,8 @@ def test_a_merge_moves_nothing_between_devices_and_is_in_place(name, config, mes
   abstract, _ = transformer.abstract_params(config)
   params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
   merge = merging.make_merge(merging.MergeConfig(name, 0.5, 0.2, 0.5, 'base', 'fixed', 0.0), shardings, donates=True)
-  compiled = merge.lower(params, params, jnp.float32(0.5), jax.random.key(0)).compile()
+  alpha = coefficients.resolve(0.5, params)
+  compiled = merge.lower(params, params, alpha, jax.random.key(0)).compile()
   text = compiled.as_text()
   assert not [word for word in ('all-reduce', 'all-gather', 'all-to-all', 'collective-permute') if word in text]
   memory = compiled.memory_analysis()
@@ -240,13 +241,21 @@ def test_one_compile_for_all_alphas():
 # Masks.
 
 
+def keep_k(scores, k):
+  return largest.is_largest(scores, largest.find_cut(scores, k))
+
+
+def keep(ask, mask, delta, p):
+  return mask(delta, p, pieces.answer(ask(delta, p, delta.size)))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
   arrays(np.float32, 60, elements=strategies.sampled_from([0.0, 1e-40, 0.5, 1.0, 2.0, 3.5, 1e30])),
   strategies.integers(0, 60),
 )
 def test_largest_keeps_k_of_the_largest_and_the_first_of_equal_ones(scores, k):
-  mask = np.asarray(sparsify.largest(jnp.asarray(scores.reshape(5, 12)), k)).ravel()
+  mask = np.asarray(keep_k(jnp.asarray(scores.reshape(5, 12)), k)).ravel()
   assert mask.sum() == k
   expected = np.argsort(-scores, kind='stable')[:k]
   assert set(np.flatnonzero(mask)) == set(expected)
@@ -256,15 +265,15 @@ def test_largest_keeps_k_of_the_largest_and_the_first_of_equal_ones(scores, k):
 @pytest.mark.parametrize('sampled', ['alike', 'smaller', 'larger'])
 def test_largest_of_many_rows_whatever_a_sample_says(k, sampled):
   scores = np.random.default_rng(0).integers(0, 500, size=(200, 10)).astype(np.float32)
-  scores[:: sparsify._SAMPLE] *= {'alike': 1, 'smaller': 1e-3, 'larger': 1e3}[sampled]
-  mask = np.asarray(jax.jit(sparsify.largest)(jnp.asarray(scores), k)).ravel()
+  scores[:: largest.SAMPLE] *= {'alike': 1, 'smaller': 1e-3, 'larger': 1e3}[sampled]
+  mask = np.asarray(jax.jit(keep_k)(jnp.asarray(scores), k)).ravel()
   assert set(np.flatnonzero(mask)) == set(np.argsort(-scores, axis=None, kind='stable')[:k])
 
 
 @pytest.mark.parametrize('density', [0.01, 0.3, 0.5, 0.999, 1.0])
 def test_keep_largest_keeps_a_share(density):
   delta = tree(4)['embedding']
-  mask = np.asarray(sparsify.keep_largest(delta, {'density': density}, None, sparsify.Whole(delta.size)))
+  mask = np.asarray(keep(sparsify.ask_largest, sparsify.keep_largest, delta, {'density': density}))
   magnitude = np.abs(np.asarray(delta))
   assert mask.sum() == max(1, np.floor(np.float32(density) * np.float32(delta.size)))
   assert mask.all() or magnitude[mask].min() >= magnitude[~mask].max()
@@ -273,9 +282,8 @@ def test_keep_largest_keeps_a_share(density):
 @pytest.mark.parametrize('density, gamma', [(0.5, 0.1), (0.9, 0.01), (0.95, 0.2), (1.0, 0.1)])
 def test_keep_band_drops_the_largest_and_the_smallest(density, gamma):
   delta = tree(4)['embedding']
-  mask = np.asarray(
-    sparsify.keep_band(delta, {'density': density, 'gamma': gamma}, None, sparsify.Whole(delta.size))
-  ).ravel()
+  p = {'density': density, 'gamma': gamma}
+  mask = np.asarray(keep(sparsify.ask_band, sparsify.keep_band, delta, p)).ravel()
   order = np.argsort(-np.abs(np.asarray(delta)).ravel(), kind='stable')
   kept = np.flatnonzero(mask[order])
   assert mask.sum() == np.floor(np.float32(density) * np.float32(delta.size))
@@ -286,7 +294,7 @@ def test_keep_band_drops_the_largest_and_the_smallest(density, gamma):
 def test_keep_by_rank_is_likelier_for_larger_ones():
   delta, draws = jnp.asarray([[0.1, -0.4, 0.2, -0.3], [4.0, 1.0, -3.0, 2.0]]), 4000
   p = {'density': 0.5, 'epsilon': 0.3}
-  draw = lambda key: sparsify.keep_by_rank(delta, p, sparsify.uniform(key, delta.shape), sparsify.Whole(delta.size))  # noqa: E731
+  draw = lambda key: sparsify.keep_by_rank(delta, p, sparsify.uniform(key, delta.shape))  # noqa: E731
   rate = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), draws))).mean(axis=0)
   expected = 0.2 + 0.6 * np.array([[0, 3, 1, 2], [3, 0, 2, 1]]) / 3
   assert (np.abs(rate - expected) < 4 * np.sqrt(expected * (1 - expected) / draws)).all()
@@ -370,13 +378,13 @@ def test_a_coefficient_reaches_its_tensors():
 
 def test_schedules():
   linear, cosine = ({'schedule': kind, 'start': 0.2, 'end': 0.8} for kind in ('linear', 'cosine'))
-  line = [coefficients.schedule(linear | {'rounds': 4}, t) for t in (1, 2, 3, 4, 5)]
+  line = [rules.schedule(linear | {'rounds': 4}, t) for t in (1, 2, 3, 4, 5)]
   np.testing.assert_allclose(line, [0.2, 0.4, 0.6, 0.8, 0.8])
-  np.testing.assert_allclose([coefficients.schedule(cosine | {'rounds': 3}, t) for t in (1, 2, 3)], [0.2, 0.5, 0.8])
+  np.testing.assert_allclose([rules.schedule(cosine | {'rounds': 3}, t) for t in (1, 2, 3)], [0.2, 0.5, 0.8])
   step = {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': 3}
-  coefficients.check('merge.alpha', step, 0, 1, whole=True)
-  assert [coefficients.schedule(step, t) for t in (1, 2, 3, 4)] == [1.0, 1.0, 0.5, 0.5]
-  assert coefficients.schedule(0.4, 2) == 0.4
+  rules.check_alpha('merge.alpha', step)
+  assert [rules.schedule(step, t) for t in (1, 2, 3, 4)] == [1.0, 1.0, 0.5, 0.5]
+  assert rules.schedule(0.4, 2) == 0.4
 
 
 @settings(max_examples=50, deadline=None)
@@ -386,7 +394,7 @@ def test_schedules():
 )
 def test_layer_adaptive_keeps_the_drift_norm_and_its_order(layers, alpha):
   importance, change, norms = map(np.asarray, zip(*layers, strict=True))
-  alphas = coefficients.layer_adaptive(importance, change, alpha, norms)
+  alphas = rules.layer_adaptive(importance, change, alpha, norms)
   assert (alphas >= 0).all() and (alphas <= 1).all()
   np.testing.assert_allclose(np.sum(alphas**2 * norms**2), alpha**2 * np.sum(norms**2), rtol=1e-6)
   score = np.argsort(np.argsort(importance, kind='stable')) - np.argsort(np.argsort(change, kind='stable'))
@@ -396,9 +404,9 @@ def test_layer_adaptive_keeps_the_drift_norm_and_its_order(layers, alpha):
 def test_the_control_has_the_same_weights_in_other_layers():
   importance, change, norms = np.random.default_rng(0).random((3, 8))
   order = np.random.default_rng(1).permutation(8)
-  alphas = coefficients.layer_adaptive(importance, change, 0.2, np.ones(8))
-  np.testing.assert_allclose(coefficients.layer_adaptive(importance, change, 0.2, np.ones(8), order), alphas[order])
-  control = coefficients.layer_adaptive(importance, change, 0.2, norms, order)  # scaled, where layers moved unlike
+  alphas = rules.layer_adaptive(importance, change, 0.2, np.ones(8))
+  np.testing.assert_allclose(rules.layer_adaptive(importance, change, 0.2, np.ones(8), order), alphas[order])
+  control = rules.layer_adaptive(importance, change, 0.2, norms, order)  # scaled, where layers moved unlike
   assert alphas.max() < 1 > control.max()
   assert np.ptp(control / alphas[order]) < 1e-6
   np.testing.assert_allclose(np.sum(control**2 * norms**2), 0.2**2 * np.sum(norms**2), rtol=1e-6)
@@ -406,12 +414,12 @@ def test_the_control_has_the_same_weights_in_other_layers():
 
 def test_search_finds_the_best_alpha_within_the_bound():
   evaluate = lambda alpha: (0.5 + 0.3 * alpha, 0.6 - 0.4 * alpha**2)  # noqa: E731
-  alpha, trials = coefficients.search(evaluate, lowest=0.45)
+  alpha, trials = rules.search(evaluate, lowest=0.45)
   assert alpha == 0.5625 and len(trials) == 5 + 2 * 2
   assert trials == sorted(trials) and all(trial[1:] == evaluate(trial[0]) for trial in trials)
-  assert coefficients.search(evaluate, lowest=0.0)[0] == 1.0
-  assert coefficients.search(evaluate, lowest=0.9)[0] == 0.0
-  assert coefficients.search(lambda alpha: (0.5, 0.5), lowest=0.5)[0] == 0.0
+  assert rules.search(evaluate, lowest=0.0)[0] == 1.0
+  assert rules.search(evaluate, lowest=0.9)[0] == 0.0
+  assert rules.search(lambda alpha: (0.5, 0.5), lowest=0.5)[0] == 0.0
 
 
 def test_layer_means_are_a_coefficient():
@@ -459,9 +467,10 @@ def test_errors_name_what_is_wrong(call, says):
 
 def test_the_table_is_complete():
   for name, row in METHODS.items():
-    assert row.reference.startswith('https://') and row.function.__doc__ or isinstance(row.function, functools.partial)
+    assert row.reference.startswith('https://'), name
+    assert getattr(row.apply, 'func', row.apply).__doc__, name
     assert not row.alpha or row.alpha in row.parameters, name
-    assert set(row.parameters) & set(methods.STATIC) == {k for k, v in row.parameters.items() if isinstance(v, bool)}
+    assert set(row.parameters) & set(methods.FLAGS) == {k for k, v in row.parameters.items() if isinstance(v, bool)}
 
 
 @pytest.mark.parametrize('name', ['linear', 'task_arithmetic', 'ties', 'karcher', 'multislerp', 'model_stock', 'sce'])

@@ -11,7 +11,7 @@ import safetensors.numpy
 import yaml
 
 from imm_jax import merging
-from imm_jax.merging import METHODS, methods, recipe, sparsify, stream
+from imm_jax.merging import largest, METHODS, pieces, recipe, stream, task_vectors
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / 'tests' / 'golden' / 'merge'
@@ -91,13 +91,14 @@ def test_mergekits_recorded_merges_with_its_masks(entry):
   settings = METHODS[entry['config']['merge_method']]
   given = [model['parameters'] for model in entry['config']['models']]
   p = {**settings.parameters, **{name: [own[name] for own in given] for name in given[0]}}
-  keywords = settings.function.keywords
+  elect = settings.apply.keywords['elect']
 
   @jax.jit
   def combine(base, tensors, keep):
-    return methods.combine(
-      base, tensors, keep, p, sparsify.Whole(base.size), elect=keywords['elect'], rescale=keywords['rescale']
-    )
+    piece = pieces.Piece(base, tensors, p, None, base.size)
+    if settings.random:
+      return task_vectors.drawn(piece, pieces.answer(task_vectors.ask_sizes(piece, keep)), elect=elect)
+    return task_vectors.combine(piece, keep, elect=elect)
 
   merged = {}
   for name, expected in golden.items():
@@ -245,12 +246,12 @@ def test_pieces_do_not_show(dirs, monkeypatch, name):
   models = ['a', 'b'][: METHODS[name].num_models[1]] if METHODS[name].base == 'required' else ['a']
   merge = recipe.from_flags(name, 'base', [] if name == 'passthrough' else models, None, parameters)
   for out, piece in {'small': (1, 7), 'large': (10, 1000)}.items():
-    monkeypatch.setattr(stream, '_PIECE', piece)
+    monkeypatch.setattr(stream, 'PIECE', piece)
     stream.merge_dirs(merge, out)
   assert (dirs / 'small/model.safetensors').read_bytes() == (dirs / 'large/model.safetensors').read_bytes()
 
 
-BY_WHOLE = [name for name, row in METHODS.items() if row.by_whole]
+BY_WHOLE = [name for name, row in METHODS.items() if row.reduce]
 SLOW = ('ties', 'breadcrumbs')  # breadcrumbs_ties does what either does
 
 
@@ -259,7 +260,7 @@ def test_pieces_give_what_whole_tensors_in_memory_give(dirs, monkeypatch, name):
   given = {'weight': 0.5, 'density': 0.6, 't': 0.3}
   parameters = {key: value for key, value in given.items() if key in METHODS[name].parameters}
   models = ['a', 'b'][: METHODS[name].num_models[1]]
-  monkeypatch.setattr(stream, '_PIECE', (5, 10))
+  monkeypatch.setattr(stream, 'PIECE', (5, 10))
   stream.merge_dirs(recipe.from_flags(name, 'base', models, None, parameters), 'out', seed=3)
   read = lambda model: {key: x.array() for key, x in stream.open_model(model).items()}  # noqa: E731
   expected = merging.merge(name, read('base'), [read(model) for model in models], key=jax.random.key(3), **parameters)
@@ -275,8 +276,11 @@ def test_a_cut_keeps_k_of_the_largest_and_the_first_of_equal_ones(values, k):
     'few': rng.integers(0, 5, 40_000), 'many': rng.random(40_000), 'one': np.ones(40_000),
     'periodic': np.where(np.arange(40_000) % 127 == 0, 1e-3, 1) * rng.random(40_000),
   }[values].astype(np.float32)  # fmt: skip
-  threshold, last = stream._cut(np.split(np.append(scores, np.zeros(2, np.float32)), 2), len(scores), k)
-  mask = sparsify.at_least(jnp.asarray(scores), threshold, np.int32(last))
+  asked = [pieces.TopK(part, k) for part in np.split(np.append(scores, np.zeros(2, np.float32)), 2)]
+  starts = [0, len(scores) // 2 + 1]
+  cuts = pieces.answer_pieces(asked, starts, len(scores))
+  masks = [largest.is_largest(jnp.asarray(one.scores), cut) for one, cut in zip(asked, cuts, strict=True)]
+  mask = np.concatenate(masks)
   assert set(np.flatnonzero(mask)) == set(np.argsort(-scores, kind='stable')[:k])
 
 

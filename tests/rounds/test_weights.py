@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imm_jax import merging
+from imm_jax.merging import coefficients, names, rules
 from imm_jax.rounds import experiment, weights
 from tests.rounds.test_loop import tiny
 
@@ -18,10 +19,12 @@ def test_layers_get_their_alpha_at_the_drift_of_a_uniform_one(config, params):
   by_layer = weights.layer_adaptive(exp, [1.0, 2.0], params, tuned, 0.4)
   assert len(by_layer) == config.num_layers and by_layer[0] != by_layer[1]
   merge = merging.make_merge(exp.merge, None, donates=False)
-  uniform, adaptive = (merge(params, tuned, np.float32(a), None) for a in (0.4, [*by_layer, 0.4]))
+  uniform, adaptive = (
+    merge(params, tuned, coefficients.resolve(alpha, params), None) for alpha in (0.4, coefficients.by_layer(by_layer, 0.4))
+  )
   np.testing.assert_allclose(merging.drift_norm(params, adaptive), merging.drift_norm(params, uniform), rtol=1e-5)
-  for name, merged in merging.trees.by_name(adaptive).items():
-    base, new, same = (merging.trees.by_name(tree)[name] for tree in (params, tuned, uniform))
+  for name, merged in names.by_name(adaptive).items():
+    base, new, same = (names.by_name(tree)[name] for tree in (params, tuned, uniform))
     if not name.startswith('layers/'):
       np.testing.assert_array_equal(merged, same)
     for layer, alpha in enumerate(by_layer) if name.startswith('layers/') else ():
@@ -43,7 +46,7 @@ def test_the_mean_of_all_previous_follows_its_definition():
   params = [{'w': jnp.float32([x, -x])} for x in (1.0, 4.0, 10.0)]
   anchor = params[0]
   for round_, new in enumerate(params[1:], start=1):
-    anchor = weights.next_anchor('all_previous', anchor, new, round_)
+    anchor = rules.next_anchor('all_previous', anchor, new, round_)
   np.testing.assert_allclose(anchor['w'], [5.0, -5.0], rtol=1e-6)
-  assert weights.next_anchor('previous', params[0], params[1], 1) is params[1]
-  assert weights.next_anchor('base', params[0], params[1], 1) is params[0]
+  assert rules.next_anchor('previous', params[0], params[1], 1) is params[1]
+  assert rules.next_anchor('base', params[0], params[1], 1) is params[0]

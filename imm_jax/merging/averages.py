@@ -1,0 +1,81 @@
+"""Methods that average tensors, and the two that weigh task vectors by how they lie to each other."""
+
+import jax
+import jax.numpy as jnp
+
+from imm_jax.merging import algebra, largest, sparsify
+from imm_jax.merging.algebra import divide, dot, norm
+from imm_jax.merging.pieces import Piece
+
+
+def linear(piece: Piece, stats: None) -> jax.Array:
+  """sum_i w_i theta_i, divided by sum_i w_i when `normalize`."""
+  p = piece.parameters
+  return algebra.weighted_sum(piece.models, algebra.normalized(p['weight'], p['normalize']))
+
+
+def fisher(piece: Piece, stats: None) -> jax.Array:
+  """sum_i w_i F_i theta_i / sum_i w_i F_i; F_i is the mean of model i's diagonal Fisher information over the tensor."""
+  p = piece.parameters
+  weights = [w * f for w, f in zip(p['weight'], p['fisher'], strict=True)]
+  return algebra.weighted_sum(piece.models, algebra.normalized(weights))
+
+
+def passthrough(piece: Piece, stats: None) -> jax.Array:
+  """scale theta_1."""
+  return algebra.weighted_sum(piece.models, piece.parameters['scale'])
+
+
+def model_stock(piece: Piece, stats: None) -> jax.Array:
+  """t mean_i theta_i + (1 - t) theta_0, t = n cos / (1 + (n - 1) cos), cos the mean cosine between the task vectors.
+
+  `filter_wise`: for each row by itself. Cosines are scale-free; with `mergekit_compat` they are divided by at least
+  1e-6.
+  """
+  p = piece.parameters
+
+  def merge(base, models):
+    t = _stock_weight([model - base for model in models], p['mergekit_compat'])
+    n = len(models)
+    return algebra.weighted_sum([base, *models], [1 - t, *[t / n] * n])
+
+  if not p['filter_wise'] or piece.base.ndim < 2:
+    return merge(piece.base, piece.models)
+  base, *models = (x.reshape(-1, x.shape[-1]) for x in (piece.base, *piece.models))
+  return jax.vmap(merge)(base, models).reshape(piece.base.shape)
+
+
+def _stock_weight(deltas: list[jax.Array], mergekit_compat: bool) -> jax.Array:
+  """Returns t of model_stock, [] float32."""
+  n = len(deltas)
+  cosines = []
+  for i in range(n):
+    for j in range(i):
+      scale = norm(deltas[i]) * norm(deltas[j])
+      scale = jnp.maximum(scale, 1e-6) if mergekit_compat else scale
+      cosines.append(jnp.clip(divide(dot(deltas[i], deltas[j]), scale), -1, 1))
+  cos = algebra.add(cosines) / len(cosines)
+  return n * cos / (1 + (n - 1) * cos)
+
+
+def sce(piece: Piece, stats: None) -> jax.Array:
+  """theta_0 + sum_i c_i delta_i / sum_i c_i: of the select_topk elements that vary most between models, by energy.
+
+  c_i = |delta_i|^2, 0 where delta_i has not the sign of sum_i delta_i. With no energy at all (mergekit_compat: a mean
+  square below 1e-6), all weigh the same. Energies are those of what was selected: two passes over the whole tensor.
+  """
+  p, deltas = piece.parameters, piece.deltas
+  mean = algebra.add(deltas) / len(deltas)
+  variance = algebra.add([(d - mean) ** 2 for d in deltas])
+  fraction = jnp.asarray(p['select_topk'], jnp.float32)
+  cut = largest.find_cut(variance, jnp.maximum(sparsify.share(fraction, piece.size), 1))
+  chosen = largest.is_largest(variance, cut) | (fraction >= 1)
+  deltas = [jnp.where(chosen, d, 0.0) for d in deltas]
+  energies = [jnp.mean(d * d) for d in deltas]
+  energy = algebra.add(energies)
+  are_none = energy < 1e-6 if p['mergekit_compat'] else energy == 0
+  coefs = [
+    jnp.where(agrees, jnp.where(are_none, 1.0, e), 0.0) for agrees, e in zip(algebra.agree(deltas), energies, strict=True)
+  ]
+  total = algebra.add(coefs)
+  return algebra.shift(piece.base, piece.models, [divide(c, total) for c in coefs])

@@ -1,0 +1,77 @@
+"""What a merge refuses: a method, parameters or models that do not go together. Every error names what is wrong."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from imm_jax.merging.methods import FLAGS, Method, METHODS
+from imm_jax.text import nearest
+
+
+def check_method(method: str, *, has_base: bool, num_models: int, has_alpha: bool = False) -> Method:
+  """Returns the method's row. Raises ValueError when there is none, or it does not take these models, or an alpha."""
+  if method not in METHODS:
+    raise ValueError(f'{method!r} is no merge method{nearest(method, METHODS)}; there are {", ".join(METHODS)}')
+  row = METHODS[method]
+  if has_alpha:
+    if not row.alpha:
+      raise ValueError(f'{method}: has no alpha; its parameters are {", ".join(row.parameters) or "none"}')
+    if not has_base:
+      raise ValueError(f'{method}: alpha weighs the models against a base; give it')
+    if row.alpha == 'weight':  # The base becomes one of the models.
+      num_models, has_base = num_models + has_base, False
+  if row.base == 'required' and not has_base:
+    raise ValueError(f'{method}: needs a base model')
+  if row.base == 'none' and has_base:
+    raise ValueError(f'{method}: takes no base model; make it one of the models')
+  least, most = row.num_models
+  if num_models < least or (most is not None and num_models > most):
+    wanted = f'{least}' if least == most else f'at least {least}'
+    raise ValueError(f'{method}: takes {wanted} models{" beside the base" if has_base else ""} and got {num_models}')
+  return row
+
+
+def check_parameters(method: str, parameters: Mapping[str, Any], *, has_alpha: bool = False) -> dict[str, Any]:
+  """Returns the parameters with the defaults, without those that alpha sets.
+
+  Raises:
+    ValueError: a parameter is unknown, missing, of a wrong type, or set by alpha too; it is named.
+  """
+  row = METHODS[method]
+  by_alpha = (row.alpha, 'weight') if has_alpha else ()
+  for name in parameters:
+    if name not in row.parameters:
+      hint = nearest(name, row.parameters)
+      raise ValueError(f'{method}: has no parameter {name!r}{hint}; it has {", ".join(row.parameters) or "none"}')
+    if name in by_alpha:
+      raise ValueError(f'{method}: alpha sets {name!r}; give one of the two')
+  values = {**row.parameters, **parameters}
+  for name in [name for name, value in values.items() if value is None]:
+    if name not in by_alpha:
+      raise ValueError(f'{method}: parameter {name!r} is missing')
+    del values[name]
+  for name in FLAGS:
+    if name in values and not isinstance(values[name], bool):
+      raise ValueError(f'{method}: {name} is true or false for the whole model, not {values[name]!r}')
+  return values
+
+
+def check_trees(trees: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+  """Returns the first of {model: {name: what has dtype and shape}}. Raises ValueError with every tensor that differs."""
+  (first, tree), *others = trees.items()
+  lines = []
+  for second, other in others:
+    for name in dict.fromkeys([*tree, *other]):
+      sides = [f'{x[name].dtype} {list(x[name].shape)}' if name in x else 'missing' for x in (tree, other)]
+      if sides[0] != sides[1]:
+        lines.append(f'{name} is {sides[0]} in {first} and {sides[1]} in {second}')
+  if lines:
+    raise ValueError(f'the models differ in {len(lines)} tensors (a given dtype makes dtypes equal): {"; ".join(lines)}')
+  return tree
+
+
+def check_equal(name: str, arrays: Sequence[Any]) -> None:
+  """Raises ValueError when tensors that cannot be merged are not equal."""
+  if any((np.asarray(x) != np.asarray(arrays[0])).any() for x in arrays[1:]):
+    raise ValueError(f'{name}: is {arrays[0].dtype}, which cannot be merged, and differs between the models')
