@@ -1,4 +1,4 @@
-"""Sums of tensors whose ends are exact, and the arithmetic that merge methods share. All float32."""
+"""Sums of tensors with exact ends, and the arithmetic that methods share. All float32."""
 
 from collections.abc import Sequence
 import functools
@@ -13,8 +13,9 @@ from imm_jax.merging.pieces import Tensors
 def weighted_sum(tensors: Tensors, weights: Sequence[Any]) -> jax.Array:
   """Returns sum_i w_i x_i; weights are numbers or of the tensors' shape.
 
-  Where a weight is 0 its tensor does not matter (inf, NaN); where it is 1 and the others are 0, the result has its
-  bits (-0.0, subnormals); where the weights add up to 1 and the tensors are equal, the result is the first.
+  Where a weight is 0 its tensor does not matter (inf, NaN); where it is 1 and the others are 0, the
+  result has its bits (-0.0, subnormals); where the weights add up to 1 and the tensors are equal,
+  the result is the first.
   """
   weights = [jnp.asarray(w, jnp.float32) for w in weights]
   total = add([jnp.where(w == 0, 0.0, w * x) for w, x in zip(weights, tensors, strict=True)])
@@ -24,7 +25,10 @@ def weighted_sum(tensors: Tensors, weights: Sequence[Any]) -> jax.Array:
 
 
 def shift(base: jax.Array, models: Tensors, coefs: Sequence[Any]) -> jax.Array:
-  """Returns theta_0 + sum_i c_i delta_i; theta_0's bits where all c_i are 0, theta_i's where only c_i is not, and 1."""
+  """Returns theta_0 + sum_i c_i delta_i.
+
+  It has theta_0's bits where all c_i are 0, and theta_i's where c_i is 1 and the others are 0.
+  """
   coefs = [jnp.asarray(c, jnp.float32) for c in coefs]
   moves = [jnp.where(c == 0, 0.0, c * (model - base)) for c, model in zip(coefs, models, strict=True)]
   total = jnp.where(every([c == 0 for c in coefs]), base, base + add(moves))
@@ -40,7 +44,7 @@ def exact_ends(total: jax.Array, tensors: Tensors, weights: Sequence[jax.Array])
 
 
 def unless_equal(mixed: jax.Array, models: Tensors) -> jax.Array:
-  """Returns mixed, or the first of models that are all the same: a mean of directions would round."""
+  """Returns mixed, or the first of models that are all equal: a mean of directions would round."""
   return jnp.where(every([jnp.all(x == models[0]) for x in models[1:]]), models[0], mixed)
 
 

@@ -1,4 +1,4 @@
-"""Methods that average tensors, and the two that weigh task vectors by how they lie to each other."""
+"""Methods that average tensors, and two that weigh task vectors by how they agree."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,10 @@ def linear(piece: Piece, stats: None) -> jax.Array:
 
 
 def fisher(piece: Piece, stats: None) -> jax.Array:
-  """sum_i w_i F_i theta_i / sum_i w_i F_i; F_i is the mean of model i's diagonal Fisher information over the tensor."""
+  """sum_i w_i F_i theta_i / sum_i w_i F_i.
+
+  F_i is the mean of model i's diagonal Fisher information over the tensor.
+  """
   p = piece.parameters
   weights = [w * f for w, f in zip(p['weight'], p['fisher'], strict=True)]
   return algebra.weighted_sum(piece.models, algebra.normalized(weights))
@@ -27,10 +30,11 @@ def passthrough(piece: Piece, stats: None) -> jax.Array:
 
 
 def model_stock(piece: Piece, stats: None) -> jax.Array:
-  """t mean_i theta_i + (1 - t) theta_0, t = n cos / (1 + (n - 1) cos), cos the mean cosine between the task vectors.
+  """t mean_i theta_i + (1 - t) theta_0, with t = n cos / (1 + (n - 1) cos).
 
-  `filter_wise`: for each row by itself. Cosines are scale-free; with `mergekit_compat` they are divided by at least
-  1e-6.
+  cos is the mean cosine between the task vectors. theta_0 where the task vectors cancel, 1 + (n -
+  1) cos < 1e-4. `filter_wise`: for each row by itself. Cosines are scale-free; with
+  `mergekit_compat` they are divided by at least 1e-6.
   """
   p = piece.parameters
 
@@ -55,14 +59,18 @@ def _stock_weight(deltas: list[jax.Array], mergekit_compat: bool) -> jax.Array:
       scale = jnp.maximum(scale, 1e-6) if mergekit_compat else scale
       cosines.append(jnp.clip(divide(dot(deltas[i], deltas[j]), scale), -1, 1))
   cos = algebra.add(cosines) / len(cosines)
-  return n * cos / (1 + (n - 1) * cos)
+  # Near 0 the deltas cancel, and their mean, which t would blow up, is little but rounding.
+  scale = 1 + (n - 1) * cos
+  cancel = scale < 1e-4
+  return jnp.where(cancel, 0.0, n * cos / jnp.where(cancel, 1.0, scale))
 
 
 def sce(piece: Piece, stats: None) -> jax.Array:
-  """theta_0 + sum_i c_i delta_i / sum_i c_i: of the select_topk elements that vary most between models, by energy.
+  """theta_0 + sum_i c_i delta_i / sum_i c_i, of the elements that vary most between models.
 
-  c_i = |delta_i|^2, 0 where delta_i has not the sign of sum_i delta_i. With no energy at all (mergekit_compat: a mean
-  square below 1e-6), all weigh the same. Energies are those of what was selected: two passes over the whole tensor.
+  Selected is the share select_topk of the elements.   c_i = |delta_i|^2, 0 where delta_i has not
+  the sign of sum_i delta_i. With no energy at all (mergekit_compat: a mean square below 1e-6), all
+  weigh the same. Energies are those of what was selected: two passes over the whole tensor.
   """
   p, deltas = piece.parameters, piece.deltas
   mean = algebra.add(deltas) / len(deltas)

@@ -1,8 +1,9 @@
-"""What a merge refuses: a method, parameters or models that do not go together. Every error names what is wrong."""
+"""What a merge refuses: a method, parameters or models that do not go together."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from imm_jax.merging.methods import FLAGS, Method, METHODS
@@ -10,7 +11,11 @@ from imm_jax.text import nearest
 
 
 def check_method(method: str, *, has_base: bool, num_models: int, has_alpha: bool = False) -> Method:
-  """Returns the method's row. Raises ValueError when there is none, or it does not take these models, or an alpha."""
+  """Returns the method's row of METHODS.
+
+  Raises:
+    ValueError: there is no such method, or it does not take these models, or an alpha.
+  """
   if method not in METHODS:
     raise ValueError(f'{method!r} is no merge method{nearest(method, METHODS)}; there are {", ".join(METHODS)}')
   row = METHODS[method]
@@ -57,8 +62,36 @@ def check_parameters(method: str, parameters: Mapping[str, Any], *, has_alpha: b
   return values
 
 
+def check_weights(name: str, method: str, numbers: Mapping[str, Any], flags: Mapping[str, bool]) -> None:
+  """Raises ValueError when a tensor would be divided by a sum of weights that is 0.
+
+  Args:
+    name: of the tensor.
+    method: a key of METHODS.
+    numbers: its parameters in the tensor (tensors.numbers_of); those that are traced are not looked
+      at.
+    flags: its flags.
+  """
+  if METHODS[method].base == 'required':  # Task vectors are then divided by 1, as with mergekit.
+    return
+  weights = numbers.get('weight', ())
+  if 'fisher' in numbers:
+    weights = [w * f for w, f in zip(weights, numbers['fisher'], strict=True)]
+  elif not flags.get('normalize') and not flags.get('normalize_weights'):
+    return
+  if not weights or any(isinstance(w, jax.Array) for w in weights):
+    return
+  total, size = sum(weights), sum(np.abs(w) for w in weights)
+  if np.any(np.abs(total) <= 1e-6 * size):
+    raise ValueError(f'{method}: the weights add up to 0 in {name}, and the result is divided by their sum')
+
+
 def check_trees(trees: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
-  """Returns the first of {model: {name: what has dtype and shape}}. Raises ValueError with every tensor that differs."""
+  """Returns the first of trees, model -> name -> what has a dtype and a shape.
+
+  Raises:
+    ValueError: models differ; every tensor that differs is named.
+  """
   (first, tree), *others = trees.items()
   lines = []
   for second, other in others:

@@ -3,12 +3,13 @@
 A coefficient is one of
   a number, or a traced scalar;
   an array [L]: a number a layer; what is in no layer takes the first;
-  a list or tuple of numbers, a gradient: interpolated over the layers at l / (L - 1), of a single layer its end; what
-    is in no layer is at 0;
-  a list of {'filter': TEXT, 'value': COEFFICIENT}: the first whose TEXT is in the tensor's name; no TEXT, or '*', fits
-    all;
+  a list or tuple of numbers, a gradient: interpolated over the layers at l / (L - 1), of a single
+    layer its end; what is in no layer is at 0;
+  a list of {'filter': TEXT, 'value': COEFFICIENT}: the first whose TEXT is in the tensor's name; no
+    TEXT, or '*', fits all;
   a dict of groups, GROUPS and 'default' -> COEFFICIENT.
-Gradients and filters are mergekit's. `resolve` turns any of them into arrays, one a leaf, before a merge is traced.
+Gradients and filters are mergekit's. `resolve` turns any of them into arrays, one a leaf, before a
+merge is traced.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,8 +39,8 @@ def resolve(coefficient: Any, tree: Any) -> Any:
     tree: the model's params, or their shapes and dtypes.
 
   Returns:
-    float32 arrays: [L] for a leaf that is stacked under 'layers/', [] for others; 0 where a leaf is of integers, which
-    are not merged.
+    float32 arrays: [L] for a leaf that is stacked under 'layers/', [] for others; 0 where a leaf is
+    of integers, which are not merged.
 
   Raises:
     ValueError: no filter or group fits a leaf's name.
@@ -56,7 +57,8 @@ def resolve(coefficient: Any, tree: Any) -> Any:
 
 def in_leaf(coefficient: Any, name: str, num_layers: int) -> Any:
   """Returns the coefficient in the leaf of that name, float32: [L] where it is stacked, else []."""
-  if isinstance(coefficient, jax.Array) and not coefficient.ndim:  # One operation in place of one a layer.
+  if isinstance(coefficient, jax.Array) and not coefficient.ndim:
+    # One operation in place of one a layer.
     return jnp.broadcast_to(coefficient.astype(jnp.float32), (num_layers,) if names.is_stacked(name) else ())
   layers = range(num_layers) if names.is_stacked(name) else [names.locate(name)[1]]
   values = [at(coefficient, name, layer, num_layers) for layer in layers]
@@ -71,7 +73,11 @@ def varies(coefficient: Any) -> bool:
 
 
 def at(coefficient: Any, name: str, layer: int | None, num_layers: int) -> Any:
-  """Returns the value in a tensor, a number or traced scalar. Raises ValueError where no filter or group fits its name."""
+  """Returns the value in a tensor, a number or traced scalar.
+
+  Raises:
+    ValueError: no filter or group fits the tensor's name.
+  """
   value = find(coefficient, name, layer, num_layers)
   if value is None:
     raise ValueError(f'{name}: no filter or group of {coefficient} fits it; add a default')
@@ -97,18 +103,29 @@ def find(coefficient: Any, name: str, layer: int | None, num_layers: int) -> Any
 
 
 def gradient(points: Sequence[float], layer: int | None, num_layers: int) -> float:
-  """Returns the value at l / (L - 1) of the line through evenly spaced points; that in no layer is at 0."""
-  position = (layer or 0) / (num_layers - 1) if num_layers > 1 else 0.0
-  return float(np.interp(position, np.linspace(0, 1, len(points)), points)) if len(points) > 1 else float(points[0])
+  """Returns the value of the line through evenly spaced points at l / (L - 1).
+
+  A single layer is at 1, as with mergekit; what is in no layer is at 0.
+  """
+  if layer is None:
+    return float(points[0])
+  position = layer / (num_layers - 1) if num_layers > 1 else 1.0
+  return float(np.interp(position, np.linspace(0, 1, len(points)), points))
 
 
 def by_layer(values: Sequence[float], elsewhere: float) -> list[dict[str, Any]]:
-  """Returns the coefficient that is values[l] in layer l of stacked leaves, and `elsewhere` in what is in no layer."""
+  """Returns the coefficient that is values[l] in layer l, and `elsewhere` in what is in no layer.
+
+  It is for models whose layers are stacked.
+  """
   return [{'filter': names.STACKED, 'value': np.asarray(values, np.float32)}, {'value': elsewhere}]
 
 
 def layer_means(tree: Any) -> list[dict[str, Any]]:
-  """Returns the coefficient that is the mean of each tensor of a tree, layer by layer: a diagonal Fisher, for `fisher`."""
+  """Returns the coefficient that is the mean of each tensor of a tree, layer by layer.
+
+  Of a diagonal Fisher information it is the parameter `fisher` of that method.
+  """
   rules = []
   for name, leaf in names.by_name(tree).items():
     axes = tuple(range(1, leaf.ndim)) if names.is_stacked(name) else None
@@ -116,9 +133,17 @@ def layer_means(tree: Any) -> list[dict[str, Any]]:
   return rules
 
 
-def check(where: str, coefficient: Any, least: float = -math.inf, most: float = math.inf, *, whole: bool = False) -> None:
-  """Raises ValueError when it is no coefficient, or a number in it is not in [least, most]; `where` names it.
+def check(
+  where: str,
+  coefficient: Any,
+  least: float = -math.inf,
+  most: float = math.inf,
+  *,
+  whole: bool = False,
+) -> None:
+  """Raises ValueError when it is no coefficient, or a number in it is not in [least, most].
 
+  where: what the message calls it.
   whole: it must have a value for every tensor.
   """
   if isinstance(coefficient, Mapping):
@@ -147,7 +172,7 @@ def _check_groups(where: str, groups: Mapping[str, Any], whole: bool) -> list[An
 
 
 def _check_list(where: str, values: Sequence[Any], whole: bool) -> list[Any]:
-  """Returns the coefficients in a gradient or in a list of filters. Raises ValueError when it is neither."""
+  """Returns the coefficients in a gradient or a list of filters. Raises ValueError otherwise."""
   if not all(isinstance(value, Mapping) for value in values):
     if not all(_is_number(value) for value in values):
       raise ValueError(f'{where}: {values} is not a list of numbers')

@@ -1,4 +1,4 @@
-"""Hugging Face directories that are merged: their tensors, what must agree between them, and the files besides weights."""
+"""Hugging Face directories to be merged: what must agree in them, and their files besides weights."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -13,11 +13,12 @@ from imm_jax.merging import checks
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 _KNOWN = set(shards.DTYPES) - {'F64'}  # float64 would lose digits.
-_UNIMPORTANT = ('_name_or_path', 'transformers_version', 'torch_dtype', 'dtype', 'use_cache')  # how a file was written
+# Keys of config.json that say how a file was written.
+_UNIMPORTANT = ('_name_or_path', 'transformers_version', 'torch_dtype', 'dtype', 'use_cache')
 
 
 def check_out(out: str | os.PathLike[str]) -> pathlib.Path:
-  """Returns the absolute path of a directory to be written. Raises ValueError when there is something in it."""
+  """Returns the absolute path of a directory to be written. Raises ValueError if it has content."""
   out = pathlib.Path(out).expanduser().absolute()
   if out.exists() and (not out.is_dir() or any(out.iterdir())):
     raise ValueError(f'{out}: exists and is not an empty directory; remove it or choose another')
@@ -29,7 +30,8 @@ def check_tensors(tensors: Mapping[str, Mapping[str, shards.Tensor]], dtype: str
 
   Args:
     tensors: model -> name -> tensor.
-    dtype: what floats are rounded to when they are read, so that models may differ in it; None: they are not.
+    dtype: what floats are rounded to when they are read, so that models may differ in it; None:
+      they are not.
 
   Raises:
     ValueError: a dtype is not supported, or models differ; every difference is named.
@@ -52,7 +54,10 @@ def cast(specs: Mapping[str, shards.Spec], dtype: str | None) -> dict[str, shard
 
 
 def check_vocabularies(models: Sequence[str]) -> None:
-  """Raises ValueError when an id is another token in another model: rows of the embeddings would not go together."""
+  """Raises ValueError when an id is another token in another model.
+
+  Rows of the embeddings would then not go together.
+  """
   (first, one), *others = ((model, _vocabulary(model)) for model in models)
   for other, two in others:
     differing = [id_ for id_ in sorted({*one, *two}) if one.get(id_) != two.get(id_)] if one and two else []
@@ -75,7 +80,10 @@ def _vocabulary(model: str) -> dict[int, str]:
 
 
 def config_differences(models: Sequence[str]) -> list[str]:
-  """Returns the keys of config.json that differ between the models, a line each, but for how the file was written."""
+  """Returns a line for each key of config.json that differs between the models.
+
+  Keys that only say how a file was written are left out.
+  """
   files = {model: pathlib.Path(model).expanduser() / 'config.json' for model in models}
   configs = {model: shards.read_json(file) for model, file in files.items() if file.exists()}
   if not configs:
@@ -90,9 +98,18 @@ def config_differences(models: Sequence[str]) -> list[str]:
 
 
 def copy_files(model: str, target: pathlib.Path, dtype: str | None) -> None:
-  """Copies what is not weights: config, tokenizer, generation config, licence; the config names dtype if it is given."""
+  """Copies what is not weights: config, tokenizer, generation config, licence.
+
+  The config names dtype where it is given.
+  """
   for file in sorted(pathlib.Path(model).expanduser().iterdir()):
-    is_weights = file.suffix in ('.safetensors', '.bin', '.pt', '.pth', '.gguf') or file.name.endswith('.index.json')
+    is_weights = file.suffix in (
+      '.safetensors',
+      '.bin',
+      '.pt',
+      '.pth',
+      '.gguf',
+    ) or file.name.endswith('.index.json')
     if file.is_file() and not is_weights and not file.name.startswith('.'):
       shutil.copyfile(file, target / file.name)
   config = target / 'config.json'

@@ -1,4 +1,4 @@
-"""The k largest of a tensor's scores: one search on the devices, one in memory that a host fills from disk.
+"""The k largest of a tensor's scores: one search on the devices, one on a host.
 
 Scores are non-negative float32: their bits, read as int32, are in the order of the scores.
 """
@@ -12,12 +12,12 @@ import numpy as np
 
 from imm_jax import sharding
 
-SAMPLE = 32  # The device search looks at one row in so many first.
-_SAMPLE_ON_HOST = 127  # The host search, at one element in so many: odd, so that all columns are in it.
+SAMPLE = 32  # The device search looks at one row in 32 first.
+_SAMPLE_ON_HOST = 127  # The host search sorts one element in 127: odd, so it meets all columns.
 
 
 class Cut(NamedTuple):
-  """What separates the k largest scores of a tensor from the rest; of equal scores the first are kept."""
+  """What separates the k largest scores of a tensor from the rest; of equal ones the first stay."""
 
   threshold: Any  # [] int32: the bits of the k-th largest
   end: Any  # [] uint32: elements before this index are kept where they equal the threshold
@@ -37,27 +37,29 @@ def is_largest(scores: jax.Array, cut: Cut) -> jax.Array:
 def find_cut(scores: jax.Array, k: jax.Array | int) -> Cut:
   """Returns the cut of the k largest scores, k in [0, number of scores].
 
-  A search for the k-th largest in reductions only: no sort, no copy, and sharded tensors stay where they are.
+  A search for the k-th largest in reductions only: no sort, no copy, and sharded tensors stay where
+  they are.
   """
   bits = jax.lax.bitcast_convert_type(jnp.atleast_1d(scores), jnp.int32)
   k = jnp.asarray(k, jnp.uint32)
   guesses = ()
   if len(bits) >= 2 * SAMPLE:
-    # A sample of the rows says where to look, three standard errors to both sides: passes over it cost little.
+    # A sample of the rows says where to look, three standard errors to both sides: passes over
+    # it cost little.
     sample = bits[::SAMPLE]
     rank = k.astype(jnp.float32) * (sample.size / scores.size)
     ranks = rank + jnp.array([3.0, -3.0]) * jnp.sqrt(rank)
     ranks = jnp.clip(ranks, 1, sample.size).astype(jnp.uint32)
     guesses = tuple(jax.vmap(_kth_largest, (None, 0))(sample, ranks)[0])
   threshold, num_enough = _kth_largest(bits, k, guesses)
-  # Too many scores are at least the threshold: those that equal it. All but the first of them are too many.
+  # At least k scores reach the threshold: of those that equal it only the first are kept.
   equal = bits == threshold
   num_too_many = num_enough - k
   return Cut(threshold, _index_after(equal, jnp.sum(_count_in_rows(equal)) - num_too_many))
 
 
 def find_cut_on_host(scores: np.ndarray, k: int) -> Cut:
-  """Returns the same of an array [n] in memory: it sorts a sample, and then only what may be the k-th largest."""
+  """Returns the same of a host's array [n]: it sorts a sample, then what may be the k-th largest."""
   if k == 0:
     return Cut(np.int32(2**31 - 1), np.uint32(0))
   bits = scores.view(np.int32)
@@ -67,7 +69,7 @@ def find_cut_on_host(scores: np.ndarray, k: int) -> Cut:
 
 
 def _index_after(mask: jax.Array, num: jax.Array) -> jax.Array:
-  """Returns the index, uint32, behind the num-th True of a flattened mask [..., width]; 0 where num is 0."""
+  """Returns the index, uint32, after the num-th True of a flattened mask [..., width]; 0 for num 0."""
   width = mask.shape[-1]
   in_rows = _count_in_rows(mask)
   until = jnp.cumsum(in_rows, dtype=jnp.uint32).reshape(in_rows.shape)
@@ -81,10 +83,10 @@ def _index_after(mask: jax.Array, num: jax.Array) -> jax.Array:
 
 
 def _kth_largest(bits: jax.Array, k: jax.Array, guesses: Sequence[jax.Array] = ()) -> tuple[jax.Array, jax.Array]:
-  """Returns the k-th largest of non-negative bits, int32, and how many are at least as large, uint32.
+  """Returns the k-th largest of non-negative bits, int32, and how many reach it, uint32.
 
-  It tries the guesses, then interpolates, which mostly takes a dozen passes, and every second time halves, which
-  bounds them by 62.
+  It tries the guesses, then interpolates, which mostly takes a dozen passes, and every second time
+  halves, which bounds them by 62.
   """
 
   def searching(state):
@@ -112,14 +114,20 @@ def _kth_largest(bits: jax.Array, k: jax.Array, guesses: Sequence[jax.Array] = (
 
 
 def _count_in_rows(mask: jax.Array) -> jax.Array:
-  """Returns the number of True in each row [..., 1], uint32; float32 is exact below 2^24, and vectorises."""
+  """Returns the number of True in each row [..., 1], uint32.
+
+  float32 is exact below 2^24, and vectorises.
+  """
   if mask.shape[-1] >= 2**24:
     return jnp.sum(mask, axis=-1, keepdims=True, dtype=jnp.uint32)
   return jnp.sum(jnp.where(mask, 1.0, 0.0), axis=-1, keepdims=True).astype(jnp.uint32)
 
 
 def _kth_largest_on_host(bits: np.ndarray, k: int) -> np.int32:
-  """Returns the k-th largest; a sample says between which two it lies, as sorting many equal ones is slow."""
+  """Returns the k-th largest of non-negative bits, int32.
+
+  A sample says between which two it lies, as sorting many equal ones is slow.
+  """
   sample = np.sort(bits[::_SAMPLE_ON_HOST])
   rank, margin = (1 - k / bits.size) * sample.size, 3 * np.sqrt(sample.size)
   low, high = (sample[int(np.clip(rank + side, 0, sample.size - 1))] for side in (-margin, margin))

@@ -1,7 +1,8 @@
-"""METHODS, the one list of the merge methods: the command's help, recipes, the run loop and the docs read it.
+"""METHODS, the one list of the merge methods.
 
-A method is an equation for one tensor, in float32: theta_0 is the base, theta_i the models, delta_i = theta_i -
-theta_0. The equations are the docstrings of the functions in averages.py, task_vectors.py and spherical.py.
+The command's help, recipes, the run loop and the docs read it. A method is an equation for one
+tensor, in float32: theta_0 is the base, theta_i the models, delta_i = theta_i - theta_0. The
+equations are the docstrings of the functions in averages.py, task_vectors.py and spherical.py.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,18 +37,22 @@ FLAGS = (  # these parameters are True or False, for all tensors
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """A row of METHODS: what a method asks of a whole tensor, what it does with a piece of it, and what it takes."""
+  """A row of METHODS: what a method asks of a tensor, does with a piece of it, and takes."""
 
   apply: Callable[[Piece, Any], jax.Array]  # (piece, stats) -> the merged piece, float32
   reference: str
   base: Literal['required', 'optional', 'none'] = 'required'
-  parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # with defaults; None: must be given
+  # Parameters with their defaults; None: must be given.
+  parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   num_models: tuple[int, int | None] = (1, None)  # at least, at most; the base not counted
-  reduce: Callable[[Piece], Any] | None = None  # piece -> what it asks of the whole tensor (pieces.py); None: nothing
-  pieces: Literal['elements', 'rows', 'whole'] = 'elements'  # the smallest part of a tensor that apply can be given
+  # piece -> what it asks of the whole tensor, a tree of questions (pieces.py); None: nothing.
+  reduce: Callable[[Piece], Any] | None = None
+  # The smallest part of a tensor that apply can be given.
+  pieces: Literal['elements', 'rows', 'whole'] = 'elements'
   random: bool = False  # draws masks, and needs a key
   drops: bool = False  # leaves out a part of a task vector
-  alpha: Literal['', 'weight', 't', 'lambda', 'a'] = ''  # the parameter that the weight of tuned sets; '' has none
+  # The parameter that the weight of tuned sets; '': none, and the method takes no alpha.
+  alpha: Literal['', 'weight', 't', 'lambda', 'a'] = ''
 
   @property
   def in_pieces(self) -> bool:
@@ -60,7 +65,10 @@ class Method:
     return self.pieces == 'elements' and self.reduce is None
 
   def with_alpha(self, base: Any, tuned: Sequence[Any], alpha: Any) -> tuple[Any, list[Any], dict[str, Any]]:
-    """Returns (base, models, parameters) that merge tuned models at the weight alpha: 0 is base, 1 (the mean of) tuned."""
+    """Returns the (base, models, parameters) that merge tuned models at the weight alpha.
+
+    0 is base, 1 (the mean of) tuned.
+    """
     n = len(tuned)
     if self.alpha == 'weight':
       return None, [base, *tuned], {'weight': [1 - alpha, *[alpha / n] * n]}
@@ -71,7 +79,7 @@ _DELTAS = {'weight': None, 'lambda': 1.0, 'normalize': False}
 
 
 def _cut(reference: str, ask: Any, keep: Any, elect: bool, **parameters: Any) -> Method:
-  """Returns a method whose masks are cut off by magnitude; ask, keep: sparsify.ask_largest and keep_largest, ..."""
+  """Returns a method whose masks are cut by magnitude; ask, keep: a pair of sparsify."""
   return Method(
     functools.partial(task_vectors.cut, keep=keep, elect=elect),
     reference,

@@ -1,7 +1,8 @@
-"""What a merge method sees of a tensor, and what it may ask of the whole tensor where it sees a piece.
+"""What a merge method sees of a tensor, and what it may ask of all of it.
 
-A method has two functions (see methods.Method). reduce(piece) asks: it returns a tree of Sum, TopK and Local. What
-is answered, `stats`, is that tree with an answer in place of each question; apply(piece, stats) is the merged piece.
+A method has two functions (see methods.Method). reduce(piece) asks: it returns a tree of Sum, TopK
+and Local. What is answered, `stats`, is that tree with an answer in place of each question;
+apply(piece, stats) is the merged piece.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ import numpy as np
 from imm_jax.merging import largest
 
 Tensors = Sequence[jax.Array]
-PER_MODEL = ('weight', 'density', 'drop_rate', 'epsilon', 'gamma', 'scale', 'fisher')  # given for each model
+# These parameters are given for each model.
+PER_MODEL = ('weight', 'density', 'drop_rate', 'epsilon', 'gamma', 'scale', 'fisher')
 
 
 class Piece(NamedTuple):
@@ -21,8 +23,8 @@ class Piece(NamedTuple):
 
   base: Any  # float32, None where the method (with these parameters) has no base
   models: Tensors  # float32
-  parameters: Mapping[str, Any]  # numbers, flags; for those in PER_MODEL a list of a number for each model
-  drawn: Any  # for each model uniform numbers in [0, 1) of the piece's shape; None for a method without masks
+  parameters: Mapping[str, Any]  # numbers and flags; for those in PER_MODEL a number a model
+  drawn: Any  # uniform numbers in [0, 1), a tensor a model; None: nothing is drawn
   size: Any  # number of elements of the whole tensor
 
   @property
@@ -49,7 +51,7 @@ class TopK(NamedTuple):
 
 
 class Local(NamedTuple):
-  """Is what reduce computed and apply needs again for the same piece, a mask for instance; the answer is value."""
+  """Hands a value, for instance a mask, from reduce on to apply of the same piece."""
 
   value: Any
 

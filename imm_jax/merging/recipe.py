@@ -1,4 +1,4 @@
-"""Recipes: what is merged with what. mergekit's YAML files, unchanged, or the flags of the command."""
+"""Recipes: what is merged with what, from mergekit's YAML files or from the command's flags."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -14,7 +14,16 @@ from imm_jax.merging.pieces import PER_MODEL
 from imm_jax.text import nearest
 
 _KEYS = {
-  'recipe': ('merge_method', 'base_model', 'models', 'slices', 'parameters', 'dtype', 'out_dtype', 'tokenizer_source'),
+  'recipe': (
+    'merge_method',
+    'base_model',
+    'models',
+    'slices',
+    'parameters',
+    'dtype',
+    'out_dtype',
+    'tokenizer_source',
+  ),
   'model': ('model', 'parameters'),
   'slice': ('sources', 'parameters'),
   'source': ('model', 'layer_range', 'parameters'),
@@ -46,7 +55,7 @@ class Recipe:
   """A merge of models on disk."""
 
   method: str
-  base: str | None  # theta_0, and whose tokenizer and config are taken; None: those of the first model
+  base: str | None  # theta_0, whose tokenizer and config are taken; None: the first model's are
   slices: tuple[Slice, ...]
   parameters: Mapping[str, Any]
   alpha: Any = None  # of `merge`, from the command's flags
@@ -70,9 +79,13 @@ class Recipe:
       raise ValueError(f'slices: end at layer {end}, and the models have {num_layers}: they must tile the model')
 
   def of(self, name: str, num_layers: int) -> tuple[list[str], dict[str, Any]]:
-    """Returns the models (without the base) and the parameters of a tensor: numbers, or tuples of one a model."""
+    """Returns the models (without the base) of a tensor, and its parameters.
+
+    These are numbers, or tuples of one a model.
+    """
     layer = names.locate(name)[1]
-    if layer is None:  # the embedding goes with the first slice, what follows the layers with the last
+    if layer is None:
+      # The embedding goes with the first slice, what follows the layers with the last.
       slice_ = self.slices[0 if 'embed' in name else -1]
     else:
       slice_ = next(s for s in self.slices if s.end is None or layer < s.end)
@@ -103,15 +116,30 @@ class Recipe:
         values[parameter] = value(parameter, *shared)
         if values[parameter] is None:
           del values[parameter]
-    if values.get('normalize') and 'weight' in values and not sum(values['weight']):
-      raise ValueError(f'{self.method}: the weights add up to 0 in {name}, and normalize divides by their sum')
     return [source.model for source in sources], check_parameters(self.method, values, has_alpha=self.alpha is not None)
 
 
 def from_flags(
-  method: str, base: str, tuned: Sequence[str], alpha: float | None, parameters: Mapping[str, Any], dtype: str | None = None
+  method: str,
+  base: str,
+  tuned: Sequence[str],
+  alpha: float | None,
+  parameters: Mapping[str, Any],
+  dtype: str | None = None,
 ) -> Recipe:
-  """Returns the recipe that merges tuned models with base, at the weight alpha where it is given. Raises ValueError."""
+  """Returns the recipe that merges tuned models with base.
+
+  Args:
+    method: a key of METHODS.
+    base: directory of theta_0.
+    tuned: directories of the models.
+    alpha: weight of the models against base, in [0, 1]; None: parameters say it.
+    parameters: of the method.
+    dtype: see Recipe.
+
+  Raises:
+    ValueError: the method does not take the models or a parameter, which is named.
+  """
   models = list(tuned)
   if alpha is not None:
     coefficients.check('alpha', alpha, 0, 1)
@@ -121,11 +149,20 @@ def from_flags(
   _check_parameters(method, 'the command', parameters, row.parameters)
   if alpha is not None:
     check_parameters(method, parameters, has_alpha=True)
-  return Recipe(method, base, (Slice(tuple(Source(model, {}) for model in models), {}),), dict(parameters), alpha, dtype)
+  return Recipe(
+    method,
+    base,
+    (Slice(tuple(Source(model, {}) for model in models), {}),),
+    dict(parameters),
+    alpha,
+    dtype,
+  )
 
 
 def read(path: str) -> Recipe:
-  """Returns the recipe in a file of mergekit's format; model paths in it are relative to the working directory.
+  """Returns the recipe in a file of mergekit's format.
+
+  Model paths in it are relative to the working directory.
 
   Raises:
     FileNotFoundError: there is no such file.

@@ -1,6 +1,7 @@
-"""Rules: which alpha a round merges with, and what it merges with. Pure functions of arrays and numbers.
+"""Rules: what a round merges with, and at which alpha. Pure functions of arrays and numbers.
 
-`merge.alpha` is fixed or a schedule over the rounds; `layer_adaptive` makes one a layer of it; `search` finds it.
+`merge.alpha` is fixed or a schedule over the rounds; `layer_adaptive` makes one a layer of it;
+`search` finds it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +23,10 @@ _KINDS = ('linear', 'cosine', 'step')
 def schedule(alpha: Any, round_: int) -> Any:
   """Returns the coefficient in a round, from 1 on.
 
-  A {'schedule': 'linear', 'cosine' or 'step', 'start': x, 'end': y, 'rounds': n} goes from x in round 1 to y in round
-  n, in a line, half a cosine or at once, and stays there; any other coefficient is constant. A step from 1 is a single
-  merge after n rounds of plain self-improvement. It does not depend on a run's num_rounds, which may change.
+  A {'schedule': 'linear', 'cosine' or 'step', 'start': x, 'end': y, 'rounds': n} goes from x in
+  round 1 to y in round n, in a line, half a cosine or at once, and stays there; any other
+  coefficient is constant. A step from 1 is a single merge after n rounds of plain self-improvement.
+  It does not depend on a run's num_rounds, which may change.
   """
   if not _is_schedule(alpha):
     return alpha
@@ -37,7 +39,10 @@ def schedule(alpha: Any, round_: int) -> Any:
 
 
 def check_alpha(where: str, alpha: Any) -> None:
-  """Raises ValueError when it is no coefficient in [0, 1] for every tensor, and no schedule; `where` names it."""
+  """Raises ValueError when it is no schedule, and no coefficient in [0, 1] for every tensor.
+
+  where: what the message calls it.
+  """
   if not _is_schedule(alpha):
     coefficients.check(where, alpha, 0, 1, whole=True)
     return
@@ -64,18 +69,21 @@ def layer_adaptive(
   delta_norms: Sequence[float],
   order: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Returns alpha_l [L]: more of tuned where a layer matters and moved little, at the drift norm of a uniform alpha.
+  """Returns alpha_l [L]: more of tuned where a layer matters and moved little.
 
-  alpha_l = min(1, c (1 + (rank of importance_l - rank of change_l) / (L - 1))), ranks from 0, the least; c makes
-  sum_l alpha_l^2 |delta_l|^2 = alpha^2 sum_l |delta_l|^2. A layer whose share is 0 gets next to nothing, but what is
-  left where all others are at 1. The formula is ours.
+  The drift norm is that of a uniform alpha.
+
+  alpha_l = min(1, c (1 + (rank of importance_l - rank of change_l) / (L - 1))), ranks from 0, the
+  least; c makes sum_l alpha_l^2 |delta_l|^2 = alpha^2 sum_l |delta_l|^2. A layer whose share is 0
+  gets next to nothing, but what is left where all others are at 1. The formula is ours.
 
   Args:
     importance: [L], of each layer for the task.
     change: [L], of each layer by fine-tuning.
     alpha: the uniform weight of tuned, in [0, 1].
     delta_norms: [L], |delta_l| of each layer.
-    order: [L] int, of the control: layer l gets, before the scaling by c, what is due to layer order[l].
+    order: [L] int, of the control: layer l gets, before the scaling by c, what is due to layer
+      order[l].
   """
   ranks = [np.argsort(np.argsort(values, kind='stable'), kind='stable') for values in (importance, change)]
   shares = np.maximum(1 + (ranks[0] - ranks[1]) / max(1, len(importance) - 1), 1e-6)
@@ -87,7 +95,7 @@ def layer_adaptive(
 
 
 def _at_norm(shares: np.ndarray, squares: np.ndarray, target: float) -> np.ndarray:
-  """Returns min(1, c shares) with sum (min(1, c shares))^2 squares = target, which is at most sum squares."""
+  """Returns min(1, c shares) with sum (min(1, c shares))^2 squares = target <= sum squares."""
   low, high = 0.0, 1.0 / np.min(shares)
   for _ in range(100):
     middle = (low + high) / 2
@@ -114,10 +122,12 @@ def delta_norms(anchor: Any, tuned: Any) -> jax.Array:
 def search(
   evaluate: Callable[[float], tuple[float, float]], lowest: float
 ) -> tuple[float, list[tuple[float, float, float]]]:
-  """Returns the alpha with the best ID-dev accuracy of those that keep probe-OOD accuracy, and the trials.
+  """Returns the alpha with the best ID-dev accuracy, and the trials.
 
-  It tries a grid of five first, then twice the midpoints beside the best (ours). Of equal ones it takes the smallest
-  alpha. When none reaches `lowest`, it takes the one with the best probe accuracy.
+  It looks among those that keep probe-OOD accuracy.
+  It tries a grid of five first, then twice the midpoints beside the best (ours). Of equal ones it
+  takes the smallest alpha. When none reaches `lowest`, it takes the one with the best probe
+  accuracy.
 
   Args:
     evaluate: alpha -> (ID-dev accuracy, probe-OOD accuracy).
@@ -149,8 +159,8 @@ def search(
 def next_anchor(which: str, anchor: Any, params: Any, round_: int) -> Any:
   """Returns the anchor after a round, by merge.anchor.
 
-  'base' keeps it; 'previous' takes the round's params; 'all_previous' the mean of round_ + 1 params, from that of the
-  first round_ of them.
+  'base' keeps it; 'previous' takes the round's params; 'all_previous' the mean of round_ + 1
+  params, from that of the first round_ of them.
   """
   if which == 'all_previous':
     return running_mean(anchor, params, jnp.float32(round_ + 1))

@@ -1,4 +1,4 @@
-"""Which elements of a task vector are kept, and the uniform numbers that random masks are made from.
+"""Which elements of a task vector are kept.
 
 A density of 1 keeps all.
 """
@@ -32,14 +32,14 @@ def keep_largest(delta: jax.Array, p: Values, cut: largest.Cut) -> jax.Array:
 
 
 def ask_band(delta: jax.Array, p: Values, size: Any) -> tuple[TopK, TopK]:
-  """Asks for the floor(gamma n) largest, and for these with the floor(density n) that follow (Model Breadcrumbs)."""
+  """Asks for the floor(gamma n) largest, and for these with the floor(density n) that follow."""
   magnitude, kept = jnp.abs(delta), share(p['density'], size)
   outliers = jnp.minimum(share(p['gamma'], size), size - kept)
   return TopK(magnitude, outliers), TopK(magnitude, kept + outliers)
 
 
 def keep_band(delta: jax.Array, p: Values, cuts: tuple[largest.Cut, largest.Cut]) -> jax.Array:
-  """Keeps floor(density n), without the floor(gamma n) largest and the smallest of the rest."""
+  """Keeps floor(density n): not the floor(gamma n) largest, nor the smallest (Breadcrumbs)."""
   is_outlier, is_large = (largest.is_largest(jnp.abs(delta), cut) for cut in cuts)
   return is_large & ~is_outlier | (jnp.asarray(p['density']) >= 1)
 
@@ -50,7 +50,10 @@ def keep_random(unused_delta: jax.Array, p: Values, drawn: jax.Array) -> jax.Arr
 
 
 def keep_by_rank(delta: jax.Array, p: Values, drawn: jax.Array) -> jax.Array:
-  """Keeps an element with probability density - epsilon (a row's smallest) .. density + epsilon (its largest) (DELLA)."""
+  """Keeps larger elements of a row with a higher probability (DELLA).
+
+  It is density - epsilon for the smallest, and density + epsilon for the largest.
+  """
   size = delta.shape[-1] if delta.ndim else 1
   rank = jnp.argsort(jnp.argsort(jnp.abs(delta), axis=-1), axis=-1).astype(jnp.float32)
   density, epsilon = (jnp.asarray(p[name], jnp.float32) for name in ('density', 'epsilon'))
@@ -59,10 +62,11 @@ def keep_by_rank(delta: jax.Array, p: Values, drawn: jax.Array) -> jax.Array:
 
 
 def uniform(key: jax.Array, shape: tuple[int, ...], first: Any = 0) -> jax.Array:
-  """Returns numbers in [0, 1) of a tensor, f32, or of its piece of that shape from the element `first` on.
+  """Returns numbers in [0, 1), f32, for a tensor, or for its piece from the element `first` on.
 
-  Each is Threefry of the element's index, so that no mesh and no cut into pieces shows, and of nothing in memory, so
-  that it fuses with what it is for; jax.random does neither on every platform. Elements 2^32 apart draw the same.
+  Each is Threefry of the element's index, so that no mesh and no cut into pieces shows, and of
+  nothing in memory, so that it fuses with what it is for; jax.random does neither on every
+  platform. Elements 2^32 apart draw the same.
   """
   index = sharding.element_index(shape) + first
   bits, _ = threefry_2x32(jax.random.bits(key, (2,)), index, jnp.zeros_like(index))
@@ -70,7 +74,7 @@ def uniform(key: jax.Array, shape: tuple[int, ...], first: Any = 0) -> jax.Array
 
 
 def threefry_2x32(key: jax.Array, x0: jax.Array, x1: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the two words, uint32, that Threefry-2x32 with 20 rounds makes of a counter (Salmon et al. 2011)."""
+  """Returns the two words, uint32, that Threefry-2x32-20 makes of a counter (Salmon et al. 2011)."""
   keys = key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA)
   x0, x1 = x0 + keys[0], x1 + keys[1]
   for i in range(5):

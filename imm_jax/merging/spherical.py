@@ -17,19 +17,23 @@ def ask_angle(piece: Piece) -> tuple[Sum, Sum, Sum]:
 
 
 def slerp(piece: Piece, stats: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-  """sin((1-t)W)/sin W theta_0 + sin(tW)/sin W theta_1, W their angle; (1-t) theta_0 + t theta_1 if |cos W| > 0.9995."""
+  """sin((1 - t) W) / sin W theta_0 + sin(t W) / sin W theta_1, W their angle.
+
+  (1 - t) theta_0 + t theta_1 where |cos W| > 0.9995.
+  """
   return _slerp(piece.base, piece.models[0], piece.parameters['t'], stats, 0.9995)
 
 
 def nuslerp(piece: Piece, stats: None) -> jax.Array:
   """slerp of two models, or of their task vectors, at t = w_2 / (w_1 + w_2).
 
-  Of whole tensors; with `nuslerp_flatten` off of the vectors along the last axis, with `nuslerp_row_wise` along the
-  first.
+  t is 0.5 where |w_1 + w_2| < 1e-6.   Of whole tensors; with `nuslerp_flatten` off of the vectors
+  along the last axis, with `nuslerp_row_wise` along the first.
   """
   p = piece.parameters
   first, second = (jnp.asarray(w, jnp.float32) for w in p['weight'])
-  t = second / (first + second)
+  is_zero = jnp.abs(first + second) < 1e-6  # mergekit's threshold, and its t there
+  t = jnp.where(is_zero, 0.5, second / jnp.where(is_zero, 1.0, first + second))
 
   def mix(x, y):
     return _slerp(x, y, t, (dot(x, x), dot(y, y), dot(x, y)), 1 - 1e-7)
@@ -45,9 +49,10 @@ def nuslerp(piece: Piece, stats: None) -> jax.Array:
 
 
 def multislerp(piece: Piece, stats: None) -> jax.Array:
-  """(sum_i w_i u_i) / |sum_i w_i u_i| sum_i w_i |x_i|, u_i = x_i / |x_i|; x_i is theta_i, with a base delta_i.
+  """(sum_i w_i u_i) / |sum_i w_i u_i| sum_i w_i |x_i|, u_i = x_i / |x_i|.
 
-  That is what mergekit's step in the tangent space at the mean direction comes to: the step is zero there.
+  x_i is theta_i, with a base delta_i.   That is what mergekit's step in the tangent space at the
+  mean direction comes to: the step is zero there.
   """
   weights = algebra.normalized(piece.parameters['weight'], piece.parameters['normalize_weights'])
   xs = list(piece.models) if piece.base is None else piece.deltas
@@ -59,7 +64,10 @@ def multislerp(piece: Piece, stats: None) -> jax.Array:
 
 
 def karcher(piece: Piece, stats: None) -> jax.Array:
-  """The Karcher mean of the directions (the point with least squared angles to all) times the mean norm."""
+  """The Karcher mean of the directions times the mean norm.
+
+  It is the point on the sphere with the least squared angles to all.
+  """
   models, p = piece.models, piece.parameters
   weights = [1 / len(models)] * len(models)
   norms = [norm(x) for x in models]
@@ -83,8 +91,9 @@ def karcher(piece: Piece, stats: None) -> jax.Array:
 
 
 def _slerp(x: jax.Array, y: jax.Array, t: Any, products: Any, parallel: float) -> jax.Array:
-  """Returns sin((1 - t) W) / sin W x + sin(t W) / sin W y, W their angle; (1 - t) x + t y where |cos W| > parallel.
+  """Returns sin((1 - t) W) / sin W x + sin(t W) / sin W y, W their angle.
 
+  parallel: the |cos W| above which it is (1 - t) x + t y.
   products: |x|^2, |y|^2 and x y of the whole tensors.
   """
   t = jnp.asarray(t, jnp.float32)

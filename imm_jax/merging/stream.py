@@ -18,8 +18,9 @@ from imm_jax.merging.methods import METHODS
 from imm_jax.merging.recipe import Recipe
 from imm_jax.merging.tensors import flags_of, Inputs, leaf_key, numbers_of, TensorMerge
 
-PIECE = (512, 1024)  # elements merged at once where a method allows it, in rows for XLA to share: they stay in cache
-_NUM_THREADS = 2  # one reads or writes while the other merges; one more where they hold pieces only
+# Elements merged at once where a method allows it, in rows for XLA to share: they stay in cache.
+PIECE = (512, 1024)
+_NUM_THREADS = 2  # One reads or writes while the other merges; one more where they hold pieces.
 
 
 class Report(NamedTuple):
@@ -27,7 +28,7 @@ class Report(NamedTuple):
 
   num_tensors: int
   num_changed: int  # elements of 16 bits in which some model differs from the first
-  num_unmoved: int  # of those, elements that came out as the first has them; 0 for a method that drops elements
+  num_unmoved: int  # of those, elements that came out as in the first; 0 if the method drops some
   config_differences: list[str]  # of config.json between the models, one a key
 
 
@@ -57,11 +58,11 @@ def merge_dirs(
   max_shard_bytes: float = 5e9,
   advance: Callable[[int], None] = lambda num_tensors: None,
 ) -> Report:
-  """Writes the merge of Hugging Face directories to a new one, `out`; it appears whole or not at all.
+  """Writes the merge of Hugging Face directories to a new one, which appears whole or not at all.
 
-  Tensors are read, merged and written one by one, _NUM_THREADS at the same time: about 2 (models + 1) of the largest
-  are in memory, only pieces, and the masks that were drawn, where the method allows it. Tokenizer, config and other
-  small files are those of the base (else the first model).
+  Tensors are read, merged and written one by one, _NUM_THREADS at the same time: about 2 (models +
+  1) of the largest are in memory, only pieces, and the masks that were drawn, where the method
+  allows it. Tokenizer, config and other small files are those of the base (else the first model).
 
   Args:
     recipe: of the merge.
@@ -72,8 +73,8 @@ def merge_dirs(
 
   Raises:
     FileNotFoundError: a model is not there.
-    ValueError: a file is damaged, models differ in structure, shape or dtype (every tensor is named) or in vocabulary,
-      or `out` is taken.
+    ValueError: a file is damaged, models differ in structure, shape or dtype (every tensor is
+      named) or in vocabulary, or `out` is taken.
   """
   out = directories.check_out(out)
   tensors = {model: open_model(model) for model in recipe.models}
@@ -104,7 +105,12 @@ def merge_dirs(
 
 
 def open_model(model: str) -> dict[str, shards.Tensor]:
-  """Returns the tensors of a directory by name. Raises FileNotFoundError, or ValueError when a file is damaged."""
+  """Returns the tensors of a directory by name.
+
+  Raises:
+    FileNotFoundError: it is not there.
+    ValueError: a file is damaged.
+  """
   path = pathlib.Path(model).expanduser()
   if not path.is_dir():
     raise FileNotFoundError(
@@ -127,7 +133,7 @@ def _write_whole(out: pathlib.Path, write: Callable[[pathlib.Path], None]) -> No
 
 
 def _tasks(recipe: Recipe, written: Mapping[str, shards.Spec], seed: int) -> dict[str, Task]:
-  """Returns how each tensor is merged. Raises ValueError when the recipe does not fit the models."""
+  """Returns how each tensor is merged. Raises ValueError if the recipe does not fit the models."""
   num_layers = names.count_layers(written)
   recipe.check_layers(num_layers)
   base, key = recipe.theta_0(), jax.random.key(seed) if METHODS[recipe.method].random else None
@@ -135,7 +141,9 @@ def _tasks(recipe: Recipe, written: Mapping[str, shards.Spec], seed: int) -> dic
   for name, spec in written.items():
     models, parameters = recipe.of(name, num_layers)
     how = TensorMerge(recipe.method, base is not None, flags_of(parameters))
-    numbers = numbers_of(parameters, len(models), np.float32)  # Arrays: a new number must not compile again.
+    # Arrays, as a new number must not compile again.
+    numbers = numbers_of(parameters, len(models), np.float32)
+    checks.check_weights(name, recipe.method, numbers, dict(how.flags))
     if recipe.alpha is not None:
       numbers['alpha'] = np.float32(recipe.alpha)
     program = Program(how, recipe.dtype, spec.dtype.name)
@@ -144,7 +152,7 @@ def _tasks(recipe: Recipe, written: Mapping[str, shards.Spec], seed: int) -> dic
 
 
 def _merged(task: Task, views: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Any]]:
-  """Yields the merged tensor, piece by piece where the method allows it, with the counts of Report where it has any."""
+  """Yields the merged tensor, piece by piece where the method allows it, with counts for Report."""
   if views[0].dtype not in directories.FLOATS:
     checks.check_equal(task.name, views)
     yield views[0], None
@@ -167,7 +175,7 @@ def _merged(task: Task, views: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarra
 
 
 def _rows(x: np.ndarray, first: int, num: int, width: int) -> jax.Array:
-  """Returns x as rows [num, width] from `first` on, with zeros behind its end: one shape to compile."""
+  """Returns x as rows [num, width] from `first` on, padded with zeros: one shape to compile."""
   part = x.reshape(-1)[first * width : (first + num) * width]
   whole = part if part.size == num * width else np.pad(part, (0, num * width - part.size))
   return jnp.array(whole.reshape(num, width))
@@ -195,6 +203,10 @@ def _rounded(inputs: Inputs, program: Program) -> Inputs:
 
 
 def count_unmoved(first: jax.Array, others: Sequence[jax.Array], merged: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns (elements in which another model differs, those of them where merged is first), [] uint32: what rounding ate."""
+  """Returns what rounding lost, two counts, [] uint32.
+
+  They are the elements in which another model differs from the first, and those of them in which
+  merged does not.
+  """
   differ = functools.reduce(jnp.logical_or, [model != first for model in others], jnp.zeros((), bool))
   return jnp.sum(differ, dtype=jnp.uint32), jnp.sum(differ & (merged == first), dtype=jnp.uint32)

@@ -1,7 +1,7 @@
 """Methods that add task vectors to the base: theta_0 + lambda sum_i w_i m_i r_i delta_i.
 
-They differ in the masks m_i (sparsify.py), in the rescaling r_i that makes up for what a mask drops, and in whether
-the models elect a sign.
+They differ in the masks m_i (sparsify.py), in the rescaling r_i that makes up for what a mask
+drops, and in whether the models elect a sign.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,13 +15,16 @@ from imm_jax.merging.pieces import Local, Piece, Sum, Tensors
 
 
 def combine(piece: Piece, masks: Tensors, ratios: Sequence[Any] | None = None, *, elect: bool = False) -> jax.Array:
-  """Returns theta_0 + lambda sum_i c_i delta_i with c_i = w_i m_i r_i, divided by sum_i w_i when `normalize`.
+  """Returns theta_0 + lambda sum_i c_i delta_i with c_i = w_i m_i r_i.
+
+  c_i is divided by sum_i w_i when `normalize`.
 
   Args:
     piece: with the parameters `weight` w_i, `lambda` and `normalize`.
     masks: m_i, bool: what is kept of delta_i.
     ratios: r_i, [] float32; 1 by default.
-    elect: c_i, and w_i in that sum, is 0 where delta_i has not the sign of sum_i c_i delta_i (TIES).
+    elect: c_i, and w_i in that sum, is 0 where delta_i has not the sign of sum_i c_i delta_i
+      (TIES).
   """
   p = piece.parameters
   weights = [jnp.asarray(w, jnp.float32) for w in p['weight']]
@@ -54,7 +57,10 @@ def task_arithmetic(piece: Piece, stats: None = None) -> jax.Array:
 
 
 def lines(piece: Piece, stats: None) -> jax.Array:
-  """theta_0 + (a + (1 - a) depth) sum_i w_i delta_i; depth is l / (L - 1) in layer l, 0 elsewhere."""
+  """theta_0 + (a + (1 - a) depth) sum_i w_i delta_i.
+
+  depth is l / (L - 1) in layer l, 0 elsewhere.
+  """
   p = piece.parameters
   a = jnp.asarray(p['a'], jnp.float32)
   own = {**p, 'lambda': a + (1 - a) * p['depth'], 'normalize': False}
@@ -65,12 +71,12 @@ def lines(piece: Piece, stats: None) -> jax.Array:
 
 
 def ask_cuts(piece: Piece, *, ask: Callable[..., Any]) -> list[Any]:
-  """Asks of each model's task vector what its mask needs: `ask` is sparsify.ask_largest or ask_band."""
+  """Asks what the mask of each task vector needs: `ask` is sparsify.ask_largest or ask_band."""
   return [ask(delta, piece.of_model(i), piece.size) for i, delta in enumerate(piece.deltas)]
 
 
 def cut(piece: Piece, cuts: Sequence[Any], *, keep: Callable[..., Any], elect: bool) -> jax.Array:
-  """theta_0 + lambda sum_i w_i m_i delta_i, m_i the elements that are large (or medium-sized) by magnitude."""
+  """theta_0 + lambda sum_i w_i m_i delta_i, m_i 1 for elements of large or medium magnitude."""
   masks = [keep(delta, piece.of_model(i), cuts[i]) for i, delta in enumerate(piece.deltas)]
   return combine(piece, masks, elect=elect)
 
@@ -79,14 +85,17 @@ def cut(piece: Piece, cuts: Sequence[Any], *, keep: Callable[..., Any], elect: b
 
 
 def dare(piece: Piece, stats: None) -> jax.Array:
-  """theta_0 + lambda sum_i w_i m_i delta_i / (1 - drop_rate), m_i ~ Bernoulli(1 - drop_rate): unbiased."""
+  """theta_0 + lambda sum_i w_i m_i delta_i / (1 - drop_rate).
+
+  m_i ~ Bernoulli(1 - drop_rate): unbiased.
+  """
   densities = [1 - jnp.asarray(rate, jnp.float32) for rate in piece.parameters['drop_rate']]
   masks = [drawn < density for drawn, density in zip(piece.drawn, densities, strict=True)]
   return combine(piece, masks, [1 / density for density in densities])
 
 
 class Drawn(NamedTuple):
-  """What `drawn` needs of a tensor: the masks of the piece, and |delta_i|_1 before and after them."""
+  """What `drawn` needs: the masks of the piece, and |delta_i|_1 of the tensor, all and kept."""
 
   masks: Any
   sizes: Any = None  # None where nothing is rescaled
@@ -110,7 +119,10 @@ def ask_sizes(piece: Piece, masks: Tensors) -> Drawn:
 
 
 def drawn(piece: Piece, stats: Drawn, *, elect: bool) -> jax.Array:
-  """theta_0 + lambda sum_i w_i m_i r_i delta_i, m_i drawn, r_i = |delta_i|_1 / |m_i delta_i|_1 when `rescale`."""
+  """theta_0 + lambda sum_i w_i m_i r_i delta_i, m_i drawn.
+
+  r_i = |delta_i|_1 / |m_i delta_i|_1 when `rescale`, else 1.
+  """
   if stats.sizes is None:
     return combine(piece, stats.masks, elect=elect)
   ratios = []

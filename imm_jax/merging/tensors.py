@@ -38,7 +38,10 @@ class TensorMerge:
 
   def piece(self, inputs: Inputs) -> Piece:
     """Returns what the method sees, in float32, with its random numbers drawn."""
-    tensors, parameters = [x.astype(jnp.float32) for x in inputs.arrays], {**inputs.numbers, **dict(self.flags)}
+    tensors, parameters = (
+      [x.astype(jnp.float32) for x in inputs.arrays],
+      {**inputs.numbers, **dict(self.flags)},
+    )
     base, models = (tensors[0], tensors[1:]) if self.has_base else (None, tensors)
     if 'alpha' in parameters:
       base, models, by_alpha = self.row.with_alpha(base, models, parameters.pop('alpha'))
@@ -67,7 +70,8 @@ def flags_of(parameters: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
 def numbers_of(parameters: Mapping[str, Any], num_models: int, resolve: Callable[[Any], Any]) -> dict[str, Any]:
   """Returns resolve(coefficient) of the parameters that are no flags.
 
-  Those in PER_MODEL become lists of one for each model, from a tuple of these or from one coefficient for all.
+  Those in PER_MODEL become lists of one for each model, from a tuple of these or from one
+  coefficient for all.
   """
   numbers = {}
   for name, value in parameters.items():
@@ -79,7 +83,7 @@ def numbers_of(parameters: Mapping[str, Any], num_models: int, resolve: Callable
 
 
 def leaf_key(key: jax.Array | None, name: str) -> jax.Array | None:
-  """Returns the key of a leaf's masks; of a layer by itself, that of this layer of the stacked leaf."""
+  """Returns the key of a leaf's masks; a single layer has that of its layer of a stacked leaf."""
   if key is None:
     return None
   plain, layer = names.locate(name)

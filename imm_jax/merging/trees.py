@@ -21,11 +21,15 @@ class MergeConfig:
   """How a round's tuned params are merged, and with what."""
 
   method: str  # a key of METHODS that has an alpha
-  alpha: Any  # weight of tuned, 0 is the anchor, 1 is tuned: a coefficient (coefficients.py), or a schedule (rules.py)
+  # Weight of tuned, 0 is the anchor, 1 is tuned: a coefficient (coefficients.py), or a schedule of
+  # it (rules.py).
+  alpha: Any
   drop_rate: float  # fraction dropped: dare
   density: float  # fraction kept: the other methods that sparsify
-  anchor: Literal['base', 'previous', 'all_previous']  # the original, the round's start, or the mean of all starts
-  rule: Literal['fixed', 'layer_adaptive', 'layer_adaptive_shuffled', 'search']  # alpha, one a layer, or the best found
+  # The original, the round's start, or the mean of all rounds' starts.
+  anchor: Literal['base', 'previous', 'all_previous']
+  # alpha itself, one a layer, its control, or the best found.
+  rule: Literal['fixed', 'layer_adaptive', 'layer_adaptive_shuffled', 'search']
   search_eps: float  # accuracy in tasks.probe that the alpha of 'search' may lose
 
   def __post_init__(self):
@@ -58,22 +62,25 @@ def merge(
 ) -> Params:
   """Returns the merge of models, with base where the method has one, leaf by leaf.
 
-  merge('linear', base, [tuned], alpha=0.5) is IMM's. Leaves under 'layers/' are stacked [L, ...]; a tree with a leaf
-  for each layer ('layers/3/mlp', 'model.layers.3.mlp') gives the same numbers. All is computed in float32, and rounded
-  once to the leaf's dtype.
+  merge('linear', base, [tuned], alpha=0.5) is IMM's. Leaves under 'layers/' are stacked [L, ...]; a
+  tree with a leaf for each layer ('layers/3/mlp', 'model.layers.3.mlp') gives the same numbers. All
+  is computed in float32, and rounded once to the leaf's dtype.
 
   Args:
     method: a key of METHODS.
     base: theta_0; None for a method without.
     models: theta_1 .. theta_n, of base's structure, shapes and dtypes.
-    alpha: the weight of the models against base, which is then always given: 0 is base, 1 the (mean of the) models. It
-      sets the method's own parameter, Method.alpha. A coefficient (coefficients.py), maybe traced.
-    key: of a random method: f(seed, round). A mask is f(key, name of the leaf, layer, model), the same on every mesh.
-    **parameters: of the method, by name: a coefficient, or for those in PER_MODEL a tuple of n of them. All but those
-      in FLAGS may be traced.
+    alpha: the weight of the models against base, which is then always given: 0 is base, 1 the (mean
+      of the) models. It sets the method's own parameter, Method.alpha. A coefficient
+      (coefficients.py), maybe traced.
+    key: of a random method: f(seed, round). A mask is f(key, name of the leaf, layer, model), the
+      same on every mesh.
+    **parameters: of the method, by name: a coefficient, or for those in PER_MODEL a tuple of n of
+      them. All but those in FLAGS may be traced.
 
   Raises:
-    ValueError: the method, a parameter or the number of models is wrong, or trees differ: every difference is named.
+    ValueError: the method, a parameter or the number of models is wrong, or trees differ: every
+      difference is named.
   """
   has_base, has_alpha = base is not None, alpha is not None
   row = checks.check_method(method, has_base=has_base, num_models=len(models), has_alpha=has_alpha)
@@ -87,7 +94,7 @@ def merge(
 
 
 def make_merge(config: MergeConfig, shardings: Any, *, donates: bool) -> Any:
-  """Returns the jitted merge(anchor, tuned, alpha, key) -> params of the run loop: in place where tuned is donated.
+  """Returns the jitted merge(anchor, tuned, alpha, key) -> params of the run loop.
 
   Args:
     config: how to merge; its alpha is not read.
@@ -95,8 +102,8 @@ def make_merge(config: MergeConfig, shardings: Any, *, donates: bool) -> Any:
     donates: whether nobody needs tuned any more: the result then takes its memory.
 
   Returns:
-    a function that is compiled once for all rounds: alpha is the tree of float32 arrays that coefficients.resolve
-    makes, and the key is f(seed, round).
+    a function that is compiled once for all rounds: alpha is the tree of float32 arrays that
+    coefficients.resolve makes, and the key is f(seed, round).
   """
   row = METHODS[config.method]
   parameters = checks.check_parameters(config.method, config.parameters(), has_alpha=True)
@@ -109,9 +116,13 @@ def make_merge(config: MergeConfig, shardings: Any, *, donates: bool) -> Any:
 
 
 def _merge_leaves(
-  how: TensorMerge, trees: Sequence[Params], parameters: Mapping[str, Any], alphas: Params | None, key: Any
+  how: TensorMerge,
+  trees: Sequence[Params],
+  parameters: Mapping[str, Any],
+  alphas: Params | None,
+  key: Any,
 ) -> Params:
-  """Returns the merge of trees, the base first where there is one, with parameters that were checked."""
+  """Returns the merge of trees, the base first where there is one; parameters were checked."""
   num_layers = names.count_layers(names.by_name(trees[0]))
   num_models = len(trees) - how.has_base
   alpha_of = {} if alphas is None else names.by_name(alphas)
@@ -123,6 +134,7 @@ def _merge_leaves(
       return arrays[0]
     resolve = functools.partial(coefficients.in_leaf, name=name, num_layers=num_layers)
     numbers = numbers_of(parameters, num_models, resolve)
+    checks.check_weights(name, how.method, numbers, dict(how.flags))
     if alpha_of:
       numbers['alpha'] = alpha_of[name]
     inputs = Inputs(arrays, numbers, leaf_key(key, name))
@@ -136,7 +148,7 @@ def _merge_leaves(
 
 
 def _all_layers(how: TensorMerge, inputs: Inputs) -> jax.Array:
-  """Returns the merge of stacked tensors [L, ...] with numbers [L]: a single pass over the memory."""
+  """Returns the merge of stacked tensors [L, ...] with numbers [L], in one pass over the memory."""
   dtype, num_layers = inputs.arrays[0].dtype, len(inputs.arrays[0])
   keys = None
   if inputs.key is not None:
@@ -149,7 +161,10 @@ def _all_layers(how: TensorMerge, inputs: Inputs) -> jax.Array:
 
 
 def _layer_by_layer(how: TensorMerge, inputs: Inputs) -> jax.Array:
-  """Returns the same, written into the last of the arrays: masks and their like are never larger than a layer."""
+  """Returns the same, written into the last of the arrays.
+
+  Masks and other temporaries are never larger than a layer.
+  """
 
   def write_layer(layer, merged):
     at_layer = functools.partial(jax.lax.dynamic_index_in_dim, index=layer, keepdims=False)

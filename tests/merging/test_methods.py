@@ -16,10 +16,18 @@ from imm_jax import merging, sharding
 from imm_jax.merging import coefficients, largest, METHODS, methods, pieces, rules, sparsify, stream
 from imm_jax.models import transformer
 
-SHAPES = {'embedding': (32, 16), 'layers': {'mlp': {'kernel': (2, 16, 8)}, 'norm': {'scale': (2, 16)}}}
+SHAPES = {
+  'embedding': (32, 16),
+  'layers': {'mlp': {'kernel': (2, 16, 8)}, 'norm': {'scale': (2, 16)}},
+}
 ODD = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, 1.0, -2.5], np.float32)
 WITH_ALPHA = [name for name, row in METHODS.items() if row.alpha]
-ELEMENTWISE = ['linear', 'task_arithmetic', 'lines', 'dare']  # with an alpha; no element of the result depends on another
+ELEMENTWISE = [
+  'linear',
+  'task_arithmetic',
+  'lines',
+  'dare',
+]  # with an alpha; no element of the result depends on another
 
 
 def tree(seed, size=1.0):
@@ -53,7 +61,14 @@ def arguments(name):
   row = METHODS[name]
   least, most = row.num_models
   num_models = min(3 if most is None else most, max(least, 3))
-  given = {'weight': tuple([0.5, 0.3, 0.4][:num_models]), 't': 0.3, 'a': 0.4, 'density': 0.4, 'drop_rate': 0.3, 'gamma': 0.1}
+  given = {
+    'weight': tuple([0.5, 0.3, 0.4][:num_models]),
+    't': 0.3,
+    'a': 0.4,
+    'density': 0.4,
+    'drop_rate': 0.3,
+    'gamma': 0.1,
+  }
   given |= {
     'fisher': tuple([1.0, 2.0, 3.0][:num_models]),
     'scale': [0.5, 1.5],
@@ -171,6 +186,54 @@ def test_scale_free_thresholds():
     )
 
 
+def test_weights_that_add_up_to_0_leave_no_nan():
+  halfway = jit_merge('nuslerp', None, MODELS[:2], weight=(0.5, 0.5))
+  assert_same_bits(jit_merge('nuslerp', None, MODELS[:2], weight=(1.0, -1.0)), halfway)
+  assert_same_bits(jit_merge('nuslerp', None, MODELS[:2], weight=(0.0, 0.0)), halfway)
+  with pytest.raises(ValueError, match='multislerp: the weights add up to 0 in embedding'):
+    merging.merge('multislerp', None, MODELS[:2], weight=(1.0, -1.0))
+  with pytest.raises(ValueError, match='fisher: the weights add up to 0 in embedding'):
+    merging.merge('fisher', None, MODELS[:2], weight=(1.0, -2.0), fisher=(2.0, 1.0))
+  with pytest.raises(ValueError, match='linear: the weights add up to 0 in layers/mlp/kernel'):
+    merging.merge(
+      'linear',
+      None,
+      MODELS[:2],
+      weight=([{'filter': 'mlp', 'value': [1, -1]}, {'value': 3}], [0, 1]),
+    )
+  plain = jit_merge('ties', BASE, MODELS[:2], weight=(1.0, -1.0))  # task vectors are divided by 1, as with mergekit
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(plain))
+
+
+@pytest.mark.parametrize('filter_wise', [False, True])
+def test_model_stock_of_opposite_task_vectors_is_the_base(filter_wise):
+  """Their mean says nothing of a direction: t would be -2 / 0, or a large number times what was rounded."""
+  for step in (0.125, 0.1):
+    models = [jax.tree.map(lambda x, y, s=sign * step: x + s * jnp.sign(y), BASE, tree(7)) for sign in (1, -1)]
+    assert_same_bits(jit_merge('model_stock', BASE, models, filter_wise=filter_wise), BASE)
+  three = [near(BASE, i, 0.1) for i in range(3)]  # nearly at right angles: this is left alone
+  assert_close(jit_merge('model_stock', BASE, three), stock(three))
+
+
+def stock(models):
+  """The equation in float64, a layer at a time."""
+
+  def one(base, *models):
+    base, *models = (np.asarray(x, np.float64) for x in (base, *models))
+    deltas, n = [model - base for model in models], len(models)
+    pairs = [(deltas[i], deltas[j]) for i in range(n) for j in range(i)]
+    cos = np.mean([np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs])
+    t = n * cos / (1 + (n - 1) * cos)
+    return np.float32(t * np.mean(models, axis=0) + (1 - t) * base)
+
+  def leaf(path, *arrays):
+    if path[0].key != 'layers':
+      return one(*arrays)
+    return np.stack([one(*layer) for layer in zip(*arrays, strict=True)])
+
+  return jax.tree.map_with_path(leaf, BASE, *models)
+
+
 # Layers and meshes.
 
 
@@ -179,7 +242,13 @@ def unstack(stacked):
   return {'embedding': stacked['embedding'], 'layers': layers}
 
 
-ALIKE = ('dare_linear', 'dare_ties', 'della', 'della_linear', 'breadcrumbs_ties')  # made of the parts of others
+ALIKE = (
+  'dare_linear',
+  'dare_ties',
+  'della',
+  'della_linear',
+  'breadcrumbs_ties',
+)  # made of the parts of others
 
 
 @pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in METHODS])
@@ -194,11 +263,15 @@ def merged_on(mesh, name):
   base, models, parameters = arguments(name)
   specs = {
     'embedding': jax.P('tensor', 'fsdp'),
-    'layers': {'mlp': {'kernel': jax.P(None, 'fsdp', 'tensor')}, 'norm': {'scale': jax.P(None, 'fsdp')}},
+    'layers': {
+      'mlp': {'kernel': jax.P(None, 'fsdp', 'tensor')},
+      'norm': {'scale': jax.P(None, 'fsdp')},
+    },
   }
   shardings = jax.tree.map(lambda spec: jax.NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, jax.P))
   merge = jax.jit(
-    lambda base, models: merging.merge(name, base, models, key=jax.random.key(5), **parameters), out_shardings=shardings
+    lambda base, models: merging.merge(name, base, models, key=jax.random.key(5), **parameters),
+    out_shardings=shardings,
   )
   return merge(*jax.device_put((base, models), (base and shardings, [shardings] * len(models))))
 
@@ -324,7 +397,12 @@ def test_dare_masks_differ_by_key_leaf_layer_and_model():
   base = {'layers': {name: jnp.zeros((2, 256)) for name in 'ab'}}
   tuned = jax.tree.map(jnp.ones_like, base)
   one, two = (merging.merge('dare', base, [tuned], alpha=0.5, drop_rate=0.5, key=jax.random.key(i)) for i in range(2))
-  masks = [one['layers']['a'][0], one['layers']['a'][1], one['layers']['b'][0], two['layers']['a'][0]]
+  masks = [
+    one['layers']['a'][0],
+    one['layers']['a'][1],
+    one['layers']['b'][0],
+    two['layers']['a'][0],
+  ]
   both = merging.merge('dare', base, [tuned, tuned], weight=(1.0, 10.0), drop_rate=0.5, key=jax.random.key(0))
   assert len(np.unique(both['layers']['a'][0])) == 4
   assert all((masks[i] != masks[j]).any() for i in range(4) for j in range(i))
@@ -337,7 +415,11 @@ def test_dare_masks_differ_by_key_leaf_layer_and_model():
 def test_drift_follows_the_laws_of_its_anchor(anchor):
   """What remains of updates u_t: alpha^(T-t+1) u_t with the base, alpha u_t with the previous model, all without a merge."""
   alpha, rounds = 0.5, 5
-  updates, params, expected = [tree(10 + t, 0.1) for t in range(rounds)], BASE, jax.tree.map(jnp.zeros_like, BASE)
+  updates, params, expected = (
+    [tree(10 + t, 0.1) for t in range(rounds)],
+    BASE,
+    jax.tree.map(jnp.zeros_like, BASE),
+  )
   for t, update in enumerate(updates):
     tuned = jax.tree.map(jnp.add, params, update)
     start = {'base': BASE, 'previous': params, 'vanilla': BASE}[anchor]
@@ -356,6 +438,7 @@ def test_coefficients_by_layer_filter_and_group():
   assert [at([0, 1], 'mlp', layer) for layer in range(5)] == [0, 0.25, 0.5, 0.75, 1]
   assert [at([0, 1, 0], 'mlp', layer) for layer in range(5)] == [0, 0.5, 1, 0.5, 0]
   assert at([0.2, 1], 'embedding') == 0.2 and at([0.4], 'mlp', 3) == 0.4
+  assert coefficients.at([0.2, 1], 'mlp', 0, 1) == 1 and coefficients.at([0.2, 1], 'embedding', None, 1) == 0.2
   rules = [{'filter': 'mlp', 'value': [0, 1]}, {'filter': 'norm', 'value': 0.7}, {'value': 0.1}]
   assert at(rules, 'layers/mlp/kernel', 4) == 1 and at(rules, 'final_norm/scale') == 0.7 and at(rules, 'embedding') == 0.1
   groups = {'attention': 0.2, 'norms': 0.9, 'default': [0, 1]}
@@ -438,18 +521,33 @@ def test_layer_means_are_a_coefficient():
   [
     (lambda: merging.merge('tise', BASE, MODELS), "'tise' is no merge method; did you mean ties"),
     (lambda: merging.merge('ties', None, MODELS, weight=1.0), 'ties: needs a base model'),
-    (lambda: merging.merge('linear', BASE, MODELS, weight=1.0), 'linear: takes no base model; make it one of the models'),
-    (lambda: merging.merge('slerp', BASE, MODELS, t=0.1), 'slerp: takes 1 models beside the base and got 3'),
+    (
+      lambda: merging.merge('linear', BASE, MODELS, weight=1.0),
+      'linear: takes no base model; make it one of the models',
+    ),
+    (
+      lambda: merging.merge('slerp', BASE, MODELS, t=0.1),
+      'slerp: takes 1 models beside the base and got 3',
+    ),
     (lambda: merging.merge('model_stock', BASE, MODELS, alpha=0.5), 'model_stock: has no alpha'),
     (lambda: merging.merge('ties', BASE, MODELS), "ties: parameter 'weight' is missing"),
     (
       lambda: merging.merge('ties', BASE, MODELS, alpha=0.5, desnity=1),
       "ties: has no parameter 'desnity'; did you mean density",
     ),
-    (lambda: merging.merge('ties', BASE, MODELS, alpha=0.5, normalize=1), 'ties: normalize is true or false'),
+    (
+      lambda: merging.merge('ties', BASE, MODELS, alpha=0.5, normalize=1),
+      'ties: normalize is true or false',
+    ),
     (lambda: merging.merge('dare', BASE, MODELS, alpha=0.5), 'dare: draws masks; give a key'),
-    (lambda: merging.merge('slerp', BASE, MODELS[:1], alpha=0.5, t=0.2), "slerp: alpha sets 't'; give one of the two"),
-    (lambda: merging.merge('linear', None, MODELS, alpha=0.5), 'linear: alpha weighs the models against a base; give it'),
+    (
+      lambda: merging.merge('slerp', BASE, MODELS[:1], alpha=0.5, t=0.2),
+      "slerp: alpha sets 't'; give one of the two",
+    ),
+    (
+      lambda: merging.merge('linear', None, MODELS, alpha=0.5),
+      'linear: alpha weighs the models against a base; give it',
+    ),
     (
       lambda: merging.merge('linear', {'a': jnp.ones(2), 'b': jnp.ones(2)}, [{'a': jnp.ones(3)}], alpha=0.5),
       r'differ in 2 tensors .*: a is float32 \[2\] in model 0 and float32 \[3\] in model 1; b is float32 \[2\].* missing',

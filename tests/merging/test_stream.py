@@ -60,7 +60,12 @@ def test_a_recipe_gives_what_mergekit_gives(dirs, name):
   (dirs / 'recipe.yml').write_text(yaml.safe_dump(RECIPES[name]))
   stream.merge_dirs(recipe.read('recipe.yml'), 'out')
   tolerance = BF16 if name == 'linear_bfloat16' else F32
-  assert_close(load('out/model.safetensors'), load(GOLDEN / f'{name}.safetensors'), inputs().values(), tolerance)
+  assert_close(
+    load('out/model.safetensors'),
+    load(GOLDEN / f'{name}.safetensors'),
+    inputs().values(),
+    tolerance,
+  )
 
 
 def case_of(entry):
@@ -87,7 +92,10 @@ def test_mergekits_recorded_merges(tmp_path, monkeypatch, entry):
 def test_mergekits_recorded_merges_with_its_masks(entry):
   """Masks are given: random ones are its own, and of equal magnitudes it keeps others."""
   models = shared_models(entry)
-  golden, masks = load(SHARED / entry.get('same_as', entry.get('file'))), load(SHARED / entry['masks'])
+  golden, masks = (
+    load(SHARED / entry.get('same_as', entry.get('file'))),
+    load(SHARED / entry['masks']),
+  )
   settings = METHODS[entry['config']['merge_method']]
   given = [model['parameters'] for model in entry['config']['models']]
   p = {**settings.parameters, **{name: [own[name] for own in given] for name in given[0]}}
@@ -112,7 +120,11 @@ def test_mergekits_recorded_merges_with_its_masks(entry):
 
 
 LINEAR = {'merge_method': 'linear', 'models': [{'model': 'a', 'parameters': {'weight': 1}}]}
-TIES = {'merge_method': 'ties', 'base_model': 'base', 'models': [{'model': 'a', 'parameters': {'weight': 1}}]}
+TIES = {
+  'merge_method': 'ties',
+  'base_model': 'base',
+  'models': [{'model': 'a', 'parameters': {'weight': 1}}],
+}
 
 
 @pytest.mark.parametrize(
@@ -120,20 +132,38 @@ TIES = {'merge_method': 'ties', 'base_model': 'base', 'models': [{'model': 'a', 
   [
     (3, 'the recipe: is not a mapping'),
     ({'merge_metod': 'linear'}, 'merge_metod: no such key; did you mean merge_method'),
-    ({**LINEAR, 'merge_method': 'lineer'}, "merge_method: 'lineer' is unknown; did you mean linear"),
+    (
+      {**LINEAR, 'merge_method': 'lineer'},
+      "merge_method: 'lineer' is unknown; did you mean linear",
+    ),
     ({**LINEAR, 'slices': []}, 'models or slices: give one of them'),
     ({**LINEAR, 'models': []}, 'models: is not a list with something in it'),
     ({**LINEAR, 'models': [{'modle': 'a'}]}, r'models\[0\].modle: no such key; did you mean model'),
-    ({**LINEAR, 'parameters': {'wieght': 1}}, 'parameters.wieght: linear has no such parameter here; did you mean weight'),
+    (
+      {**LINEAR, 'parameters': {'wieght': 1}},
+      'parameters.wieght: linear has no such parameter here; did you mean weight',
+    ),
     ({**LINEAR, 'parameters': {'density': 1}}, 'parameters.density: linear has no such parameter'),
     ({**TIES, 'density': 0.5}, '^density: no such key; it stands under parameters'),
-    ({**TIES, 'models': [{'model': 'a', 'parameters': {'lambda': 1}}]}, 'parameters.lambda: .*it stands under the recipe'),
-    ({**TIES, 'models': [*TIES['models'], {'model': 'base', 'parameters': {'weight': 1}}]}, 'the base has none in ties'),
+    (
+      {**TIES, 'models': [{'model': 'a', 'parameters': {'lambda': 1}}]},
+      'parameters.lambda: .*it stands under the recipe',
+    ),
+    (
+      {**TIES, 'models': [*TIES['models'], {'model': 'base', 'parameters': {'weight': 1}}]},
+      'the base has none in ties',
+    ),
     ({'merge_method': 'ties', 'models': TIES['models']}, 'ties: needs a base model'),
-    ({**TIES, 'parameters': {'normalize': 'yes'}}, "parameters.normalize: 'yes' is not true or false"),
+    (
+      {**TIES, 'parameters': {'normalize': 'yes'}},
+      "parameters.normalize: 'yes' is not true or false",
+    ),
     ({**TIES, 'parameters': {'density': 30}}, r'parameters.density: 30 is not in \[0, 1\]'),
     ({**TIES, 'parameters': {'lambda': True}}, 'parameters.lambda: True is not a number'),
-    ({**TIES, 'parameters': {'density': {'schedule': 'linear'}}}, 'a schedule stands for merge.alpha'),
+    (
+      {**TIES, 'parameters': {'density': {'schedule': 'linear'}}},
+      'a schedule stands for merge.alpha',
+    ),
     ({**TIES, 'parameters': {'density': [{'filter': 3, 'value': 1}]}}, 'is not a list of'),
     ({**TIES, 'base_model': {'model': 'x'}}, 'base_model: .* is not a directory'),
     ({**TIES, 'merge_method': ['ties']}, r"merge_method: \['ties'\] is unknown"),
@@ -144,7 +174,10 @@ TIES = {'merge_method': 'ties', 'base_model': 'base', 'models': [{'model': 'a', 
     ({**TIES, 'parameters': {'density': []}}, r'parameters.density: \[\] is not a number'),
     ({**LINEAR, 'tokenizer_source': 'union'}, "tokenizer_source: 'union' is not supported"),
     ({**LINEAR, 'dtype': 'int8'}, "dtype: 'int8' is not one of float32, bfloat16, float16"),
-    ({'merge_method': 'slerp', 'base_model': 'base', 'models': [{'model': 'a'}, {'model': 'b'}]}, 'slerp: takes 1 models'),
+    (
+      {'merge_method': 'slerp', 'base_model': 'base', 'models': [{'model': 'a'}, {'model': 'b'}]},
+      'slerp: takes 1 models',
+    ),
     (
       {'merge_method': 'linear', 'slices': [{'sources': [{'model': 'a', 'layer_range': [1, 2]}]}]},
       r'slices\[0\]: the sources must have one layer_range, from 0 on',
@@ -158,15 +191,25 @@ def test_a_wrong_recipe_names_the_key(content, says):
 
 def test_recipes_that_do_not_fit_the_models(dirs):
   with pytest.raises(ValueError, match=r"linear: parameter 'weight' is missing for a in "):
-    stream.merge_dirs(recipe.from_dict({'merge_method': 'linear', 'models': [{'model': 'a'}, {'model': 'b'}]}), 'out')
+    stream.merge_dirs(
+      recipe.from_dict({'merge_method': 'linear', 'models': [{'model': 'a'}, {'model': 'b'}]}),
+      'out',
+    )
   with pytest.raises(ValueError, match="slerp: parameter 't' is missing"):
-    stream.merge_dirs(recipe.from_dict({'merge_method': 'slerp', 'base_model': 'base', 'models': [{'model': 'a'}]}), 'out')
+    stream.merge_dirs(
+      recipe.from_dict({'merge_method': 'slerp', 'base_model': 'base', 'models': [{'model': 'a'}]}),
+      'out',
+    )
   source = {'model': 'a', 'layer_range': [0, 2], 'parameters': {'weight': 1}}
   with pytest.raises(ValueError, match='slices: end at layer 2, and the models have 3'):
     stream.merge_dirs(recipe.from_dict({'merge_method': 'linear', 'slices': [{'sources': [source]}]}), 'out')
-  weights = [{'model': 'a', 'parameters': {'weight': 1}}, {'model': 'b', 'parameters': {'weight': -1}}]
-  with pytest.raises(ValueError, match='the weights add up to 0'):
-    stream.merge_dirs(recipe.from_dict({'merge_method': 'linear', 'models': weights}), 'out')
+  weights = [
+    {'model': 'a', 'parameters': {'weight': 1}},
+    {'model': 'b', 'parameters': {'weight': -1}},
+  ]
+  for method in ('linear', 'multislerp'):
+    with pytest.raises(ValueError, match=f'{method}: the weights add up to 0 in '):
+      stream.merge_dirs(recipe.from_dict({'merge_method': method, 'models': weights}), 'out')
   with pytest.raises(FileNotFoundError, match='nowhere: no such directory'):
     stream.merge_dirs(recipe.from_flags('linear', 'base', ['nowhere'], 0.5, {}), 'out')
   with pytest.raises(FileNotFoundError, match='no.yml: no such recipe'):
@@ -223,7 +266,10 @@ def test_every_difference_is_named_and_nothing_is_left(dirs):
 
 
 def test_a_token_that_differs_is_named(dirs):
-  tokenizer = {'model': {'vocab': {'a': 0, 'b': 1}}, 'added_tokens': [{'id': 2, 'content': '<end>'}]}
+  tokenizer = {
+    'model': {'vocab': {'a': 0, 'b': 1}},
+    'added_tokens': [{'id': 2, 'content': '<end>'}],
+  }
   for name, end in (('base', '<end>'), ('a', '<end>'), ('b', '</s>')):
     tokenizer['added_tokens'][0]['content'] = end
     (dirs / name / 'tokenizer.json').write_text(json.dumps(tokenizer))
@@ -341,6 +387,21 @@ def test_several_tuned_models_share_alpha(dirs):
   models = inputs()
   expected = {name: x / 2 + models['a'][name] / 4 + models['b'][name] / 4 for name, x in models['base'].items()}
   assert_close(load('out/model.safetensors'), expected, models.values(), F32)
+
+
+def test_a_gradient_in_a_slice_of_one_layer_is_at_its_end(dirs):
+  """So says mergekit's plan.py; what is in no layer goes with its slice, at 0."""
+  slices = [
+    {'sources': [{'model': name, 'layer_range': layers, 'parameters': {'weight': points}} for name, points in pair]}
+    for layers in ([0, 1], [1, 3])
+    for pair in [(('a', [0, 1]), ('b', [1, 0]))]
+  ]
+  stream.merge_dirs(recipe.from_dict({'merge_method': 'linear', 'slices': slices}), 'out')
+  merged, models = load('out/model.safetensors'), inputs()
+  for layer, expected in enumerate('aba'):
+    name = f'model.layers.{layer}.mlp.up_proj.weight'
+    np.testing.assert_array_equal(merged[name], models[expected][name])
+  np.testing.assert_array_equal(merged['model.embed_tokens.weight'], models['b']['model.embed_tokens.weight'])
 
 
 def test_methods_without_alpha_and_mixed_dtypes(dirs):
