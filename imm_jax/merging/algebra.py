@@ -30,7 +30,8 @@ def shift(base: jax.Array, models: Tensors, coefs: Sequence[Any]) -> jax.Array:
   It has theta_0's bits where all c_i are 0, and theta_i's where c_i is 1 and the others are 0.
   """
   coefs = [jnp.asarray(c, jnp.float32) for c in coefs]
-  moves = [jnp.where(c == 0, 0.0, c * (model - base)) for c, model in zip(coefs, models, strict=True)]
+  pairs = zip(coefs, models, strict=True)
+  moves = [jnp.where(c == 0, 0.0, c * (model - base)) for c, model in pairs]
   total = jnp.where(every([c == 0 for c in coefs]), base, base + add(moves))
   return exact_ends(total, models, coefs)
 

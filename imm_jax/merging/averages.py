@@ -32,9 +32,9 @@ def passthrough(piece: Piece, stats: None) -> jax.Array:
 def model_stock(piece: Piece, stats: None) -> jax.Array:
   """t mean_i theta_i + (1 - t) theta_0, with t = n cos / (1 + (n - 1) cos).
 
-  cos is the mean cosine between the task vectors. theta_0 where the task vectors cancel, 1 + (n -
-  1) cos < 1e-4. `filter_wise`: for each row by itself. Cosines are scale-free; with
-  `mergekit_compat` they are divided by at least 1e-6.
+  cos is the mean cosine between the task vectors. Where they cancel, 1 + (n - 1) cos < 1e-4, it is
+  theta_0. `filter_wise`: for each row by itself. Cosines are scale-free; with `mergekit_compat` the
+  products of norms that they are divided by are at least 1e-6.
   """
   p = piece.parameters
 
@@ -68,9 +68,9 @@ def _stock_weight(deltas: list[jax.Array], mergekit_compat: bool) -> jax.Array:
 def sce(piece: Piece, stats: None) -> jax.Array:
   """theta_0 + sum_i c_i delta_i / sum_i c_i, of the elements that vary most between models.
 
-  Selected is the share select_topk of the elements.   c_i = |delta_i|^2, 0 where delta_i has not
-  the sign of sum_i delta_i. With no energy at all (mergekit_compat: a mean square below 1e-6), all
-  weigh the same. Energies are those of what was selected: two passes over the whole tensor.
+  The share select_topk of the elements is selected. c_i is the mean square of delta_i over them, 0
+  where delta_i has not the sign of sum_i delta_i. Where all mean squares are 0 (mergekit_compat:
+  below 1e-6), the models weigh the same. It takes two passes over the whole tensor.
   """
   p, deltas = piece.parameters, piece.deltas
   mean = algebra.add(deltas) / len(deltas)
@@ -82,8 +82,7 @@ def sce(piece: Piece, stats: None) -> jax.Array:
   energies = [jnp.mean(d * d) for d in deltas]
   energy = algebra.add(energies)
   are_none = energy < 1e-6 if p['mergekit_compat'] else energy == 0
-  coefs = [
-    jnp.where(agrees, jnp.where(are_none, 1.0, e), 0.0) for agrees, e in zip(algebra.agree(deltas), energies, strict=True)
-  ]
+  energies = [jnp.where(are_none, 1.0, e) for e in energies]
+  coefs = [jnp.where(a, e, 0.0) for a, e in zip(algebra.agree(deltas), energies, strict=True)]
   total = algebra.add(coefs)
   return algebra.shift(piece.base, piece.models, [divide(c, total) for c in coefs])

@@ -10,18 +10,26 @@ from imm_jax.merging.methods import FLAGS, Method, METHODS
 from imm_jax.text import nearest
 
 
-def check_method(method: str, *, has_base: bool, num_models: int, has_alpha: bool = False) -> Method:
+def check_method(
+  method: str,
+  *,
+  has_base: bool,
+  num_models: int,
+  has_alpha: bool = False,
+) -> Method:
   """Returns the method's row of METHODS.
 
   Raises:
     ValueError: there is no such method, or it does not take these models, or an alpha.
   """
   if method not in METHODS:
-    raise ValueError(f'{method!r} is no merge method{nearest(method, METHODS)}; there are {", ".join(METHODS)}')
+    hint = nearest(method, METHODS)
+    raise ValueError(f'{method!r} is no merge method{hint}; there are {", ".join(METHODS)}')
   row = METHODS[method]
   if has_alpha:
     if not row.alpha:
-      raise ValueError(f'{method}: has no alpha; its parameters are {", ".join(row.parameters) or "none"}')
+      own = ', '.join(row.parameters) or 'none'
+      raise ValueError(f'{method}: has no alpha; its parameters are {own}')
     if not has_base:
       raise ValueError(f'{method}: alpha weighs the models against a base; give it')
     if row.alpha == 'weight':  # The base becomes one of the models.
@@ -33,11 +41,17 @@ def check_method(method: str, *, has_base: bool, num_models: int, has_alpha: boo
   least, most = row.num_models
   if num_models < least or (most is not None and num_models > most):
     wanted = f'{least}' if least == most else f'at least {least}'
-    raise ValueError(f'{method}: takes {wanted} models{" beside the base" if has_base else ""} and got {num_models}')
+    beside = ' beside the base' if has_base else ''
+    raise ValueError(f'{method}: takes {wanted} models{beside} and got {num_models}')
   return row
 
 
-def check_parameters(method: str, parameters: Mapping[str, Any], *, has_alpha: bool = False) -> dict[str, Any]:
+def check_parameters(
+  method: str,
+  parameters: Mapping[str, Any],
+  *,
+  has_alpha: bool = False,
+) -> dict[str, Any]:
   """Returns the parameters with the defaults, without those that alpha sets.
 
   Raises:
@@ -47,8 +61,8 @@ def check_parameters(method: str, parameters: Mapping[str, Any], *, has_alpha: b
   by_alpha = (row.alpha, 'weight') if has_alpha else ()
   for name in parameters:
     if name not in row.parameters:
-      hint = nearest(name, row.parameters)
-      raise ValueError(f'{method}: has no parameter {name!r}{hint}; it has {", ".join(row.parameters) or "none"}')
+      hint, own = nearest(name, row.parameters), ', '.join(row.parameters) or 'none'
+      raise ValueError(f'{method}: has no parameter {name!r}{hint}; it has {own}')
     if name in by_alpha:
       raise ValueError(f'{method}: alpha sets {name!r}; give one of the two')
   values = {**row.parameters, **parameters}
@@ -58,11 +72,17 @@ def check_parameters(method: str, parameters: Mapping[str, Any], *, has_alpha: b
     del values[name]
   for name in FLAGS:
     if name in values and not isinstance(values[name], bool):
-      raise ValueError(f'{method}: {name} is true or false for the whole model, not {values[name]!r}')
+      value = values[name]
+      raise ValueError(f'{method}: {name} is true or false for the whole model, not {value!r}')
   return values
 
 
-def check_weights(name: str, method: str, numbers: Mapping[str, Any], flags: Mapping[str, bool]) -> None:
+def check_weights(
+  name: str,
+  method: str,
+  numbers: Mapping[str, Any],
+  flags: Mapping[str, bool],
+) -> None:
   """Raises ValueError when a tensor would be divided by a sum of weights that is 0.
 
   Args:
@@ -83,7 +103,9 @@ def check_weights(name: str, method: str, numbers: Mapping[str, Any], flags: Map
     return
   total, size = sum(weights), sum(np.abs(w) for w in weights)
   if np.any(np.abs(total) <= 1e-6 * size):
-    raise ValueError(f'{method}: the weights add up to 0 in {name}, and the result is divided by their sum')
+    raise ValueError(
+      f'{method}: the weights add up to 0 in {name}, and the result is divided by their sum',
+    )
 
 
 def check_trees(trees: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -96,15 +118,23 @@ def check_trees(trees: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
   lines = []
   for second, other in others:
     for name in dict.fromkeys([*tree, *other]):
-      sides = [f'{x[name].dtype} {list(x[name].shape)}' if name in x else 'missing' for x in (tree, other)]
-      if sides[0] != sides[1]:
-        lines.append(f'{name} is {sides[0]} in {first} and {sides[1]} in {second}')
+      one, two = _describe(tree, name), _describe(other, name)
+      if one != two:
+        lines.append(f'{name} is {one} in {first} and {two} in {second}')
   if lines:
-    raise ValueError(f'the models differ in {len(lines)} tensors (a given dtype makes dtypes equal): {"; ".join(lines)}')
+    hint, all_lines = 'a given dtype makes dtypes equal', '; '.join(lines)
+    raise ValueError(f'the models differ in {len(lines)} tensors ({hint}): {all_lines}')
   return tree
+
+
+def _describe(tree: Mapping[str, Any], name: str) -> str:
+  if name not in tree:
+    return 'missing'
+  return f'{tree[name].dtype} {list(tree[name].shape)}'
 
 
 def check_equal(name: str, arrays: Sequence[Any]) -> None:
   """Raises ValueError when tensors that cannot be merged are not equal."""
   if any((np.asarray(x) != np.asarray(arrays[0])).any() for x in arrays[1:]):
-    raise ValueError(f'{name}: is {arrays[0].dtype}, which cannot be merged, and differs between the models')
+    dtype = arrays[0].dtype
+    raise ValueError(f'{name}: is {dtype}, which cannot be merged, and differs between the models')

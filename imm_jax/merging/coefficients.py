@@ -59,7 +59,8 @@ def in_leaf(coefficient: Any, name: str, num_layers: int) -> Any:
   """Returns the coefficient in the leaf of that name, float32: [L] where it is stacked, else []."""
   if isinstance(coefficient, jax.Array) and not coefficient.ndim:
     # One operation in place of one a layer.
-    return jnp.broadcast_to(coefficient.astype(jnp.float32), (num_layers,) if names.is_stacked(name) else ())
+    shape = (num_layers,) if names.is_stacked(name) else ()
+    return jnp.broadcast_to(coefficient.astype(jnp.float32), shape)
   layers = range(num_layers) if names.is_stacked(name) else [names.locate(name)[1]]
   values = [at(coefficient, name, layer, num_layers) for layer in layers]
   xp = jnp if any(isinstance(value, jax.Array) for value in values) else np
@@ -151,7 +152,8 @@ def check(
   elif isinstance(coefficient, list | tuple) and coefficient:
     parts = _check_list(where, coefficient, whole)
   elif not _is_number(coefficient):
-    raise ValueError(f'{where}: {coefficient!r} is not a number, nor a list of numbers or filters, nor a dict of groups')
+    forms = 'a number, nor a list of numbers or filters, nor a dict of groups'
+    raise ValueError(f'{where}: {coefficient!r} is not {forms}')
   elif not least <= float(cast(float, coefficient)) <= most:
     raise ValueError(f'{where}: {coefficient} is not in [{least}, {most}]')
   else:
@@ -163,9 +165,12 @@ def check(
 def _check_groups(where: str, groups: Mapping[str, Any], whole: bool) -> list[Any]:
   """Returns the coefficients in a dict of groups. Raises ValueError when it is none."""
   if 'schedule' in groups:
-    raise ValueError(f'{where}: {groups}: a schedule stands for merge.alpha as a whole, and nowhere else')
+    raise ValueError(
+      f'{where}: {groups}: a schedule stands for merge.alpha as a whole, and nowhere else',
+    )
   if not groups or set(groups) - set(GROUPS) - {'default'}:
-    raise ValueError(f'{where}: {groups} is not a dict of groups; those are {", ".join(GROUPS)} and default')
+    known = ', '.join(GROUPS)
+    raise ValueError(f'{where}: {groups} is not a dict of groups; those are {known} and default')
   if whole and 'default' not in groups:
     raise ValueError(f'{where}: {groups} has no default')
   return list(groups.values())

@@ -1,4 +1,4 @@
-"""Hugging Face directories to be merged: what must agree in them, and their files besides weights."""
+"""Hugging Face directories to merge: what must agree in them, their files besides weights."""
 
 from collections.abc import Mapping, Sequence
 import os
@@ -25,7 +25,10 @@ def check_out(out: str | os.PathLike[str]) -> pathlib.Path:
   return out
 
 
-def check_tensors(tensors: Mapping[str, Mapping[str, shards.Tensor]], dtype: str | None) -> Mapping[str, shards.Spec]:
+def check_tensors(
+  tensors: Mapping[str, Mapping[str, shards.Tensor]],
+  dtype: str | None,
+) -> Mapping[str, shards.Spec]:
   """Returns the dtype and shape of each tensor of the merge.
 
   Args:
@@ -38,9 +41,11 @@ def check_tensors(tensors: Mapping[str, Mapping[str, shards.Tensor]], dtype: str
   """
   specs = {}
   for model, of_model in tensors.items():
-    unknown = [f'{name} is {tensor.dtype_name}' for name, tensor in of_model.items() if tensor.dtype_name not in _KNOWN]
+    dtypes = {name: tensor.dtype_name for name, tensor in of_model.items()}
+    unknown = [f'{name} is {found}' for name, found in dtypes.items() if found not in _KNOWN]
     if unknown:
-      raise ValueError(f'{model}: {", ".join(unknown)}: only float32, bfloat16, float16 and integers are supported')
+      known = 'only float32, bfloat16, float16 and integers are supported'
+      raise ValueError(f'{model}: {", ".join(unknown)}: {known}')
     specs[model] = cast({name: tensor.spec() for name, tensor in of_model.items()}, dtype)
   return checks.check_trees(specs)
 
@@ -60,11 +65,16 @@ def check_vocabularies(models: Sequence[str]) -> None:
   """
   (first, one), *others = ((model, _vocabulary(model)) for model in models)
   for other, two in others:
-    differing = [id_ for id_ in sorted({*one, *two}) if one.get(id_) != two.get(id_)] if one and two else []
-    if differing:
-      lines = [f'{id_} is {one.get(id_)!r} in {first} and {two.get(id_)!r} in {other}' for id_ in differing[:5]]
-      more = f'; and {len(differing) - 5} more' if len(differing) > 5 else ''
-      raise ValueError(f'the vocabularies differ in {len(differing)} tokens: {"; ".join(lines)}{more}')
+    if not one or not two:
+      continue
+    lines = []
+    for id_ in sorted({*one, *two}):
+      if one.get(id_) != two.get(id_):
+        lines.append(f'{id_} is {one.get(id_)!r} in {first} and {two.get(id_)!r} in {other}')
+    if lines:
+      more = f'; and {len(lines) - 5} more' if len(lines) > 5 else ''
+      some = '; '.join(lines[:5])
+      raise ValueError(f'the vocabularies differ in {len(lines)} tokens: {some}{more}')
 
 
 def _vocabulary(model: str) -> dict[int, str]:

@@ -59,7 +59,7 @@ def find_cut(scores: jax.Array, k: jax.Array | int) -> Cut:
 
 
 def find_cut_on_host(scores: np.ndarray, k: int) -> Cut:
-  """Returns the same of a host's array [n]: it sorts a sample, then what may be the k-th largest."""
+  """Returns the same of a host's array [n], by sorting a sample, then few elements."""
   if k == 0:
     return Cut(np.int32(2**31 - 1), np.uint32(0))
   bits = scores.view(np.int32)
@@ -69,7 +69,7 @@ def find_cut_on_host(scores: np.ndarray, k: int) -> Cut:
 
 
 def _index_after(mask: jax.Array, num: jax.Array) -> jax.Array:
-  """Returns the index, uint32, after the num-th True of a flattened mask [..., width]; 0 for num 0."""
+  """Returns the index, uint32, after the num-th True of a flattened mask; 0 where num is 0."""
   width = mask.shape[-1]
   in_rows = _count_in_rows(mask)
   until = jnp.cumsum(in_rows, dtype=jnp.uint32).reshape(in_rows.shape)
@@ -82,7 +82,11 @@ def _index_after(mask: jax.Array, num: jax.Array) -> jax.Array:
   return jnp.where(num == 0, 0, row * width + column + 1)
 
 
-def _kth_largest(bits: jax.Array, k: jax.Array, guesses: Sequence[jax.Array] = ()) -> tuple[jax.Array, jax.Array]:
+def _kth_largest(
+  bits: jax.Array,
+  k: jax.Array,
+  guesses: Sequence[jax.Array] = (),
+) -> tuple[jax.Array, jax.Array]:
   """Returns the k-th largest of non-negative bits, int32, and how many reach it, uint32.
 
   It tries the guesses, then interpolates, which mostly takes a dozen passes, and every second time
@@ -95,8 +99,8 @@ def _kth_largest(bits: jax.Array, k: jax.Array, guesses: Sequence[jax.Array] = (
 
   def narrow(state):
     i, low, high, num_low, num_high = state  # num: how many are >= low, >= high
-    share = (num_low - k).astype(jnp.float32) / jnp.maximum(num_low - num_high, 1).astype(jnp.float32)
-    share = jnp.where(i % 2 == 0, share, 0.5)
+    num_between = jnp.maximum(num_low - num_high, 1).astype(jnp.float32)
+    share = jnp.where(i % 2 == 0, (num_low - k).astype(jnp.float32) / num_between, 0.5)
     middle = low + ((high - low).astype(jnp.float32) * share).astype(jnp.int32)
     for n, guess in enumerate(guesses):
       middle = jnp.where(i == n, guess, middle)

@@ -64,7 +64,12 @@ class Method:
     """Whether no element of the result depends on another."""
     return self.pieces == 'elements' and self.reduce is None
 
-  def with_alpha(self, base: Any, tuned: Sequence[Any], alpha: Any) -> tuple[Any, list[Any], dict[str, Any]]:
+  def with_alpha(
+    self,
+    base: Any,
+    tuned: Sequence[Any],
+    alpha: Any,
+  ) -> tuple[Any, list[Any], dict[str, Any]]:
     """Returns the (base, models, parameters) that merge tuned models at the weight alpha.
 
     0 is base, 1 (the mean of) tuned.
@@ -78,10 +83,10 @@ class Method:
 _DELTAS = {'weight': None, 'lambda': 1.0, 'normalize': False}
 
 
-def _cut(reference: str, ask: Any, keep: Any, elect: bool, **parameters: Any) -> Method:
+def _trimmed(reference: str, ask: Any, keep: Any, elect: bool, **parameters: Any) -> Method:
   """Returns a method whose masks are cut by magnitude; ask, keep: a pair of sparsify."""
   return Method(
-    functools.partial(task_vectors.cut, keep=keep, elect=elect),
+    functools.partial(task_vectors.trim, keep=keep, elect=elect),
     reference,
     parameters={**_DELTAS, 'density': 1.0, **parameters},
     reduce=functools.partial(task_vectors.ask_cuts, ask=ask),
@@ -90,13 +95,13 @@ def _cut(reference: str, ask: Any, keep: Any, elect: bool, **parameters: Any) ->
   )
 
 
-def _drawn(reference: str, keep: Any, elect: bool, **parameters: Any) -> Method:
+def _dropped(reference: str, keep: Any, elect: bool, **parameters: Any) -> Method:
   """Returns a method whose masks are drawn by sparsify.keep_random or keep_by_rank."""
   return Method(
-    functools.partial(task_vectors.drawn, elect=elect),
+    functools.partial(task_vectors.drop, elect=elect),
     reference,
     parameters={**_DELTAS, 'density': 1.0, **parameters, 'rescale': True},
-    reduce=functools.partial(task_vectors.draw, keep=keep),
+    reduce=functools.partial(task_vectors.draw_masks, keep=keep),
     pieces='rows' if keep is sparsify.keep_by_rank else 'elements',
     random=True,
     drops=True,
@@ -158,7 +163,7 @@ METHODS: dict[str, Method] = {
     num_models=(2, None),
     pieces='whole',
   ),
-  'ties': _cut(_TIES, sparsify.ask_largest, sparsify.keep_largest, elect=True, normalize=True),
+  'ties': _trimmed(_TIES, sparsify.ask_largest, sparsify.keep_largest, elect=True, normalize=True),
   'dare': Method(
     task_vectors.dare,
     _DARE,
@@ -167,12 +172,18 @@ METHODS: dict[str, Method] = {
     drops=True,
     alpha='lambda',
   ),
-  'dare_linear': _drawn(_DARE, sparsify.keep_random, elect=False),
-  'dare_ties': _drawn(_DARE, sparsify.keep_random, elect=True),
-  'della': _drawn(_DELLA, sparsify.keep_by_rank, elect=True, normalize=True, epsilon=0.15),
-  'della_linear': _drawn(_DELLA, sparsify.keep_by_rank, elect=False, epsilon=0.15),
-  'breadcrumbs': _cut(_CRUMBS, sparsify.ask_band, sparsify.keep_band, elect=False, gamma=0.01),
-  'breadcrumbs_ties': _cut(_CRUMBS, sparsify.ask_band, sparsify.keep_band, elect=True, gamma=0.01),
+  'dare_linear': _dropped(_DARE, sparsify.keep_random, elect=False),
+  'dare_ties': _dropped(_DARE, sparsify.keep_random, elect=True),
+  'della': _dropped(_DELLA, sparsify.keep_by_rank, elect=True, normalize=True, epsilon=0.15),
+  'della_linear': _dropped(_DELLA, sparsify.keep_by_rank, elect=False, epsilon=0.15),
+  'breadcrumbs': _trimmed(_CRUMBS, sparsify.ask_band, sparsify.keep_band, elect=False, gamma=0.01),
+  'breadcrumbs_ties': _trimmed(
+    _CRUMBS,
+    sparsify.ask_band,
+    sparsify.keep_band,
+    elect=True,
+    gamma=0.01,
+  ),
   'model_stock': Method(
     averages.model_stock,
     'https://arxiv.org/abs/2403.19522',
@@ -187,7 +198,13 @@ METHODS: dict[str, Method] = {
     pieces='whole',
     drops=True,
   ),
-  'passthrough': Method(averages.passthrough, _KIT, base='none', parameters={'scale': 1.0}, num_models=(1, 1)),
+  'passthrough': Method(
+    averages.passthrough,
+    _KIT,
+    base='none',
+    parameters={'scale': 1.0},
+    num_models=(1, 1),
+  ),
   'lines': Method(
     task_vectors.lines,
     'https://arxiv.org/abs/2410.17146',

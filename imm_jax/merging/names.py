@@ -39,5 +39,8 @@ def is_stacked(name: str) -> bool:
 
 def count_layers(tensors: Mapping[str, Any]) -> int:
   """Returns the number of layers of a model with these tensors by name, at least 1."""
-  counts = [x.shape[0] if is_stacked(name) else (locate(name)[1] or 0) + 1 for name, x in tensors.items()]
-  return max(counts, default=1)
+  num_layers = 1
+  for name, x in tensors.items():
+    num_here = x.shape[0] if is_stacked(name) else (locate(name)[1] or 0) + 1
+    num_layers = max(num_layers, num_here)
+  return num_layers

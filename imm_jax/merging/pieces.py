@@ -24,7 +24,7 @@ class Piece(NamedTuple):
   base: Any  # float32, None where the method (with these parameters) has no base
   models: Tensors  # float32
   parameters: Mapping[str, Any]  # numbers and flags; for those in PER_MODEL a number a model
-  drawn: Any  # uniform numbers in [0, 1), a tensor a model; None: nothing is drawn
+  uniform: Any  # random numbers in [0, 1), a tensor a model; None: the method draws nothing
   size: Any  # number of elements of the whole tensor
 
   @property
@@ -34,7 +34,8 @@ class Piece(NamedTuple):
 
   def of_model(self, i: int) -> dict[str, Any]:
     """Returns the parameters of model i."""
-    return {name: value[i] if name in PER_MODEL else value for name, value in self.parameters.items()}
+    p = self.parameters
+    return {name: value[i] if name in PER_MODEL else value for name, value in p.items()}
 
 
 class Sum(NamedTuple):

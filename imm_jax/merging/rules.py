@@ -48,9 +48,8 @@ def check_alpha(where: str, alpha: Any) -> None:
     return
   is_known = alpha['schedule'] in _KINDS and set(alpha) == {'schedule', 'start', 'end', 'rounds'}
   if not is_known or not isinstance(alpha['rounds'], int) or alpha['rounds'] < 1:
-    raise ValueError(
-      f"{where}: {alpha} is not {{'schedule': 'linear', 'cosine' or 'step', 'start': x, 'end': y, 'rounds': n}}"
-    )
+    form = "{'schedule': 'linear', 'cosine' or 'step', 'start': x, 'end': y, 'rounds': n}"
+    raise ValueError(f'{where}: {alpha} is not {form}')
   coefficients.check(where, alpha['start'], 0, 1)
   coefficients.check(where, alpha['end'], 0, 1)
 
@@ -85,13 +84,18 @@ def layer_adaptive(
     order: [L] int, of the control: layer l gets, before the scaling by c, what is due to layer
       order[l].
   """
-  ranks = [np.argsort(np.argsort(values, kind='stable'), kind='stable') for values in (importance, change)]
-  shares = np.maximum(1 + (ranks[0] - ranks[1]) / max(1, len(importance) - 1), 1e-6)
+  ranks = _ranks(importance) - _ranks(change)
+  shares = np.maximum(1 + ranks / max(1, len(importance) - 1), 1e-6)
   shares = shares if order is None else shares[order]
   squares = np.square(np.asarray(delta_norms, np.float64))
   if not squares.sum() or not alpha:
     return np.full(len(importance), alpha)
   return _at_norm(shares, squares, alpha**2 * squares.sum())
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+  """Returns the rank of each value, from 0, the least; of equal ones the first has the lower."""
+  return np.argsort(np.argsort(values, kind='stable'), kind='stable')
 
 
 def _at_norm(shares: np.ndarray, squares: np.ndarray, target: float) -> np.ndarray:

@@ -74,7 +74,10 @@ def uniform(key: jax.Array, shape: tuple[int, ...], first: Any = 0) -> jax.Array
 
 
 def threefry_2x32(key: jax.Array, x0: jax.Array, x1: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the two words, uint32, that Threefry-2x32-20 makes of a counter (Salmon et al. 2011)."""
+  """Returns the two words, uint32, that Threefry-2x32-20 makes of a counter.
+
+  See Salmon et al. (2011), Parallel random numbers: as easy as 1, 2, 3.
+  """
   keys = key[0], key[1], key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA)
   x0, x1 = x0 + keys[0], x1 + keys[1]
   for i in range(5):

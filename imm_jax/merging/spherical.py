@@ -27,8 +27,8 @@ def slerp(piece: Piece, stats: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Ar
 def nuslerp(piece: Piece, stats: None) -> jax.Array:
   """slerp of two models, or of their task vectors, at t = w_2 / (w_1 + w_2).
 
-  t is 0.5 where |w_1 + w_2| < 1e-6.   Of whole tensors; with `nuslerp_flatten` off of the vectors
-  along the last axis, with `nuslerp_row_wise` along the first.
+  t is 0.5 where |w_1 + w_2| < 1e-6. The angle is that of whole tensors; with `nuslerp_flatten` off,
+  of the vectors along the last axis, and with `nuslerp_row_wise` along the first.
   """
   p = piece.parameters
   first, second = (jnp.asarray(w, jnp.float32) for w in p['weight'])
@@ -51,8 +51,8 @@ def nuslerp(piece: Piece, stats: None) -> jax.Array:
 def multislerp(piece: Piece, stats: None) -> jax.Array:
   """(sum_i w_i u_i) / |sum_i w_i u_i| sum_i w_i |x_i|, u_i = x_i / |x_i|.
 
-  x_i is theta_i, with a base delta_i.   That is what mergekit's step in the tangent space at the
-  mean direction comes to: the step is zero there.
+  x_i is theta_i, with a base delta_i. That is what mergekit's step in the tangent space at the mean
+  direction comes to: the step is zero there.
   """
   weights = algebra.normalized(piece.parameters['weight'], piece.parameters['normalize_weights'])
   xs = list(piece.models) if piece.base is None else piece.deltas

@@ -60,9 +60,10 @@ def merge_dirs(
 ) -> Report:
   """Writes the merge of Hugging Face directories to a new one, which appears whole or not at all.
 
-  Tensors are read, merged and written one by one, _NUM_THREADS at the same time: about 2 (models +
-  1) of the largest are in memory, only pieces, and the masks that were drawn, where the method
-  allows it. Tokenizer, config and other small files are those of the base (else the first model).
+  Tensors are read, merged and written one by one, _NUM_THREADS at the same time. About twice the
+  largest tensor of all models and of the merge is in memory; where the method allows it only pieces
+  are, and the masks that were drawn. Tokenizer, config and other small files are those of the base
+  (else the first model).
 
   Args:
     recipe: of the merge.
@@ -95,8 +96,13 @@ def merge_dirs(
     advance(1)
 
   def write(path: pathlib.Path) -> None:
-    num_threads = _NUM_THREADS + METHODS[recipe.method].in_pieces
-    shards.write_tensors(path, written, fetch, max_shard_bytes=max_shard_bytes, num_threads=num_threads)
+    shards.write_tensors(
+      path,
+      written,
+      fetch,
+      max_shard_bytes=max_shard_bytes,
+      num_threads=_NUM_THREADS + METHODS[recipe.method].in_pieces,
+    )
     directories.copy_files(recipe.models[0], path, dtype)
 
   _write_whole(out, write)
@@ -113,9 +119,9 @@ def open_model(model: str) -> dict[str, shards.Tensor]:
   """
   path = pathlib.Path(model).expanduser()
   if not path.is_dir():
-    raise FileNotFoundError(
-      f'{model}: no such directory; imm merge reads Hugging Face directories; a round becomes one by imm convert {model} DIR'
-    )
+    hint = f'a round becomes one by imm convert {model} DIR'
+    reads = 'imm merge reads Hugging Face directories'
+    raise FileNotFoundError(f'{model}: no such directory; {reads}; {hint}')
   return shards.open_tensors(path)
 
 
@@ -147,7 +153,8 @@ def _tasks(recipe: Recipe, written: Mapping[str, shards.Spec], seed: int) -> dic
     if recipe.alpha is not None:
       numbers['alpha'] = np.float32(recipe.alpha)
     program = Program(how, recipe.dtype, spec.dtype.name)
-    tasks[name] = Task(name, [base, *models] if base else models, program, numbers, leaf_key(key, name))
+    models = [base, *models] if base else models
+    tasks[name] = Task(name, models, program, numbers, leaf_key(key, name))
   return tasks
 
 
@@ -162,13 +169,19 @@ def _merged(task: Task, views: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarra
   num_rows = max(1, math.prod(PIECE) // width)
   starts = range(0, size, num_rows * width if row.in_pieces else size)
 
+  def read(x, start):
+    if row.in_pieces:
+      return _rows(x, start // width, num_rows, width)
+    return jnp.array(x)
+
   def inputs(start):
-    arrays = [_rows(x, start // width, num_rows, width) if row.in_pieces else jnp.array(x) for x in views]
+    arrays = [read(x, start) for x in views]
     return Inputs(arrays, task.numbers, task.key, np.uint32(start % 2**32), np.float32(size))
 
   stats: Sequence[Any] = [None] * len(starts)
   if row.reduce:
-    stats = pieces.answer_pieces([_reduce(inputs(start), task.program) for start in starts], starts, size)
+    asked = [_reduce(inputs(start), task.program) for start in starts]
+    stats = pieces.answer_pieces(asked, starts, size)
   for start, of_piece in zip(starts, stats, strict=True):
     merged, count = _apply(inputs(start), of_piece, task.program)
     yield np.asarray(merged).reshape(-1)[: size - start], count
@@ -202,11 +215,17 @@ def _rounded(inputs: Inputs, program: Program) -> Inputs:
   return inputs._replace(arrays=[x.astype(program.dtype or x.dtype) for x in inputs.arrays])
 
 
-def count_unmoved(first: jax.Array, others: Sequence[jax.Array], merged: jax.Array) -> tuple[jax.Array, jax.Array]:
+def count_unmoved(
+  first: jax.Array,
+  others: Sequence[jax.Array],
+  merged: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
   """Returns what rounding lost, two counts, [] uint32.
 
   They are the elements in which another model differs from the first, and those of them in which
   merged does not.
   """
-  differ = functools.reduce(jnp.logical_or, [model != first for model in others], jnp.zeros((), bool))
+  differ = jnp.zeros(first.shape, bool)
+  for other in others:
+    differ |= other != first
   return jnp.sum(differ, dtype=jnp.uint32), jnp.sum(differ & (merged == first), dtype=jnp.uint32)

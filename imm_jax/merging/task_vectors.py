@@ -14,7 +14,13 @@ from imm_jax.merging import algebra
 from imm_jax.merging.pieces import Local, Piece, Sum, Tensors
 
 
-def combine(piece: Piece, masks: Tensors, ratios: Sequence[Any] | None = None, *, elect: bool = False) -> jax.Array:
+def combine(
+  piece: Piece,
+  masks: Tensors,
+  ratios: Sequence[Any] | None = None,
+  *,
+  elect: bool = False,
+) -> jax.Array:
   """Returns theta_0 + lambda sum_i c_i delta_i with c_i = w_i m_i r_i.
 
   c_i is divided by sum_i w_i when `normalize`.
@@ -41,7 +47,8 @@ def combine(piece: Piece, masks: Tensors, ratios: Sequence[Any] | None = None, *
     weight = algebra.add(weights)
     coefs = [algebra.divide(c, weight) for c in coefs]
   scale = jnp.asarray(p['lambda'], jnp.float32)
-  return algebra.shift(piece.base, piece.models, [jnp.where(scale == 0, 0.0, scale * c) for c in coefs])
+  coefs = [jnp.where(scale == 0, 0.0, scale * c) for c in coefs]
+  return algebra.shift(piece.base, piece.models, coefs)
 
 
 def _masked(deltas: Tensors, masks: Tensors) -> list[jax.Array]:
@@ -59,7 +66,7 @@ def task_arithmetic(piece: Piece, stats: None = None) -> jax.Array:
 def lines(piece: Piece, stats: None) -> jax.Array:
   """theta_0 + (a + (1 - a) depth) sum_i w_i delta_i.
 
-  depth is l / (L - 1) in layer l, 0 elsewhere.
+  depth is l / (L - 1) in layer l, 1 in a single layer, 0 in what is in no layer.
   """
   p = piece.parameters
   a = jnp.asarray(p['a'], jnp.float32)
@@ -75,7 +82,7 @@ def ask_cuts(piece: Piece, *, ask: Callable[..., Any]) -> list[Any]:
   return [ask(delta, piece.of_model(i), piece.size) for i, delta in enumerate(piece.deltas)]
 
 
-def cut(piece: Piece, cuts: Sequence[Any], *, keep: Callable[..., Any], elect: bool) -> jax.Array:
+def trim(piece: Piece, cuts: Sequence[Any], *, keep: Callable[..., Any], elect: bool) -> jax.Array:
   """theta_0 + lambda sum_i w_i m_i delta_i, m_i 1 for elements of large or medium magnitude."""
   masks = [keep(delta, piece.of_model(i), cuts[i]) for i, delta in enumerate(piece.deltas)]
   return combine(piece, masks, elect=elect)
@@ -90,35 +97,35 @@ def dare(piece: Piece, stats: None) -> jax.Array:
   m_i ~ Bernoulli(1 - drop_rate): unbiased.
   """
   densities = [1 - jnp.asarray(rate, jnp.float32) for rate in piece.parameters['drop_rate']]
-  masks = [drawn < density for drawn, density in zip(piece.drawn, densities, strict=True)]
+  masks = [number < density for number, density in zip(piece.uniform, densities, strict=True)]
   return combine(piece, masks, [1 / density for density in densities])
 
 
-class Drawn(NamedTuple):
-  """What `drawn` needs: the masks of the piece, and |delta_i|_1 of the tensor, all and kept."""
+class Masks(NamedTuple):
+  """What `drop` needs: the masks of the piece, and |delta_i|_1 of the tensor, all and kept."""
 
   masks: Any
   sizes: Any = None  # None where nothing is rescaled
   kept: Any = None
 
 
-def draw(piece: Piece, *, keep: Callable[..., Any]) -> Drawn:
+def draw_masks(piece: Piece, *, keep: Callable[..., Any]) -> Masks:
   """Draws the masks: `keep` is sparsify.keep_random or keep_by_rank."""
   deltas = piece.deltas
-  masks = [keep(delta, piece.of_model(i), piece.drawn[i]) for i, delta in enumerate(deltas)]
+  masks = [keep(delta, piece.of_model(i), piece.uniform[i]) for i, delta in enumerate(deltas)]
   return ask_sizes(piece, masks)
 
 
-def ask_sizes(piece: Piece, masks: Tensors) -> Drawn:
+def ask_sizes(piece: Piece, masks: Tensors) -> Masks:
   """Asks for |delta_i|_1 and |m_i delta_i|_1 where the parameter `rescale` is on."""
   if not piece.parameters['rescale']:
-    return Drawn(Local(masks))
+    return Masks(Local(masks))
   sizes = [Sum(jnp.sum(jnp.abs(delta))) for delta in piece.deltas]
   kept = [Sum(jnp.sum(jnp.abs(delta))) for delta in _masked(piece.deltas, masks)]
-  return Drawn(Local(masks), sizes, kept)
+  return Masks(Local(masks), sizes, kept)
 
 
-def drawn(piece: Piece, stats: Drawn, *, elect: bool) -> jax.Array:
+def drop(piece: Piece, stats: Masks, *, elect: bool) -> jax.Array:
   """theta_0 + lambda sum_i w_i m_i r_i delta_i, m_i drawn.
 
   r_i = |delta_i|_1 / |m_i delta_i|_1 when `rescale`, else 1.

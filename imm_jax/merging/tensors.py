@@ -46,11 +46,12 @@ class TensorMerge:
     if 'alpha' in parameters:
       base, models, by_alpha = self.row.with_alpha(base, models, parameters.pop('alpha'))
       parameters |= by_alpha
-    drawn = None
+    uniform = None
     if inputs.key is not None:
       keys = [jax.random.fold_in(inputs.key, i) for i in range(len(models))]
-      drawn = [sparsify.uniform(key, tensors[0].shape, inputs.first) for key in keys]
-    return Piece(base, models, parameters, drawn, tensors[0].size if inputs.size is None else inputs.size)
+      uniform = [sparsify.uniform(key, tensors[0].shape, inputs.first) for key in keys]
+    size = tensors[0].size if inputs.size is None else inputs.size
+    return Piece(base, models, parameters, uniform, size)
 
   def ask(self, piece: Piece) -> Any:
     """Returns what the method asks of the whole tensor; None: nothing."""
@@ -67,7 +68,11 @@ def flags_of(parameters: Mapping[str, Any]) -> tuple[tuple[str, bool], ...]:
   return tuple((name, value) for name, value in parameters.items() if name in FLAGS)
 
 
-def numbers_of(parameters: Mapping[str, Any], num_models: int, resolve: Callable[[Any], Any]) -> dict[str, Any]:
+def numbers_of(
+  parameters: Mapping[str, Any],
+  num_models: int,
+  resolve: Callable[[Any], Any],
+) -> dict[str, Any]:
   """Returns resolve(coefficient) of the parameters that are no flags.
 
   Those in PER_MODEL become lists of one for each model, from a tuple of these or from one
@@ -76,7 +81,8 @@ def numbers_of(parameters: Mapping[str, Any], num_models: int, resolve: Callable
   numbers = {}
   for name, value in parameters.items():
     if name in PER_MODEL:
-      numbers[name] = [resolve(v) for v in (value if isinstance(value, tuple) else (value,) * num_models)]
+      of_models = value if isinstance(value, tuple) else (value,) * num_models
+      numbers[name] = [resolve(one) for one in of_models]
     elif name not in FLAGS:
       numbers[name] = resolve(value)
   return numbers

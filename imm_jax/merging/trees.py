@@ -35,10 +35,13 @@ class MergeConfig:
   def __post_init__(self):
     known = [name for name, row in METHODS.items() if row.alpha]
     if self.method not in known:
-      raise ValueError(f'merge.method: {self.method!r} is not one of {", ".join(known)}{nearest(self.method, known)}')
+      hint = nearest(self.method, known)
+      raise ValueError(f'merge.method: {self.method!r} is not one of {", ".join(known)}{hint}')
     rules.check_alpha('merge.alpha', self.alpha)
-    if self.rule.startswith('layer_adaptive') and coefficients.varies(rules.schedule(self.alpha, 1)):
-      raise ValueError(f'merge.alpha: {self.alpha} is not a number or a schedule of it, as merge.rule {self.rule!r} needs')
+    is_number = not coefficients.varies(rules.schedule(self.alpha, 1))
+    if self.rule.startswith('layer_adaptive') and not is_number:
+      form = f'a number or a schedule of it, as merge.rule {self.rule!r} needs'
+      raise ValueError(f'merge.alpha: {self.alpha} is not {form}')
     if not 0 <= self.search_eps <= 1:
       raise ValueError(f'merge.search_eps: {self.search_eps} is not in [0, 1]')
     if not 0 <= self.drop_rate < 1:
@@ -48,7 +51,8 @@ class MergeConfig:
 
   def parameters(self) -> dict[str, float]:
     """Returns those of the method that the config sets."""
-    return {name: getattr(self, name) for name in ('drop_rate', 'density') if name in METHODS[self.method].parameters}
+    own = METHODS[self.method].parameters
+    return {name: getattr(self, name) for name in ('drop_rate', 'density') if name in own}
 
 
 def merge(
@@ -90,7 +94,8 @@ def merge(
   trees = [base, *models] if has_base else list(models)
   checks.check_trees({f'model {i}': names.by_name(tree) for i, tree in enumerate(trees)})
   alphas = coefficients.resolve(alpha, trees[0]) if has_alpha else None
-  return _merge_leaves(TensorMerge(method, has_base, flags_of(parameters)), trees, parameters, alphas, key)
+  how = TensorMerge(method, has_base, flags_of(parameters))
+  return _merge_leaves(how, trees, parameters, alphas, key)
 
 
 def make_merge(config: MergeConfig, shardings: Any, *, donates: bool) -> Any:
@@ -112,7 +117,8 @@ def make_merge(config: MergeConfig, shardings: Any, *, donates: bool) -> Any:
   def merge_trees(anchor, tuned, alpha, key):
     return _merge_leaves(how, [anchor, tuned], parameters, alpha, key if row.random else None)
 
-  return jax.jit(merge_trees, donate_argnames=('tuned',) if donates else (), out_shardings=shardings)
+  donated = ('tuned',) if donates else ()
+  return jax.jit(merge_trees, donate_argnames=donated, out_shardings=shardings)
 
 
 def _merge_leaves(
@@ -179,6 +185,6 @@ def _layer_by_layer(how: TensorMerge, inputs: Inputs) -> jax.Array:
 @jax.jit
 def drift_norm(base: Params, params: Params) -> jax.Array:
   """Returns ‖params - base‖ / ‖base‖ over all parameters, [] f32."""
-  squares = jax.tree.map(lambda b, p: (jnp.sum((p - b) ** 2), jnp.sum(b**2)), base, params)
-  moved, size = zip(*jax.tree.leaves(squares, is_leaf=lambda leaf: isinstance(leaf, tuple)), strict=True)
-  return jnp.sqrt(sum(moved) / sum(size))
+  moved = jax.tree.map(lambda b, p: jnp.sum((p - b) ** 2), base, params)
+  size = jax.tree.map(lambda b: jnp.sum(b**2), base)
+  return jnp.sqrt(sum(jax.tree.leaves(moved)) / sum(jax.tree.leaves(size)))

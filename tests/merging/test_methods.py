@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from imm_jax import merging, sharding
-from imm_jax.merging import coefficients, largest, METHODS, methods, pieces, rules, sparsify, stream
+from imm_jax.merging import coefficients, largest, METHODS, methods, pieces, sparsify, stream
 from imm_jax.models import transformer
 
 SHAPES = {
@@ -304,6 +304,15 @@ def test_a_merge_moves_nothing_between_devices_and_is_in_place(name, config, mes
   assert memory.temp_size_in_bytes <= max(sizes)
 
 
+def test_one_compile_for_all_rounds_of_a_run():
+  merge = merging.make_merge(merging.MergeConfig('linear', 0.5, 0.2, 0.5, 'base', 'fixed', 0.0), None, donates=False)
+  rules_ = (0.0, 0.3, 1, [0.2, 0.8], {'mlp': 0.1, 'default': [0.0, 1.0]}, coefficients.by_layer([0.1, 0.9], 0.5))
+  for alpha in rules_:
+    expected = jax.jit(lambda base, tuned, a=alpha: merging.merge('linear', base, [tuned], alpha=a))(BASE, MODELS[0])
+    assert_same_bits(merge(BASE, MODELS[0], coefficients.resolve(alpha, BASE), None), expected)
+  assert merge._cache_size() == 1
+
+
 def test_one_compile_for_all_alphas():
   merge = jax.jit(lambda base, tuned, alpha: merging.merge('ties', base, [tuned], alpha=alpha, density=0.3))
   for alpha in (0.1, 0.5, 1.0):
@@ -449,6 +458,22 @@ def test_coefficients_by_layer_filter_and_group():
     at(rules[:2], 'embedding')
 
 
+def test_a_coefficient_is_resolved_to_an_array_a_leaf():
+  tree = {'embedding': jnp.ones((4, 2)), 'layers': {'mlp': jnp.ones((3, 2))}, 'ids': jnp.arange(2)}
+  apart = {'embedding': jnp.ones((4, 2)), 'layers': {str(i): {'mlp': jnp.ones(2)} for i in range(3)}}
+  mlp = {0.5: [0.5] * 3, (0.0, 1.0): [0.0, 0.5, 1.0]}
+  mlp = [*mlp.items(), (np.float32([1, 2, 3]), [1.0, 2.0, 3.0]), (coefficients.by_layer([3, 2, 1], 9), [3.0, 2.0, 1.0])]
+  for coefficient, expected in mlp:
+    found = coefficients.resolve(coefficient, tree)
+    assert jax.tree.structure(found) == jax.tree.structure(tree)
+    assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+    assert found['embedding'].shape == () and found['layers']['mlp'].tolist() == expected
+    traced = jax.jit(lambda c: coefficients.resolve(c, tree))(jnp.asarray(0.5))
+    assert traced['layers']['mlp'].tolist() == [0.5] * 3 and traced['embedding'].shape == ()
+  layers = coefficients.resolve((0.0, 1.0), apart)['layers']
+  assert [float(layers[str(i)]['mlp']) for i in range(3)] == [0.0, 0.5, 1.0]
+
+
 def test_a_coefficient_reaches_its_tensors():
   rule = {'mlp': [0.0, 1.0], 'embeddings': 0.25, 'default': jnp.asarray([1.0, 0.0])}
   x = jax.jit(lambda base, tuned: merging.merge('linear', base, [tuned], alpha=rule))(BASE, MODELS[0])
@@ -457,52 +482,6 @@ def test_a_coefficient_reaches_its_tensors():
     assert_close(at(x)['mlp'], merging.merge('linear', at(BASE)['mlp'], [at(MODELS[0])['mlp']], alpha=mlp))
     assert_close(at(x)['norm'], merging.merge('linear', at(BASE)['norm'], [at(MODELS[0])['norm']], alpha=norm))
   assert_close(x['embedding'], merging.merge('linear', BASE['embedding'], [MODELS[0]['embedding']], alpha=0.25))
-
-
-def test_schedules():
-  linear, cosine = ({'schedule': kind, 'start': 0.2, 'end': 0.8} for kind in ('linear', 'cosine'))
-  line = [rules.schedule(linear | {'rounds': 4}, t) for t in (1, 2, 3, 4, 5)]
-  np.testing.assert_allclose(line, [0.2, 0.4, 0.6, 0.8, 0.8])
-  np.testing.assert_allclose([rules.schedule(cosine | {'rounds': 3}, t) for t in (1, 2, 3)], [0.2, 0.5, 0.8])
-  step = {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': 3}
-  rules.check_alpha('merge.alpha', step)
-  assert [rules.schedule(step, t) for t in (1, 2, 3, 4)] == [1.0, 1.0, 0.5, 0.5]
-  assert rules.schedule(0.4, 2) == 0.4
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-  strategies.lists(strategies.tuples(*[strategies.floats(0.1, 10)] * 3), min_size=2, max_size=8),
-  strategies.floats(0.05, 1.0),
-)
-def test_layer_adaptive_keeps_the_drift_norm_and_its_order(layers, alpha):
-  importance, change, norms = map(np.asarray, zip(*layers, strict=True))
-  alphas = rules.layer_adaptive(importance, change, alpha, norms)
-  assert (alphas >= 0).all() and (alphas <= 1).all()
-  np.testing.assert_allclose(np.sum(alphas**2 * norms**2), alpha**2 * np.sum(norms**2), rtol=1e-6)
-  score = np.argsort(np.argsort(importance, kind='stable')) - np.argsort(np.argsort(change, kind='stable'))
-  assert all(alphas[i] <= alphas[j] for i in range(len(layers)) for j in range(len(layers)) if score[i] <= score[j])
-
-
-def test_the_control_has_the_same_weights_in_other_layers():
-  importance, change, norms = np.random.default_rng(0).random((3, 8))
-  order = np.random.default_rng(1).permutation(8)
-  alphas = rules.layer_adaptive(importance, change, 0.2, np.ones(8))
-  np.testing.assert_allclose(rules.layer_adaptive(importance, change, 0.2, np.ones(8), order), alphas[order])
-  control = rules.layer_adaptive(importance, change, 0.2, norms, order)  # scaled, where layers moved unlike
-  assert alphas.max() < 1 > control.max()
-  assert np.ptp(control / alphas[order]) < 1e-6
-  np.testing.assert_allclose(np.sum(control**2 * norms**2), 0.2**2 * np.sum(norms**2), rtol=1e-6)
-
-
-def test_search_finds_the_best_alpha_within_the_bound():
-  evaluate = lambda alpha: (0.5 + 0.3 * alpha, 0.6 - 0.4 * alpha**2)  # noqa: E731
-  alpha, trials = rules.search(evaluate, lowest=0.45)
-  assert alpha == 0.5625 and len(trials) == 5 + 2 * 2
-  assert trials == sorted(trials) and all(trial[1:] == evaluate(trial[0]) for trial in trials)
-  assert rules.search(evaluate, lowest=0.0)[0] == 1.0
-  assert rules.search(evaluate, lowest=0.9)[0] == 0.0
-  assert rules.search(lambda alpha: (0.5, 0.5), lowest=0.5)[0] == 0.0
 
 
 def test_layer_means_are_a_coefficient():

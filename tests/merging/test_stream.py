@@ -105,7 +105,7 @@ def test_mergekits_recorded_merges_with_its_masks(entry):
   def combine(base, tensors, keep):
     piece = pieces.Piece(base, tensors, p, None, base.size)
     if settings.random:
-      return task_vectors.drawn(piece, pieces.answer(task_vectors.ask_sizes(piece, keep)), elect=elect)
+      return task_vectors.drop(piece, pieces.answer(task_vectors.ask_sizes(piece, keep)), elect=elect)
     return task_vectors.combine(piece, keep, elect=elect)
 
   merged = {}

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from imm_jax import merging
-from imm_jax.merging import coefficients, names, rules
+from imm_jax.merging import coefficients, names
 from imm_jax.rounds import experiment, weights
 from tests.rounds.test_loop import tiny
 
@@ -40,13 +40,3 @@ def test_the_control_has_the_weights_of_other_layers(params):
   assert one[0] != one[1]
   found = {tuple(np.argsort(control)) for control in controls}
   assert found == {(0, 1), (1, 0)}  # both orders, by the seed
-
-
-def test_the_mean_of_all_previous_follows_its_definition():
-  params = [{'w': jnp.float32([x, -x])} for x in (1.0, 4.0, 10.0)]
-  anchor = params[0]
-  for round_, new in enumerate(params[1:], start=1):
-    anchor = rules.next_anchor('all_previous', anchor, new, round_)
-  np.testing.assert_allclose(anchor['w'], [5.0, -5.0], rtol=1e-6)
-  assert rules.next_anchor('previous', params[0], params[1], 1) is params[1]
-  assert rules.next_anchor('base', params[0], params[1], 1) is params[0]
