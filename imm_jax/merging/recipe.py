@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 import yaml
@@ -29,6 +30,7 @@ _KEYS = {
   'source': ('model', 'layer_range', 'parameters'),
 }
 _DTYPES = ('float32', 'bfloat16', 'float16')
+_EXPONENT = re.compile(r'[-+]?\d+[eE][-+]?\d+')  # a number without a point
 _NO_EFFECT = ('int8_mask',)  # how mergekit stores masks; the result is the same
 
 
@@ -294,11 +296,22 @@ def _parameters(
   for_each_model: bool,
 ) -> dict[str, Any]:
   """Returns an entry's parameters; for_each_model: only those in PER_MODEL may stand there."""
-  parameters = entry.get('parameters') or {}
+  parameters = _numbers(entry.get('parameters') or {})
   known = METHODS[method].parameters
   allowed = [name for name in known if name in PER_MODEL] if for_each_model else list(known)
   _check_parameters(method, where, parameters, allowed)
   return {name: value for name, value in parameters.items() if name not in _NO_EFFECT}
+
+
+def _numbers(value: Any) -> Any:
+  """Returns a parameter as it is meant: 1e-5, which YAML 1.1 reads as text, is a number."""
+  if isinstance(value, str) and _EXPONENT.fullmatch(value):
+    return float(value)
+  if isinstance(value, list):
+    return [_numbers(part) for part in value]
+  if isinstance(value, Mapping):
+    return {key: part if key == 'filter' else _numbers(part) for key, part in value.items()}
+  return value
 
 
 def _check_parameters(method: str, where: str, parameters: Any, allowed: Any) -> None:

@@ -189,6 +189,19 @@ def test_a_wrong_recipe_names_the_key(content, says):
     recipe.from_dict(content)
 
 
+def test_an_exponent_without_a_point_is_a_number_in_parameters_only():
+  """YAML 1.1 reads it as text, mergekit as a number; a model's name may look like one."""
+  given = yaml.safe_load('{density: [1e-1, 5E-1], epsilon: [{filter: 1e5, value: 2.5e-1}, {value: 1e-2}]}')
+  read = recipe.from_dict({**TIES, 'merge_method': 'della', 'base_model': '1e5', 'parameters': given})
+  assert read.base == '1e5'
+  assert read.parameters == {
+    'density': [0.1, 0.5],
+    'epsilon': [{'filter': '1e5', 'value': 0.25}, {'value': 0.01}],
+  }
+  with pytest.raises(ValueError, match="density: 'e5' is not a number"):
+    recipe.from_dict({**TIES, 'parameters': {'density': 'e5'}})
+
+
 def test_recipes_that_do_not_fit_the_models(dirs):
   with pytest.raises(ValueError, match=r"linear: parameter 'weight' is missing for a in "):
     stream.merge_dirs(
