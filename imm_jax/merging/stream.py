@@ -81,33 +81,20 @@ def merge_dirs(
   tensors = {model: open_model(model) for model in recipe.models}
   specs = directories.check_tensors(tensors, recipe.dtype)
   directories.check_vocabularies(recipe.models)
-  dtype = recipe.out_dtype or recipe.dtype
-  written = directories.cast(specs, dtype)
+  written = directories.cast(specs, recipe.out_dtype or recipe.dtype)
   tasks = _tasks(recipe, written, seed)
   counts: list[tuple[Any, Any]] = []
 
   def fetch(name: str) -> Iterator[np.ndarray]:
-    sources = [tensors[model][name] for model in tasks[name].models]
-    for merged, count in _merged(tasks[name], [source.array() for source in sources]):
-      counts.extend([count] if count else [])
+    for merged, count in _read_and_merge(tasks[name], tensors):
+      counts.append(count or (0, 0))
       yield merged
-    for source in sources:
-      source.release()
     advance(1)
 
-  def write(path: pathlib.Path) -> None:
-    shards.write_tensors(
-      path,
-      written,
-      fetch,
-      max_shard_bytes=max_shard_bytes,
-      num_threads=_NUM_THREADS + METHODS[recipe.method].in_pieces,
-    )
-    directories.copy_files(recipe.models[0], path, dtype)
-
-  _write_whole(out, write)
+  _write(recipe, out, written, fetch, max_shard_bytes)
   num_changed, num_unmoved = (sum(int(count[i]) for count in counts) for i in (0, 1))
-  return Report(len(specs), num_changed, num_unmoved, directories.config_differences(recipe.models))
+  differences = directories.config_differences(recipe.models)
+  return Report(len(specs), num_changed, num_unmoved, differences)
 
 
 def open_model(model: str) -> dict[str, shards.Tensor]:
@@ -125,12 +112,28 @@ def open_model(model: str) -> dict[str, shards.Tensor]:
   return shards.open_tensors(path)
 
 
-def _write_whole(out: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-  """Makes the directory `out` with what `write` puts in it, or leaves nothing."""
+def _write(
+  recipe: Recipe,
+  out: pathlib.Path,
+  written: Mapping[str, shards.Spec],
+  fetch: Callable[[str], Iterator[np.ndarray]],
+  max_shard_bytes: float,
+) -> None:
+  """Makes the directory `out`, or leaves nothing.
+
+  fetch: gives a tensor in pieces, by its name.
+  """
   temporary = out.with_name(f'{out.name}.tmp{os.getpid()}')
   temporary.mkdir(parents=True)
   try:
-    write(temporary)
+    shards.write_tensors(
+      temporary,
+      written,
+      fetch,
+      max_shard_bytes=max_shard_bytes,
+      num_threads=_NUM_THREADS + METHODS[recipe.method].in_pieces,
+    )
+    directories.copy_files(recipe.models[0], temporary, recipe.out_dtype or recipe.dtype)
     if out.exists():
       out.rmdir()
     temporary.rename(out)
@@ -156,6 +159,17 @@ def _tasks(recipe: Recipe, written: Mapping[str, shards.Spec], seed: int) -> dic
     models = [base, *models] if base else models
     tasks[name] = Task(name, models, program, numbers, leaf_key(key, name))
   return tasks
+
+
+def _read_and_merge(
+  task: Task,
+  tensors: Mapping[str, Mapping[str, shards.Tensor]],
+) -> Iterator[tuple[np.ndarray, Any]]:
+  """Yields what _merged does, from tensors on disk, which are released when all is merged."""
+  sources = [tensors[model][task.name] for model in task.models]
+  yield from _merged(task, [source.array() for source in sources])
+  for source in sources:
+    source.release()
 
 
 def _merged(task: Task, views: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Any]]:
