@@ -1,24 +1,36 @@
-"""Recipes: what is merged with what. mergekit's YAML files, unchanged, or the flags of the command."""
+"""Recipes: what is merged with what, from mergekit's YAML files or from the command's flags."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
 import pathlib
+import re
 from typing import Any
 
 import yaml
 
-from imm_jax.merging import coefficients
-from imm_jax.merging.methods import METHODS, PER_MODEL, RANGES, STATIC
-from imm_jax.merging.trees import check_method, check_parameters, locate
+from imm_jax.merging import coefficients, names
+from imm_jax.merging.checks import check_method, check_parameters
+from imm_jax.merging.methods import FLAGS, METHODS, RANGES
+from imm_jax.merging.pieces import PER_MODEL
 from imm_jax.text import nearest
 
 _KEYS = {
-  'recipe': ('merge_method', 'base_model', 'models', 'slices', 'parameters', 'dtype', 'out_dtype', 'tokenizer_source'),
+  'recipe': (
+    'merge_method',
+    'base_model',
+    'models',
+    'slices',
+    'parameters',
+    'dtype',
+    'out_dtype',
+    'tokenizer_source',
+  ),
   'model': ('model', 'parameters'),
   'slice': ('sources', 'parameters'),
   'source': ('model', 'layer_range', 'parameters'),
 }
 _DTYPES = ('float32', 'bfloat16', 'float16')
+_EXPONENT = re.compile(r'[-+]?\d+[eE][-+]?\d+')  # a number without a point
 _NO_EFFECT = ('int8_mask',)  # how mergekit stores masks; the result is the same
 
 
@@ -45,7 +57,7 @@ class Recipe:
   """A merge of models on disk."""
 
   method: str
-  base: str | None  # theta_0, and whose tokenizer and config are taken; None: those of the first model
+  base: str | None  # theta_0, whose tokenizer and config are taken; None: the first model's are
   slices: tuple[Slice, ...]
   parameters: Mapping[str, Any]
   alpha: Any = None  # of `merge`, from the command's flags
@@ -66,65 +78,123 @@ class Recipe:
     """Raises ValueError when the slices do not tile a model of so many layers."""
     end = self.slices[-1].end
     if end is not None and end != num_layers:
-      raise ValueError(f'slices: end at layer {end}, and the models have {num_layers}: they must tile the model')
+      raise ValueError(
+        f'slices: end at layer {end}, and the models have {num_layers}: they must tile the model',
+      )
 
   def of(self, name: str, num_layers: int) -> tuple[list[str], dict[str, Any]]:
-    """Returns the models (without the base) and the parameters of a tensor: numbers, or tuples of one a model."""
-    layer = locate(name)[1]
-    if layer is None:  # the embedding goes with the first slice, what follows the layers with the last
+    """Returns how a tensor is merged.
+
+    Args:
+      name: of the tensor.
+      num_layers: of the models.
+
+    Returns:
+      the models (without the base), and the parameters: numbers and flags, for those in PER_MODEL
+      tuples of a number for each model.
+
+    Raises:
+      ValueError: a parameter is missing.
+    """
+    slice_, place, length = self._locate(name, num_layers)
+    sources = [source for source in slice_.sources if source.model != self.theta_0()]
+    row, shared = METHODS[self.method], (slice_.parameters, self.parameters)
+
+    def find(parameter, *levels):
+      for level in (*levels, row.parameters):
+        found = coefficients.find(level.get(parameter), name, place, length)
+        if found is not None:
+          return found
+      return None
+
+    values = {}
+    for parameter in row.parameters:
+      if self.alpha is not None and parameter in (row.alpha, 'weight'):
+        continue
+      if parameter in PER_MODEL:
+        of_models = [find(parameter, source.parameters, *shared) for source in sources]
+        self._check_given(name, parameter, sources, of_models)
+        values[parameter] = tuple(of_models)
+      elif find(parameter, *shared) is not None:
+        values[parameter] = find(parameter, *shared)
+    values = check_parameters(self.method, values, has_alpha=self.alpha is not None)
+    return [source.model for source in sources], values
+
+  def _locate(self, name: str, num_layers: int) -> tuple[Slice, int | None, int]:
+    """Returns the slice of a tensor, the place of its layer in it, and the slice's length."""
+    layer = names.locate(name)[1]
+    if layer is None:
+      # The embedding goes with the first slice, what follows the layers with the last.
       slice_ = self.slices[0 if 'embed' in name else -1]
     else:
       slice_ = next(s for s in self.slices if s.end is None or layer < s.end)
-    place = None if layer is None else layer - slice_.start
     length = num_layers if slice_.end is None else slice_.end - slice_.start
-    sources = [source for source in slice_.sources if source.model != self.theta_0()]
+    return slice_, None if layer is None else layer - slice_.start, length
 
-    def value(parameter, *levels):
-      for level in levels:
-        found = coefficients.find(level[parameter], name, place, length) if parameter in level else None
-        if found is not None:
-          return found
-      default = METHODS[self.method].parameters[parameter]
-      return default if default is None else coefficients.find(default, name, place, length)
-
-    values = {}
-    given_by_alpha = () if self.alpha is None else (METHODS[self.method].alpha, 'weight')
-    for parameter in METHODS[self.method].parameters:
-      if parameter in given_by_alpha:
-        continue
-      shared = slice_.parameters, self.parameters
-      if parameter in PER_MODEL:
-        values[parameter] = tuple(value(parameter, source.parameters, *shared) for source in sources)
-        missing = [source.model for source, x in zip(sources, values[parameter], strict=True) if x is None]
-        if missing:
-          raise ValueError(f'{self.method}: parameter {parameter!r} is missing for {missing[0]} in {name}')
-      else:
-        values[parameter] = value(parameter, *shared)
-        if values[parameter] is None:
-          del values[parameter]
-    if values.get('normalize') and 'weight' in values and not sum(values['weight']):
-      raise ValueError(f'{self.method}: the weights add up to 0 in {name}, and normalize divides by their sum')
-    return [source.model for source in sources], check_parameters(self.method, values, has_alpha=self.alpha is not None)
+  def _check_given(
+    self,
+    name: str,
+    parameter: str,
+    sources: Sequence[Source],
+    values: Sequence[Any],
+  ) -> None:
+    """Raises ValueError when a parameter of a tensor has no value for one of the sources."""
+    for source, value in zip(sources, values, strict=True):
+      if value is None:
+        model = source.model
+        raise ValueError(f'{self.method}: parameter {parameter!r} is missing for {model} in {name}')
 
 
 def from_flags(
-  method: str, base: str, tuned: Sequence[str], alpha: float | None, parameters: Mapping[str, Any], dtype: str | None = None
+  method: str,
+  base: str,
+  tuned: Sequence[str],
+  alpha: float | None,
+  parameters: Mapping[str, Any],
+  dtype: str | None = None,
 ) -> Recipe:
-  """Returns the recipe that merges tuned models with base, at the weight alpha where it is given. Raises ValueError."""
+  """Returns the recipe that merges tuned models with base.
+
+  Args:
+    method: a key of METHODS.
+    base: directory of theta_0.
+    tuned: directories of the models.
+    alpha: weight of the models against base, in [0, 1]; None: parameters say it.
+    parameters: of the method.
+    dtype: see Recipe.
+
+  Raises:
+    ValueError: the method does not take the models or a parameter, which is named.
+  """
   models = list(tuned)
   if alpha is not None:
     coefficients.check('alpha', alpha, 0, 1)
   elif method in METHODS and METHODS[method].base == 'none':
     models = [base, *tuned]
-  row = check_method(method, has_base=len(models) == len(tuned), num_models=len(models), has_alpha=alpha is not None)
+  has_base = len(models) == len(tuned)
+  row = check_method(
+    method,
+    has_base=has_base,
+    num_models=len(models),
+    has_alpha=alpha is not None,
+  )
   _check_parameters(method, 'the command', parameters, row.parameters)
   if alpha is not None:
     check_parameters(method, parameters, has_alpha=True)
-  return Recipe(method, base, (Slice(tuple(Source(model, {}) for model in models), {}),), dict(parameters), alpha, dtype)
+  return Recipe(
+    method,
+    base,
+    (Slice(tuple(Source(model, {}) for model in models), {}),),
+    dict(parameters),
+    alpha,
+    dtype,
+  )
 
 
 def read(path: str) -> Recipe:
-  """Returns the recipe in a file of mergekit's format; model paths in it are relative to the working directory.
+  """Returns the recipe in a file of mergekit's format.
+
+  Model paths in it are relative to the working directory.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -150,14 +220,16 @@ def from_dict(content: Any) -> Recipe:
   if not isinstance(base, str | None):
     raise ValueError(f'base_model: {base!r} is not a directory')
   if not isinstance(method, str) or method not in METHODS:
-    raise ValueError(f'merge_method: {method!r} is unknown{nearest(method, METHODS)}; there are {", ".join(METHODS)}')
+    hint = nearest(method, METHODS) if isinstance(method, str) else ''
+    raise ValueError(f'merge_method: {method!r} is unknown{hint}; there are {", ".join(METHODS)}')
   if ('models' in content) == ('slices' in content):
     raise ValueError('models or slices: give one of them')
   for key in ('dtype', 'out_dtype'):
     if content.get(key) not in (None, *_DTYPES):
       raise ValueError(f'{key}: {content[key]!r} is not one of {", ".join(_DTYPES)}')
   if content.get('tokenizer_source', 'base') != 'base':
-    raise ValueError(f"tokenizer_source: {content['tokenizer_source']!r} is not supported, only 'base'")
+    source = content['tokenizer_source']
+    raise ValueError(f"tokenizer_source: {source!r} is not supported, only 'base'")
   slices = _slices(method, base, content)
   recipe = Recipe(
     method, base, slices, _parameters(method, 'parameters', content, for_each_model=False),
@@ -177,20 +249,34 @@ def _slices(method: str, base: str | None, content: Mapping[str, Any]) -> tuple[
     where = f'slices[{i}]'
     _check_keys('slice', where, slice_)
     sources = _list(f'{where}.sources', slice_.get('sources'))
-    ranges = [source.get('layer_range') for source in sources if isinstance(source, Mapping)] or [None]
     parts = _sources(method, base, f'{where}.sources', 'source', sources)
-    span = ranges[0] if all(other == ranges[0] for other in ranges) else None
-    start, stop = span if isinstance(span, list) and len(span) == 2 and all(isinstance(x, int) for x in span) else (-1, -1)
+    start, stop = _layer_range(sources)
     if start != end or stop <= end:
-      raise ValueError(
-        f'{where}: the sources must have one layer_range, from {end} on: slices tile the model, layers keep their places'
-      )
+      why = 'slices tile the model, layers keep their places'
+      raise ValueError(f'{where}: the sources must have one layer_range, from {end} on: {why}')
     end = stop
-    slices.append(Slice(parts, _parameters(method, f'{where}.parameters', slice_, for_each_model=False), start, stop))
+    parameters = _parameters(method, f'{where}.parameters', slice_, for_each_model=False)
+    slices.append(Slice(parts, parameters, start, stop))
   return tuple(slices)
 
 
-def _sources(method: str, base: str | None, where: str, kind: str, entries: Any) -> tuple[Source, ...]:
+def _layer_range(sources: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+  """Returns the range of layers that all sources have, (-1, -1) where they have none or several."""
+  first = sources[0].get('layer_range')
+  if any(source.get('layer_range') != first for source in sources):
+    return -1, -1
+  if not isinstance(first, list) or len(first) != 2 or not all(isinstance(x, int) for x in first):
+    return -1, -1
+  return first[0], first[1]
+
+
+def _sources(
+  method: str,
+  base: str | None,
+  where: str,
+  kind: str,
+  entries: Any,
+) -> tuple[Source, ...]:
   sources = []
   for i, entry in enumerate(_list(where, entries)):
     _check_keys(kind, f'{where}[{i}]', entry)
@@ -203,13 +289,29 @@ def _sources(method: str, base: str | None, where: str, kind: str, entries: Any)
   return tuple(sources)
 
 
-def _parameters(method: str, where: str, entry: Mapping[str, Any], for_each_model: bool) -> dict[str, Any]:
+def _parameters(
+  method: str,
+  where: str,
+  entry: Mapping[str, Any],
+  for_each_model: bool,
+) -> dict[str, Any]:
   """Returns an entry's parameters; for_each_model: only those in PER_MODEL may stand there."""
-  parameters = entry.get('parameters') or {}
+  parameters = _numbers(entry.get('parameters') or {})
   known = METHODS[method].parameters
   allowed = [name for name in known if name in PER_MODEL] if for_each_model else list(known)
   _check_parameters(method, where, parameters, allowed)
   return {name: value for name, value in parameters.items() if name not in _NO_EFFECT}
+
+
+def _numbers(value: Any) -> Any:
+  """Returns a parameter as it is meant: 1e-5, which YAML 1.1 reads as text, is a number."""
+  if isinstance(value, str) and _EXPONENT.fullmatch(value):
+    return float(value)
+  if isinstance(value, list):
+    return [_numbers(part) for part in value]
+  if isinstance(value, Mapping):
+    return {key: part if key == 'filter' else _numbers(part) for key, part in value.items()}
+  return value
 
 
 def _check_parameters(method: str, where: str, parameters: Any, allowed: Any) -> None:
@@ -219,9 +321,13 @@ def _check_parameters(method: str, where: str, parameters: Any, allowed: Any) ->
     if name in _NO_EFFECT:
       continue
     if name not in allowed:
-      place = '; it stands under the recipe' if name in METHODS[method].parameters else nearest(name, allowed)
-      raise ValueError(f'{where}.{name}: {method} has no such parameter here{place}; it has {", ".join(allowed) or "none"}')
-    if name not in STATIC:
+      is_shared = name in METHODS[method].parameters
+      place = '; it stands under the recipe' if is_shared else nearest(name, allowed)
+      here = ', '.join(allowed) or 'none'
+      raise ValueError(
+        f'{where}.{name}: {method} has no such parameter here{place}; it has {here}',
+      )
+    if name not in FLAGS:
       coefficients.check(f'{where}.{name}', value, *RANGES.get(name, ()))
     elif not isinstance(value, bool):
       raise ValueError(f'{where}.{name}: {value!r} is not true or false')
@@ -232,9 +338,9 @@ def _check_keys(kind: str, where: str, content: Any) -> None:
     raise ValueError(f'{where}: is not a mapping with the keys {", ".join(_KEYS[kind])}')
   for key in content:
     if key not in _KEYS[kind]:
-      place = '; it stands under parameters' if any(key in row.parameters for row in METHODS.values()) else ''
       name = key if kind == 'recipe' else f'{where}.{key}'
-      hint = place or nearest(key, _KEYS[kind])
+      is_parameter = any(key in row.parameters for row in METHODS.values())
+      hint = '; it stands under parameters' if is_parameter else nearest(key, _KEYS[kind])
       raise ValueError(f'{name}: no such key{hint}; the keys are {", ".join(_KEYS[kind])}')
 
 

@@ -10,19 +10,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from imm_jax.formats import shards
-from imm_jax.merging import sparsify, trees
+from imm_jax.merging import checks, directories, names, pieces
 from imm_jax.merging.methods import METHODS
 from imm_jax.merging.recipe import Recipe
-from imm_jax.merging.sparsify import Whole
+from imm_jax.merging.tensors import flags_of, Inputs, leaf_key, numbers_of, TensorMerge
 
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
-_KNOWN = set(shards.DTYPES) - {'F64'}  # float64 would lose digits
-_PIECE = (512, 1024)  # elements merged at once where a method allows it, in rows for XLA to share: they stay in cache
-_NUM_THREADS = 2  # one reads or writes while the other merges; one more where they hold pieces only
+# Elements merged at once where a method allows it, in rows for XLA to share: they stay in cache.
+PIECE = (512, 1024)
+_NUM_THREADS = 2  # One reads or writes while the other merges; one more where they hold pieces.
 
 
 class Report(NamedTuple):
@@ -30,8 +28,26 @@ class Report(NamedTuple):
 
   num_tensors: int
   num_changed: int  # elements of 16 bits in which some model differs from the first
-  num_unmoved: int  # of those, elements that came out as the first has them; a method that drops elements is not asked
+  num_unmoved: int  # of those, elements that came out as in the first; 0 if the method drops some
   config_differences: list[str]  # of config.json between the models, one a key
+
+
+class Program(NamedTuple):
+  """What a program that merges pieces is compiled for, besides their shape."""
+
+  how: TensorMerge
+  dtype: str | None  # what the inputs are rounded to; None: they are not
+  out_dtype: str  # of what is written
+
+
+class Task(NamedTuple):
+  """How one tensor is merged."""
+
+  name: str
+  models: list[str]  # in the order of Inputs.arrays
+  program: Program
+  numbers: Mapping[str, Any]  # of Inputs
+  key: Any  # of Inputs
 
 
 def merge_dirs(
@@ -42,11 +58,12 @@ def merge_dirs(
   max_shard_bytes: float = 5e9,
   advance: Callable[[int], None] = lambda num_tensors: None,
 ) -> Report:
-  """Writes the merge of Hugging Face directories to a new one, `out`; it appears whole or not at all.
+  """Writes the merge of Hugging Face directories to a new one, which appears whole or not at all.
 
-  Tensors are read, merged and written one by one, _NUM_THREADS at the same time: about 2 (models + 1) of the largest are in
-  memory, only pieces, and the masks that were drawn, where the method allows it. Tokenizer, config and other small files are
-  those of the base (else the first model).
+  Tensors are read, merged and written one by one, _NUM_THREADS at the same time. About twice the
+  largest tensor of all models and of the merge is in memory; where the method allows it only pieces
+  are, and the masks that were drawn. Tokenizer, config and other small files are those of the base
+  (else the first model).
 
   Args:
     recipe: of the merge.
@@ -57,248 +74,172 @@ def merge_dirs(
 
   Raises:
     FileNotFoundError: a model is not there.
-    ValueError: a file is damaged, models differ in structure, shape or dtype (every tensor is named) or in vocabulary, or
-      `out` is taken.
+    ValueError: a file is damaged, models differ in structure, shape or dtype (every tensor is
+      named) or in vocabulary, or `out` is taken.
   """
-  out = pathlib.Path(out).expanduser().absolute()
-  if out.exists() and (not out.is_dir() or any(out.iterdir())):
-    raise ValueError(f'{out}: exists and is not an empty directory; remove it or choose another')
+  out = directories.check_out(out)
   tensors = {model: open_model(model) for model in recipe.models}
-  specs = _check(recipe, tensors)
-  _check_vocabularies(recipe.models)
-  num_layers = max((trees.locate(name)[1] or 0) + 1 for name in specs)
-  recipe.check_layers(num_layers)
-  target = recipe.out_dtype or recipe.dtype
-  written = {
-    name: shards.Spec(np.dtype(target) if target and spec.dtype in _FLOATS else spec.dtype, spec.shape)
-    for name, spec in specs.items()
-  }
-  plans = {name: _plan(recipe, name, num_layers) for name in specs}
-  key = jax.random.key(seed) if METHODS[recipe.method].random else None
+  specs = directories.check_tensors(tensors, recipe.dtype)
+  directories.check_vocabularies(recipe.models)
+  written = directories.cast(specs, recipe.out_dtype or recipe.dtype)
+  tasks = _tasks(recipe, written, seed)
   counts: list[tuple[Any, Any]] = []
 
   def fetch(name: str) -> Iterator[np.ndarray]:
-    sources = [tensors[model][name] for model in plans[name].models]
-    for x, count in _merged(
-      recipe, name, [source.array() for source in sources], plans[name], key, written[name].dtype.name
-    ):
-      counts.extend([count] if count else [])
-      yield x
-    for source in sources:
-      source.release()
+    for merged, count in _read_and_merge(tasks[name], tensors):
+      counts.append(count or (0, 0))
+      yield merged
     advance(1)
 
+  _write(recipe, out, written, fetch, max_shard_bytes)
+  num_changed, num_unmoved = (sum(int(count[i]) for count in counts) for i in (0, 1))
+  differences = directories.config_differences(recipe.models)
+  return Report(len(specs), num_changed, num_unmoved, differences)
+
+
+def open_model(model: str) -> dict[str, shards.Tensor]:
+  """Returns the tensors of a directory by name.
+
+  Raises:
+    FileNotFoundError: it is not there.
+    ValueError: a file is damaged.
+  """
+  path = pathlib.Path(model).expanduser()
+  if not path.is_dir():
+    hint = f'a round becomes one by imm convert {model} DIR'
+    reads = 'imm merge reads Hugging Face directories'
+    raise FileNotFoundError(f'{model}: no such directory; {reads}; {hint}')
+  return shards.open_tensors(path)
+
+
+def _write(
+  recipe: Recipe,
+  out: pathlib.Path,
+  written: Mapping[str, shards.Spec],
+  fetch: Callable[[str], Iterator[np.ndarray]],
+  max_shard_bytes: float,
+) -> None:
+  """Makes the directory `out`, or leaves nothing.
+
+  fetch: gives a tensor in pieces, by its name.
+  """
   temporary = out.with_name(f'{out.name}.tmp{os.getpid()}')
   temporary.mkdir(parents=True)
   try:
-    num_threads = _NUM_THREADS + METHODS[recipe.method].in_pieces
-    shards.write_tensors(temporary, written, fetch, max_shard_bytes=max_shard_bytes, num_threads=num_threads)
-    _copy_files(pathlib.Path(recipe.models[0]).expanduser(), temporary, target)
+    shards.write_tensors(
+      temporary,
+      written,
+      fetch,
+      max_shard_bytes=max_shard_bytes,
+      num_threads=_NUM_THREADS + METHODS[recipe.method].in_pieces,
+    )
+    directories.copy_files(recipe.models[0], temporary, recipe.out_dtype or recipe.dtype)
     if out.exists():
       out.rmdir()
     temporary.rename(out)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
-  changed, unmoved = (sum(int(count[i]) for count in counts) for i in (0, 1))
-  return Report(len(specs), changed, unmoved, _config_differences(recipe.models))
 
 
-class _Plan(NamedTuple):
-  """How one tensor is merged."""
-
-  models: list[str]  # the base first, where there is one
-  has_base: bool
-  traced: Mapping[str, Any]
-  static: tuple[tuple[str, bool], ...]
-
-
-def _plan(recipe: Recipe, name: str, num_layers: int) -> _Plan:
-  models, values = recipe.of(name, num_layers)
-  base = recipe.theta_0()
-  traced, static = trees.split_parameters(values, lambda value: value, len(models))
-  if recipe.alpha is not None:
-    traced['alpha'] = recipe.alpha
-  # jit sees arrays: a new number must not compile again.
-  traced = jax.tree.map(lambda value: np.float32(value), traced)
-  return _Plan([base, *models] if base else models, base is not None, traced, tuple(static.items()))
-
-
-def open_model(model: str) -> dict[str, shards.Tensor]:
-  """Returns the tensors of a directory by name. Raises FileNotFoundError, or ValueError when a file is damaged."""
-  path = pathlib.Path(model).expanduser()
-  if not path.is_dir():
-    raise FileNotFoundError(
-      f'{model}: no such directory; imm merge reads Hugging Face directories; a round becomes one by imm convert {model} DIR'
-    )
-  return shards.open_tensors(path)
+def _tasks(recipe: Recipe, written: Mapping[str, shards.Spec], seed: int) -> dict[str, Task]:
+  """Returns how each tensor is merged. Raises ValueError if the recipe does not fit the models."""
+  num_layers = names.count_layers(written)
+  recipe.check_layers(num_layers)
+  base, key = recipe.theta_0(), jax.random.key(seed) if METHODS[recipe.method].random else None
+  tasks = {}
+  for name, spec in written.items():
+    models, parameters = recipe.of(name, num_layers)
+    how = TensorMerge(recipe.method, base is not None, flags_of(parameters))
+    # Arrays, as a new number must not compile again.
+    numbers = numbers_of(parameters, len(models), np.float32)
+    checks.check_weights(name, recipe.method, numbers, dict(how.flags))
+    if recipe.alpha is not None:
+      numbers['alpha'] = np.float32(recipe.alpha)
+    program = Program(how, recipe.dtype, spec.dtype.name)
+    models = [base, *models] if base else models
+    tasks[name] = Task(name, models, program, numbers, leaf_key(key, name))
+  return tasks
 
 
-def _check(recipe: Recipe, tensors: Mapping[str, Mapping[str, Any]]) -> Mapping[str, shards.Spec]:
-  """Returns what the result's tensors are. Raises ValueError with every difference between the models."""
-  specs = {}
-  for model, of_model in tensors.items():
-    unknown = [f'{name} is {tensor.dtype_name}' for name, tensor in of_model.items() if tensor.dtype_name not in _KNOWN]
-    if unknown:
-      raise ValueError(f'{model}: {", ".join(unknown)}: only float32, bfloat16, float16 and integers are supported')
-    specs[model] = {name: tensor.spec() for name, tensor in of_model.items()}
-    if recipe.dtype:  # inputs may then differ in it
-      cast = np.dtype(recipe.dtype)
-      specs[model] = {n: shards.Spec(cast, s.shape) if s.dtype in _FLOATS else s for n, s in specs[model].items()}
-  return trees.check_trees(specs)
-
-
-def _check_vocabularies(models: Sequence[str]) -> None:
-  """Raises ValueError when an id is another token in another model: rows of the embeddings would not go together."""
-  (first, one), *others = ((model, _vocabulary(model)) for model in models)
-  for other, two in others:
-    differing = [id_ for id_ in sorted({*one, *two}) if one.get(id_) != two.get(id_)] if one and two else []
-    if differing:
-      lines = [f'{id_} is {one.get(id_)!r} in {first} and {two.get(id_)!r} in {other}' for id_ in differing[:5]]
-      more = f'; and {len(differing) - 5} more' if len(differing) > 5 else ''
-      raise ValueError(f'the vocabularies differ in {len(differing)} tokens: {"; ".join(lines)}{more}')
-
-
-def _vocabulary(model: str) -> dict[int, str]:
-  """Returns id -> token of the directory's tokenizer.json; nothing where there is none."""
-  file = pathlib.Path(model).expanduser() / 'tokenizer.json'
-  content = shards.read_json(file) if file.exists() else {}
-  entries = content.get('model', {}).get('vocab', {})
-  tokens = (
-    {id_: token for token, id_ in entries.items()} if isinstance(entries, dict) else dict(enumerate(t for t, _ in entries))
-  )
-  return tokens | {added['id']: added['content'] for added in content.get('added_tokens', [])}
-
-
-def _config_differences(models: Sequence[str]) -> list[str]:
-  """Returns what config.json says otherwise in another model, but for how the file was written."""
-  unimportant = ('_name_or_path', 'transformers_version', 'torch_dtype', 'dtype', 'use_cache')
-  files = {model: pathlib.Path(model).expanduser() / 'config.json' for model in models}
-  configs = {model: shards.read_json(file) for model, file in files.items() if file.exists()}
-  if not configs:
-    return []
-  (first, config), *others = configs.items()
-  return [
-    f'{key} is {config.get(key)!r} in {first} and {other.get(key)!r} in {model}'
-    for model, other in others
-    for key in sorted({*config, *other} - set(unimportant))
-    if config.get(key) != other.get(key)
-  ]
-
-
-def _merged(
-  recipe: Recipe, name: str, views: Sequence[np.ndarray], plan: _Plan, key: Any, out_dtype: str
+def _read_and_merge(
+  task: Task,
+  tensors: Mapping[str, Mapping[str, shards.Tensor]],
 ) -> Iterator[tuple[np.ndarray, Any]]:
-  """Yields the merged tensor, piece by piece where the method allows it, with the counts of Report where it has any."""
-  if views[0].dtype not in _FLOATS:
-    trees.check_equal(name, views)
+  """Yields what _merged does, from tensors on disk, which are released when all is merged."""
+  sources = [tensors[model][task.name] for model in task.models]
+  yield from _merged(task, [source.array() for source in sources])
+  for source in sources:
+    source.release()
+
+
+def _merged(task: Task, views: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, Any]]:
+  """Yields the merged tensor, piece by piece where the method allows it, with counts for Report."""
+  if views[0].dtype not in directories.FLOATS:
+    checks.check_equal(task.name, views)
     yield views[0], None
     return
-  row = METHODS[recipe.method]
-  size, width = views[0].size, (views[0].shape or (1,))[-1] if row.by_row else _PIECE[1]
-  num_rows = max(1, math.prod(_PIECE) // width)
-  options = {'method': recipe.method, 'static': plan.static, 'has_base': plan.has_base, 'dtype': recipe.dtype}
+  row, size = task.program.how.row, views[0].size
+  width = (views[0].shape or (1,))[-1] if row.pieces == 'rows' else PIECE[1]
+  num_rows = max(1, math.prod(PIECE) // width)
   starts = range(0, size, num_rows * width if row.in_pieces else size)
-  key = trees.leaf_key(key, name)
+
+  def read(x, start):
+    if row.in_pieces:
+      return _rows(x, start // width, num_rows, width)
+    return jnp.array(x)
 
   def inputs(start):
-    arrays = [_rows(x, start // width, num_rows, width) if row.in_pieces else jnp.array(x) for x in views]
-    return arrays, plan.traced, key, np.uint32(start % 2**32), np.float32(size)
+    arrays = [read(x, start) for x in views]
+    return Inputs(arrays, task.numbers, task.key, np.uint32(start % 2**32), np.float32(size))
 
-  totals, cuts, masks = [], [], [()] * len(starts)
-  if row.by_whole:
-    parts, choices, masks = zip(*(_ask(*inputs(start), **options) for start in starts), strict=True)
-    totals = [np.float32(np.sum(part, dtype=np.float64)) for part in zip(*parts, strict=True)]
-    cuts = [
-      _cut([np.asarray(scores) for scores, _ in choice], size, int(choice[0][1])) for choice in zip(*choices, strict=True)
-    ]
-  for start, mask in zip(starts, masks, strict=True):
-    at = [(threshold, np.int32(np.clip(last - start, -1, 2**31 - 1))) for threshold, last in cuts]
-    merged, count = _merge(*inputs(start), totals, at, mask, **options, out_dtype=out_dtype)
+  stats: Sequence[Any] = [None] * len(starts)
+  if row.reduce:
+    asked = [_reduce(inputs(start), task.program) for start in starts]
+    stats = pieces.answer_pieces(asked, starts, size)
+  for start, of_piece in zip(starts, stats, strict=True):
+    merged, count = _apply(inputs(start), of_piece, task.program)
     yield np.asarray(merged).reshape(-1)[: size - start], count
 
 
-def _cut(scores: Sequence[np.ndarray], size: int, k: int) -> tuple[np.int32, int]:
-  """Returns for sparsify.at_least what the k largest of the tensor's scores are, of equal ones the first."""
-  if k == 0:
-    return np.int32(2**31 - 1), -1
-  bits = np.concatenate([x.reshape(-1) for x in scores])[:size].view(np.int32)
-  threshold = _kth_largest(bits, k)
-  return threshold, int(np.flatnonzero(bits == threshold)[k - 1 - np.count_nonzero(bits > threshold)])
-
-
-def _kth_largest(bits: np.ndarray, k: int) -> np.int32:
-  """Returns it. A sample tells between which two it lies, so that few are sorted; where many are equal sorting is slow."""
-  sample = np.sort(bits[::127])  # odd: whatever the width is, all columns are in it
-  rank, margin = (1 - k / bits.size) * sample.size, 3 * np.sqrt(sample.size)
-  low, high = (sample[int(np.clip(rank + side, 0, sample.size - 1))] for side in (-margin, margin))
-  num_above = np.count_nonzero(bits > high)
-  between = bits[(bits >= low) & (bits <= high)]
-  if not num_above < k <= num_above + between.size:
-    num_above, between = 0, bits
-  elif low == high:
-    return low
-  place = between.size - (k - num_above)
-  return np.partition(between, place)[place]
-
-
 def _rows(x: np.ndarray, first: int, num: int, width: int) -> jax.Array:
-  """Returns x as rows [num, width] from `first` on, with zeros behind its end: one shape to compile."""
+  """Returns x as rows [num, width] from `first` on, padded with zeros: one shape to compile."""
   part = x.reshape(-1)[first * width : (first + num) * width]
   whole = part if part.size == num * width else np.pad(part, (0, num * width - part.size))
   return jnp.array(whole.reshape(num, width))
 
 
-@functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype'))
-def _ask(arrays, traced, key, first, size, *, method, static, has_base, dtype):
-  """Returns a piece's part of what its method asks of the whole tensor: of each sum, (scores, k) of each choice; masks."""
-  parts, choices, masks = [], [], []
-
-  def total(part):
-    parts.append(part)
-    return part
-
-  def largest(scores, k):
-    choices.append((scores, k))
-    return jnp.ones(scores.shape, bool)
-
-  def drawn(mask):
-    masks.append(mask)
-    return mask
-
-  arrays = [x.astype(dtype or x.dtype) for x in arrays]
-  whole = Whole(size, total, largest, drawn)
-  trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base, first=first, whole=whole)
-  return parts, choices, masks
+@functools.partial(jax.jit, static_argnames='program')
+def _reduce(inputs: Inputs, program: Program) -> Any:
+  """Returns what a method asks of the whole tensor, from a piece."""
+  return program.how.ask(program.how.piece(_rounded(inputs, program)))
 
 
-@functools.partial(jax.jit, static_argnames=('method', 'static', 'has_base', 'dtype', 'out_dtype'))
-def _merge(arrays, traced, key, first, size, totals, cuts, masks, *, method, static, has_base, dtype, out_dtype):
-  """Returns the merged tensor or piece, and for a narrow dtype the counts of Report if any; compiled once a shape.
-
-  totals, cuts and masks are what was asked of the whole tensor, if anything was, in the order in which it is asked again.
-  """
-  arrays = [x.astype(dtype or x.dtype) for x in arrays]
-  sums, choices, drawn, whole = iter(totals), iter(cuts), iter(masks), None
-  if METHODS[method].by_whole:
-    whole = Whole(
-      size, lambda _: next(sums), lambda scores, _: sparsify.at_least(scores, *next(choices)), lambda _: next(drawn)
-    )
-  merged = trees.merge_tensor(method, arrays, traced, dict(static), key, has_base=has_base, first=first, whole=whole).astype(
-    out_dtype
-  )
-  if out_dtype == 'float32' or METHODS[method].drops:
+@functools.partial(jax.jit, static_argnames='program')
+def _apply(inputs: Inputs, stats: Any, program: Program) -> tuple[jax.Array, Any]:
+  """Returns the merged tensor or piece, and for a narrow dtype the counts of Report if any."""
+  inputs, row = _rounded(inputs, program), program.how.row
+  merged = row.apply(program.how.piece(inputs), stats).astype(program.out_dtype)
+  if program.out_dtype == 'float32' or row.drops:
     return merged, None
-  return merged, trees.count_unmoved(arrays[0], arrays[1:], merged.astype(arrays[0].dtype))
+  first, *others = inputs.arrays
+  return merged, count_unmoved(first, others, merged.astype(first.dtype))
 
 
-def _copy_files(source: pathlib.Path, target: pathlib.Path, dtype: str | None) -> None:
-  """Copies what is not weights: config, tokenizer, generation config, licence."""
-  for file in sorted(source.iterdir()):
-    weights = file.suffix in ('.safetensors', '.bin', '.pt', '.pth', '.gguf') or file.name.endswith('.index.json')
-    if file.is_file() and not weights and not file.name.startswith('.'):
-      shutil.copyfile(file, target / file.name)
-  config = target / 'config.json'
-  if dtype and config.exists():
-    content = shards.read_json(config)
-    names = [name for name in ('dtype', 'torch_dtype') if name in content] or ['torch_dtype']
-    shards.write_json(config, content | dict.fromkeys(names, dtype))
+def _rounded(inputs: Inputs, program: Program) -> Inputs:
+  return inputs._replace(arrays=[x.astype(program.dtype or x.dtype) for x in inputs.arrays])
+
+
+def count_unmoved(
+  first: jax.Array,
+  others: Sequence[jax.Array],
+  merged: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Returns what rounding lost, two counts, [] uint32.
+
+  They are the elements in which another model differs from the first, and those of them in which
+  merged does not.
+  """
+  differ = jnp.zeros(first.shape, bool)
+  for other in others:
+    differ |= other != first
+  return jnp.sum(differ, dtype=jnp.uint32), jnp.sum(differ & (merged == first), dtype=jnp.uint32)

@@ -228,9 +228,7 @@ def _merge(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unuse
   params, key = _params(config, mesh, sharding.TRAIN), jax.eval_shape(lambda: jax.random.key(0))
   shardings = transformer.param_shardings(config, mesh, sharding.TRAIN)
   merge = merging.make_merge(exp.merge, shardings, donates=exp.merge_donates)
-  varies = coefficients.varies(coefficients.schedule(exp.merge.alpha, 1))
-  shape = (config.num_layers + 1,) if exp.merge.rule.startswith('layer_adaptive') else ()
-  return merge, (params, params, None if varies else jax.ShapeDtypeStruct(shape, jnp.float32), key), 0, 0.0
+  return merge, (params, params, coefficients.resolve(0.5, params), key), 0, 0.0
 
 
 def _tokens(mesh: jax.sharding.Mesh, *shape: int) -> jax.ShapeDtypeStruct:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from imm_jax import evaluate, processes
-from imm_jax.merging import coefficients
+from imm_jax.merging import coefficients, rules
 from imm_jax.models.transformer import Params
 from imm_jax.rounds import layerwise, synthesize
 from imm_jax.rounds.records import Sample
@@ -18,18 +18,23 @@ from imm_jax.tasks import Task
 
 def choose(
   run: Run, round: Round, state: RunState, tuned: Params, samples: Sequence[Sample]
-) -> tuple[np.ndarray | None, dict[str, Any]]:
-  """Returns the alpha that run.merge takes in a round, and what the round's summary says of it."""
-  alpha = coefficients.schedule(run.exp.merge.alpha, round.number)
+) -> tuple[Params, dict[str, Any]]:
+  """Returns the alpha of each tensor and layer in a round, and what the round's summary says of it.
+
+  The first is a tree of float32 arrays like the params: [L] for a tensor that is stacked over layers, [] for others.
+  """
+  alpha = rules.schedule(run.exp.merge.alpha, round.number)
+  found = {}
+  coefficient = alpha
   if run.exp.merge.rule == 'search':
     alpha, found = _search(run, round, state, tuned)
-    return np.asarray(alpha, np.float32), {'alpha': alpha} | found
-  if run.exp.merge.rule == 'fixed':
-    return None if coefficients.varies(alpha) else np.asarray(alpha, np.float32), {'alpha': alpha}
-  importance = _importance(run, round, samples)
-  by_layer = layer_adaptive(run.exp.merge.rule, run.exp.seed, importance, state.anchor, tuned, alpha)
-  found = {'alpha': alpha, 'alpha_by_layer': by_layer, 'importance': importance}
-  return np.asarray([*by_layer, alpha], np.float32), found
+    coefficient = alpha
+  elif run.exp.merge.rule != 'fixed':
+    importance = _importance(run, round, samples)
+    by_layer = layer_adaptive(run.exp.merge.rule, run.exp.seed, importance, state.anchor, tuned, alpha)
+    coefficient = coefficients.by_layer(by_layer, alpha)
+    found = {'alpha_by_layer': by_layer, 'importance': importance}
+  return coefficients.resolve(coefficient, state.anchor), {'alpha': alpha} | found
 
 
 def _importance(run: Run, round: Round, samples: Sequence[Sample]) -> list[float]:
@@ -48,12 +53,12 @@ def _importance(run: Run, round: Round, samples: Sequence[Sample]) -> list[float
 def layer_adaptive(
   rule: str, seed: int, importance: Sequence[float], anchor: Params, tuned: Params, alpha: float
 ) -> list[float]:
-  """Returns alpha of each layer, see coefficients.layer_adaptive; the control's order of layers is drawn by the seed."""
+  """Returns alpha of each layer, see rules.layer_adaptive; the control's order of layers is drawn by the seed."""
   change = layerwise.change(anchor, tuned)['layers']
-  norms = processes.fetch(layerwise.delta_norms(anchor, tuned))
+  norms = processes.fetch(rules.delta_norms(anchor, tuned))
   is_control = rule == 'layer_adaptive_shuffled'
   order = np.random.default_rng(seed).permutation(len(importance)) if is_control else None
-  return coefficients.layer_adaptive(importance, change, alpha, norms, order).tolist()
+  return rules.layer_adaptive(importance, change, alpha, norms, order).tolist()
 
 
 def _search(run: Run, round: Round, state: RunState, tuned: Params) -> tuple[float, dict[str, Any]]:
@@ -66,14 +71,14 @@ def _search(run: Run, round: Round, state: RunState, tuned: Params) -> tuple[flo
 
   def trial(alpha: float) -> tuple[float, float]:
     def measure() -> list[float]:
-      params = run.merge(state.anchor, tuned, np.float32(alpha), round.key)
+      params = run.merge(state.anchor, tuned, coefficients.resolve(alpha, state.anchor), round.key)
       return [_accuracy(run, params, tasks) for tasks in (exp.dev_tasks, exp.probe_tasks)]
 
     inside, outside = round.part(f'search-{alpha}', measure)
     return inside, outside
 
   lowest = base - exp.merge.search_eps - 1e-9  # Less what rounding takes.
-  alpha, trials = coefficients.search(trial, lowest=lowest)
+  alpha, trials = rules.search(trial, lowest=lowest)
   return alpha, {'base_probe': base, 'trials': [list(values) for values in trials]}
 
 

@@ -156,13 +156,3 @@ def _squares(base_params: Params, params: Params) -> Params:
     return jnp.stack([jnp.sum((new - base) ** 2, axis=axes), jnp.sum(base**2, axis=axes)])
 
   return jax.tree.map_with_path(squares, base_params, params)
-
-
-@jax.jit
-def delta_norms(anchor: Params, tuned: Params) -> jax.Array:
-  """Returns ‖tuned - anchor‖ of each layer, [L] f32."""
-
-  def squares(a, t):
-    return jnp.sum((t - a) ** 2, axis=range(1, a.ndim))
-
-  return jnp.sqrt(sum(jax.tree.leaves(jax.tree.map(squares, anchor['layers'], tuned['layers']))))

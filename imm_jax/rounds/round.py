@@ -16,12 +16,13 @@ from imm_jax import console, merging, processes
 from imm_jax import evaluate as evaluation
 from imm_jax.formats import checkpoint
 from imm_jax.lm import LM
+from imm_jax.merging import rules
 from imm_jax.models.transformer import Params
 from imm_jax.rounds import alpha as alphas
 from imm_jax.rounds import loading, metrics, synthesize
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.rounds.records import Answer, Sample, State
-from imm_jax.rounds.run import next_anchor, Round, Run, RunState
+from imm_jax.rounds.run import Round, Run, RunState
 from imm_jax.sampling.sampler import Completion, Sampler
 from imm_jax.tasks import Example, Task
 from imm_jax.training import finetune, packing
@@ -203,7 +204,7 @@ def merge(run: Run, round: Round, state: RunState, tuned: Tuned, samples: Sequen
     return RunState(
       base=state.base,
       params=params,
-      anchor=next_anchor(exp.merge.anchor, state.anchor, params, round.number),
+      anchor=rules.next_anchor(exp.merge.anchor, state.anchor, params, round.number),
       sample_params=tuned.params if exp.sample_from == 'tuned' else params,
       opt_state=tuned.opt_state,
     )

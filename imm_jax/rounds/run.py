@@ -11,12 +11,12 @@ from typing import Any
 
 from etils import epath
 import jax
-import jax.numpy as jnp
 
 from imm_jax import console, merging, processes, sharding
 from imm_jax import lm as lm_lib
 from imm_jax.formats import checkpoint
 from imm_jax.lm import LM
+from imm_jax.merging import rules
 from imm_jax.models import transformer
 from imm_jax.models.transformer import Params
 from imm_jax.rounds import experiment, loading, metrics
@@ -177,7 +177,7 @@ class Run:
     params = restore(done - 1, 'params')
     anchor = params if exp.merge.anchor == 'previous' else base
     for number in range(1, done if exp.merge.anchor == 'all_previous' else 0):
-      anchor = next_anchor('all_previous', anchor, restore(number, 'params'), number)
+      anchor = rules.next_anchor('all_previous', anchor, restore(number, 'params'), number)
     opt_state = None
     if exp.optimizer.keep_opt_state:
       abstract = self.trainer.abstract().opt_state
@@ -196,16 +196,3 @@ def _describe(exp: Experiment, task: Task) -> dict[str, Any]:
   asked = [[(example.id, example.answer) for example in examples] for examples in (train, task.test)]
   digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
   return {'num_train': num_train, 'num_test': num_test, 'num_dropped': num_dropped, 'digest': digest}
-
-
-def next_anchor(which: str, anchor: Params, params: Params, round_: int) -> Params:
-  """Returns the anchor after a round; for 'all_previous' the mean of round_ + 1 params, from that of round_ of them."""
-  if which == 'all_previous':
-    return running_mean(anchor, params, jnp.float32(round_ + 1))
-  return params if which == 'previous' else anchor
-
-
-@jax.jit
-def running_mean(mean: Params, params: Params, n: jax.Array) -> Params:
-  """Returns the mean of n trees, given that of the first n - 1 and the last."""
-  return jax.tree.map(lambda m, p: m + (p - m) / n, mean, params)

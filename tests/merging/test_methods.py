@@ -13,13 +13,21 @@ import numpy as np
 import pytest
 
 from imm_jax import merging, sharding
-from imm_jax.merging import coefficients, METHODS, methods, sparsify, trees
+from imm_jax.merging import coefficients, largest, METHODS, methods, pieces, sparsify, stream
 from imm_jax.models import transformer
 
-SHAPES = {'embedding': (32, 16), 'layers': {'mlp': {'kernel': (2, 16, 8)}, 'norm': {'scale': (2, 16)}}}
+SHAPES = {
+  'embedding': (32, 16),
+  'layers': {'mlp': {'kernel': (2, 16, 8)}, 'norm': {'scale': (2, 16)}},
+}
 ODD = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, 1.0, -2.5], np.float32)
 WITH_ALPHA = [name for name, row in METHODS.items() if row.alpha]
-ELEMENTWISE = ['linear', 'task_arithmetic', 'lines', 'dare']  # with an alpha; no element of the result depends on another
+ELEMENTWISE = [
+  'linear',
+  'task_arithmetic',
+  'lines',
+  'dare',
+]  # with an alpha; no element of the result depends on another
 
 
 def tree(seed, size=1.0):
@@ -53,7 +61,14 @@ def arguments(name):
   row = METHODS[name]
   least, most = row.num_models
   num_models = min(3 if most is None else most, max(least, 3))
-  given = {'weight': tuple([0.5, 0.3, 0.4][:num_models]), 't': 0.3, 'a': 0.4, 'density': 0.4, 'drop_rate': 0.3, 'gamma': 0.1}
+  given = {
+    'weight': tuple([0.5, 0.3, 0.4][:num_models]),
+    't': 0.3,
+    'a': 0.4,
+    'density': 0.4,
+    'drop_rate': 0.3,
+    'gamma': 0.1,
+  }
   given |= {
     'fisher': tuple([1.0, 2.0, 3.0][:num_models]),
     'scale': [0.5, 1.5],
@@ -151,8 +166,8 @@ def test_linear_keeps_the_dtype_and_computes_in_float32():
   assert x.dtype == jnp.bfloat16
   np.testing.assert_array_equal(x.astype(jnp.float32), 1.0078125)
   few = merging.merge('linear', base, [tuned], alpha=0.3)['x']
-  assert trees.count_unmoved(base['x'], [tuned['x']], few) == (4, 4)
-  assert trees.count_unmoved(base['x'], [tuned['x']], x) == (4, 0)
+  assert stream.count_unmoved(base['x'], [tuned['x']], few) == (4, 4)
+  assert stream.count_unmoved(base['x'], [tuned['x']], x) == (4, 0)
 
 
 def test_scale_free_thresholds():
@@ -171,6 +186,54 @@ def test_scale_free_thresholds():
     )
 
 
+def test_weights_that_add_up_to_0_leave_no_nan():
+  halfway = jit_merge('nuslerp', None, MODELS[:2], weight=(0.5, 0.5))
+  assert_same_bits(jit_merge('nuslerp', None, MODELS[:2], weight=(1.0, -1.0)), halfway)
+  assert_same_bits(jit_merge('nuslerp', None, MODELS[:2], weight=(0.0, 0.0)), halfway)
+  with pytest.raises(ValueError, match='multislerp: the weights add up to 0 in embedding'):
+    merging.merge('multislerp', None, MODELS[:2], weight=(1.0, -1.0))
+  with pytest.raises(ValueError, match='fisher: the weights add up to 0 in embedding'):
+    merging.merge('fisher', None, MODELS[:2], weight=(1.0, -2.0), fisher=(2.0, 1.0))
+  with pytest.raises(ValueError, match='linear: the weights add up to 0 in layers/mlp/kernel'):
+    merging.merge(
+      'linear',
+      None,
+      MODELS[:2],
+      weight=([{'filter': 'mlp', 'value': [1, -1]}, {'value': 3}], [0, 1]),
+    )
+  plain = jit_merge('ties', BASE, MODELS[:2], weight=(1.0, -1.0))  # task vectors are divided by 1, as with mergekit
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(plain))
+
+
+@pytest.mark.parametrize('filter_wise', [False, True])
+def test_model_stock_of_opposite_task_vectors_is_the_base(filter_wise):
+  """Their mean says nothing of a direction: t would be -2 / 0, or a large number times what was rounded."""
+  for step in (0.125, 0.1):
+    models = [jax.tree.map(lambda x, y, s=sign * step: x + s * jnp.sign(y), BASE, tree(7)) for sign in (1, -1)]
+    assert_same_bits(jit_merge('model_stock', BASE, models, filter_wise=filter_wise), BASE)
+  three = [near(BASE, i, 0.1) for i in range(3)]  # nearly at right angles: this is left alone
+  assert_close(jit_merge('model_stock', BASE, three), stock(three))
+
+
+def stock(models):
+  """The equation in float64, a layer at a time."""
+
+  def one(base, *models):
+    base, *models = (np.asarray(x, np.float64) for x in (base, *models))
+    deltas, n = [model - base for model in models], len(models)
+    pairs = [(deltas[i], deltas[j]) for i in range(n) for j in range(i)]
+    cos = np.mean([np.sum(a * b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs])
+    t = n * cos / (1 + (n - 1) * cos)
+    return np.float32(t * np.mean(models, axis=0) + (1 - t) * base)
+
+  def leaf(path, *arrays):
+    if path[0].key != 'layers':
+      return one(*arrays)
+    return np.stack([one(*layer) for layer in zip(*arrays, strict=True)])
+
+  return jax.tree.map_with_path(leaf, BASE, *models)
+
+
 # Layers and meshes.
 
 
@@ -179,7 +242,13 @@ def unstack(stacked):
   return {'embedding': stacked['embedding'], 'layers': layers}
 
 
-ALIKE = ('dare_linear', 'dare_ties', 'della', 'della_linear', 'breadcrumbs_ties')  # made of the parts of others
+ALIKE = (
+  'dare_linear',
+  'dare_ties',
+  'della',
+  'della_linear',
+  'breadcrumbs_ties',
+)  # made of the parts of others
 
 
 @pytest.mark.parametrize('name', [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in METHODS])
@@ -194,11 +263,15 @@ def merged_on(mesh, name):
   base, models, parameters = arguments(name)
   specs = {
     'embedding': jax.P('tensor', 'fsdp'),
-    'layers': {'mlp': {'kernel': jax.P(None, 'fsdp', 'tensor')}, 'norm': {'scale': jax.P(None, 'fsdp')}},
+    'layers': {
+      'mlp': {'kernel': jax.P(None, 'fsdp', 'tensor')},
+      'norm': {'scale': jax.P(None, 'fsdp')},
+    },
   }
   shardings = jax.tree.map(lambda spec: jax.NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, jax.P))
   merge = jax.jit(
-    lambda base, models: merging.merge(name, base, models, key=jax.random.key(5), **parameters), out_shardings=shardings
+    lambda base, models: merging.merge(name, base, models, key=jax.random.key(5), **parameters),
+    out_shardings=shardings,
   )
   return merge(*jax.device_put((base, models), (base and shardings, [shardings] * len(models))))
 
@@ -221,13 +294,23 @@ def test_a_merge_moves_nothing_between_devices_and_is_in_place(name, config, mes
   abstract, _ = transformer.abstract_params(config)
   params = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
   merge = merging.make_merge(merging.MergeConfig(name, 0.5, 0.2, 0.5, 'base', 'fixed', 0.0), shardings, donates=True)
-  compiled = merge.lower(params, params, jnp.float32(0.5), jax.random.key(0)).compile()
+  alpha = coefficients.resolve(0.5, params)
+  compiled = merge.lower(params, params, alpha, jax.random.key(0)).compile()
   text = compiled.as_text()
   assert not [word for word in ('all-reduce', 'all-gather', 'all-to-all', 'collective-permute') if word in text]
   memory = compiled.memory_analysis()
   sizes = [np.prod(s.shard_shape(x.shape)) * 4 for x, s in zip(*map(jax.tree.leaves, (abstract, shardings)), strict=True)]
   assert memory.alias_size_in_bytes >= sum(sizes)
   assert memory.temp_size_in_bytes <= max(sizes)
+
+
+def test_one_compile_for_all_rounds_of_a_run():
+  merge = merging.make_merge(merging.MergeConfig('linear', 0.5, 0.2, 0.5, 'base', 'fixed', 0.0), None, donates=False)
+  rules_ = (0.0, 0.3, 1, [0.2, 0.8], {'mlp': 0.1, 'default': [0.0, 1.0]}, coefficients.by_layer([0.1, 0.9], 0.5))
+  for alpha in rules_:
+    expected = jax.jit(lambda base, tuned, a=alpha: merging.merge('linear', base, [tuned], alpha=a))(BASE, MODELS[0])
+    assert_same_bits(merge(BASE, MODELS[0], coefficients.resolve(alpha, BASE), None), expected)
+  assert merge._cache_size() == 1
 
 
 def test_one_compile_for_all_alphas():
@@ -240,13 +323,21 @@ def test_one_compile_for_all_alphas():
 # Masks.
 
 
+def keep_k(scores, k):
+  return largest.is_largest(scores, largest.find_cut(scores, k))
+
+
+def keep(ask, mask, delta, p):
+  return mask(delta, p, pieces.answer(ask(delta, p, delta.size)))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
   arrays(np.float32, 60, elements=strategies.sampled_from([0.0, 1e-40, 0.5, 1.0, 2.0, 3.5, 1e30])),
   strategies.integers(0, 60),
 )
 def test_largest_keeps_k_of_the_largest_and_the_first_of_equal_ones(scores, k):
-  mask = np.asarray(sparsify.largest(jnp.asarray(scores.reshape(5, 12)), k)).ravel()
+  mask = np.asarray(keep_k(jnp.asarray(scores.reshape(5, 12)), k)).ravel()
   assert mask.sum() == k
   expected = np.argsort(-scores, kind='stable')[:k]
   assert set(np.flatnonzero(mask)) == set(expected)
@@ -256,15 +347,15 @@ def test_largest_keeps_k_of_the_largest_and_the_first_of_equal_ones(scores, k):
 @pytest.mark.parametrize('sampled', ['alike', 'smaller', 'larger'])
 def test_largest_of_many_rows_whatever_a_sample_says(k, sampled):
   scores = np.random.default_rng(0).integers(0, 500, size=(200, 10)).astype(np.float32)
-  scores[:: sparsify._SAMPLE] *= {'alike': 1, 'smaller': 1e-3, 'larger': 1e3}[sampled]
-  mask = np.asarray(jax.jit(sparsify.largest)(jnp.asarray(scores), k)).ravel()
+  scores[:: largest.SAMPLE] *= {'alike': 1, 'smaller': 1e-3, 'larger': 1e3}[sampled]
+  mask = np.asarray(jax.jit(keep_k)(jnp.asarray(scores), k)).ravel()
   assert set(np.flatnonzero(mask)) == set(np.argsort(-scores, axis=None, kind='stable')[:k])
 
 
 @pytest.mark.parametrize('density', [0.01, 0.3, 0.5, 0.999, 1.0])
 def test_keep_largest_keeps_a_share(density):
   delta = tree(4)['embedding']
-  mask = np.asarray(sparsify.keep_largest(delta, {'density': density}, None, sparsify.Whole(delta.size)))
+  mask = np.asarray(keep(sparsify.ask_largest, sparsify.keep_largest, delta, {'density': density}))
   magnitude = np.abs(np.asarray(delta))
   assert mask.sum() == max(1, np.floor(np.float32(density) * np.float32(delta.size)))
   assert mask.all() or magnitude[mask].min() >= magnitude[~mask].max()
@@ -273,9 +364,8 @@ def test_keep_largest_keeps_a_share(density):
 @pytest.mark.parametrize('density, gamma', [(0.5, 0.1), (0.9, 0.01), (0.95, 0.2), (1.0, 0.1)])
 def test_keep_band_drops_the_largest_and_the_smallest(density, gamma):
   delta = tree(4)['embedding']
-  mask = np.asarray(
-    sparsify.keep_band(delta, {'density': density, 'gamma': gamma}, None, sparsify.Whole(delta.size))
-  ).ravel()
+  p = {'density': density, 'gamma': gamma}
+  mask = np.asarray(keep(sparsify.ask_band, sparsify.keep_band, delta, p)).ravel()
   order = np.argsort(-np.abs(np.asarray(delta)).ravel(), kind='stable')
   kept = np.flatnonzero(mask[order])
   assert mask.sum() == np.floor(np.float32(density) * np.float32(delta.size))
@@ -286,7 +376,7 @@ def test_keep_band_drops_the_largest_and_the_smallest(density, gamma):
 def test_keep_by_rank_is_likelier_for_larger_ones():
   delta, draws = jnp.asarray([[0.1, -0.4, 0.2, -0.3], [4.0, 1.0, -3.0, 2.0]]), 4000
   p = {'density': 0.5, 'epsilon': 0.3}
-  draw = lambda key: sparsify.keep_by_rank(delta, p, sparsify.uniform(key, delta.shape), sparsify.Whole(delta.size))  # noqa: E731
+  draw = lambda key: sparsify.keep_by_rank(delta, p, sparsify.uniform(key, delta.shape))  # noqa: E731
   rate = np.asarray(jax.vmap(draw)(jax.random.split(jax.random.key(0), draws))).mean(axis=0)
   expected = 0.2 + 0.6 * np.array([[0, 3, 1, 2], [3, 0, 2, 1]]) / 3
   assert (np.abs(rate - expected) < 4 * np.sqrt(expected * (1 - expected) / draws)).all()
@@ -316,7 +406,12 @@ def test_dare_masks_differ_by_key_leaf_layer_and_model():
   base = {'layers': {name: jnp.zeros((2, 256)) for name in 'ab'}}
   tuned = jax.tree.map(jnp.ones_like, base)
   one, two = (merging.merge('dare', base, [tuned], alpha=0.5, drop_rate=0.5, key=jax.random.key(i)) for i in range(2))
-  masks = [one['layers']['a'][0], one['layers']['a'][1], one['layers']['b'][0], two['layers']['a'][0]]
+  masks = [
+    one['layers']['a'][0],
+    one['layers']['a'][1],
+    one['layers']['b'][0],
+    two['layers']['a'][0],
+  ]
   both = merging.merge('dare', base, [tuned, tuned], weight=(1.0, 10.0), drop_rate=0.5, key=jax.random.key(0))
   assert len(np.unique(both['layers']['a'][0])) == 4
   assert all((masks[i] != masks[j]).any() for i in range(4) for j in range(i))
@@ -329,7 +424,11 @@ def test_dare_masks_differ_by_key_leaf_layer_and_model():
 def test_drift_follows_the_laws_of_its_anchor(anchor):
   """What remains of updates u_t: alpha^(T-t+1) u_t with the base, alpha u_t with the previous model, all without a merge."""
   alpha, rounds = 0.5, 5
-  updates, params, expected = [tree(10 + t, 0.1) for t in range(rounds)], BASE, jax.tree.map(jnp.zeros_like, BASE)
+  updates, params, expected = (
+    [tree(10 + t, 0.1) for t in range(rounds)],
+    BASE,
+    jax.tree.map(jnp.zeros_like, BASE),
+  )
   for t, update in enumerate(updates):
     tuned = jax.tree.map(jnp.add, params, update)
     start = {'base': BASE, 'previous': params, 'vanilla': BASE}[anchor]
@@ -348,6 +447,7 @@ def test_coefficients_by_layer_filter_and_group():
   assert [at([0, 1], 'mlp', layer) for layer in range(5)] == [0, 0.25, 0.5, 0.75, 1]
   assert [at([0, 1, 0], 'mlp', layer) for layer in range(5)] == [0, 0.5, 1, 0.5, 0]
   assert at([0.2, 1], 'embedding') == 0.2 and at([0.4], 'mlp', 3) == 0.4
+  assert coefficients.at([0.2, 1], 'mlp', 0, 1) == 1 and coefficients.at([0.2, 1], 'embedding', None, 1) == 0.2
   rules = [{'filter': 'mlp', 'value': [0, 1]}, {'filter': 'norm', 'value': 0.7}, {'value': 0.1}]
   assert at(rules, 'layers/mlp/kernel', 4) == 1 and at(rules, 'final_norm/scale') == 0.7 and at(rules, 'embedding') == 0.1
   groups = {'attention': 0.2, 'norms': 0.9, 'default': [0, 1]}
@@ -358,6 +458,22 @@ def test_coefficients_by_layer_filter_and_group():
     at(rules[:2], 'embedding')
 
 
+def test_a_coefficient_is_resolved_to_an_array_a_leaf():
+  tree = {'embedding': jnp.ones((4, 2)), 'layers': {'mlp': jnp.ones((3, 2))}, 'ids': jnp.arange(2)}
+  apart = {'embedding': jnp.ones((4, 2)), 'layers': {str(i): {'mlp': jnp.ones(2)} for i in range(3)}}
+  mlp = {0.5: [0.5] * 3, (0.0, 1.0): [0.0, 0.5, 1.0]}
+  mlp = [*mlp.items(), (np.float32([1, 2, 3]), [1.0, 2.0, 3.0]), (coefficients.by_layer([3, 2, 1], 9), [3.0, 2.0, 1.0])]
+  for coefficient, expected in mlp:
+    found = coefficients.resolve(coefficient, tree)
+    assert jax.tree.structure(found) == jax.tree.structure(tree)
+    assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype(np.float32)}
+    assert found['embedding'].shape == () and found['layers']['mlp'].tolist() == expected
+    traced = jax.jit(lambda c: coefficients.resolve(c, tree))(jnp.asarray(0.5))
+    assert traced['layers']['mlp'].tolist() == [0.5] * 3 and traced['embedding'].shape == ()
+  layers = coefficients.resolve((0.0, 1.0), apart)['layers']
+  assert [float(layers[str(i)]['mlp']) for i in range(3)] == [0.0, 0.5, 1.0]
+
+
 def test_a_coefficient_reaches_its_tensors():
   rule = {'mlp': [0.0, 1.0], 'embeddings': 0.25, 'default': jnp.asarray([1.0, 0.0])}
   x = jax.jit(lambda base, tuned: merging.merge('linear', base, [tuned], alpha=rule))(BASE, MODELS[0])
@@ -366,52 +482,6 @@ def test_a_coefficient_reaches_its_tensors():
     assert_close(at(x)['mlp'], merging.merge('linear', at(BASE)['mlp'], [at(MODELS[0])['mlp']], alpha=mlp))
     assert_close(at(x)['norm'], merging.merge('linear', at(BASE)['norm'], [at(MODELS[0])['norm']], alpha=norm))
   assert_close(x['embedding'], merging.merge('linear', BASE['embedding'], [MODELS[0]['embedding']], alpha=0.25))
-
-
-def test_schedules():
-  linear, cosine = ({'schedule': kind, 'start': 0.2, 'end': 0.8} for kind in ('linear', 'cosine'))
-  line = [coefficients.schedule(linear | {'rounds': 4}, t) for t in (1, 2, 3, 4, 5)]
-  np.testing.assert_allclose(line, [0.2, 0.4, 0.6, 0.8, 0.8])
-  np.testing.assert_allclose([coefficients.schedule(cosine | {'rounds': 3}, t) for t in (1, 2, 3)], [0.2, 0.5, 0.8])
-  step = {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': 3}
-  coefficients.check('merge.alpha', step, 0, 1, whole=True)
-  assert [coefficients.schedule(step, t) for t in (1, 2, 3, 4)] == [1.0, 1.0, 0.5, 0.5]
-  assert coefficients.schedule(0.4, 2) == 0.4
-
-
-@settings(max_examples=50, deadline=None)
-@given(
-  strategies.lists(strategies.tuples(*[strategies.floats(0.1, 10)] * 3), min_size=2, max_size=8),
-  strategies.floats(0.05, 1.0),
-)
-def test_layer_adaptive_keeps_the_drift_norm_and_its_order(layers, alpha):
-  importance, change, norms = map(np.asarray, zip(*layers, strict=True))
-  alphas = coefficients.layer_adaptive(importance, change, alpha, norms)
-  assert (alphas >= 0).all() and (alphas <= 1).all()
-  np.testing.assert_allclose(np.sum(alphas**2 * norms**2), alpha**2 * np.sum(norms**2), rtol=1e-6)
-  score = np.argsort(np.argsort(importance, kind='stable')) - np.argsort(np.argsort(change, kind='stable'))
-  assert all(alphas[i] <= alphas[j] for i in range(len(layers)) for j in range(len(layers)) if score[i] <= score[j])
-
-
-def test_the_control_has_the_same_weights_in_other_layers():
-  importance, change, norms = np.random.default_rng(0).random((3, 8))
-  order = np.random.default_rng(1).permutation(8)
-  alphas = coefficients.layer_adaptive(importance, change, 0.2, np.ones(8))
-  np.testing.assert_allclose(coefficients.layer_adaptive(importance, change, 0.2, np.ones(8), order), alphas[order])
-  control = coefficients.layer_adaptive(importance, change, 0.2, norms, order)  # scaled, where layers moved unlike
-  assert alphas.max() < 1 > control.max()
-  assert np.ptp(control / alphas[order]) < 1e-6
-  np.testing.assert_allclose(np.sum(control**2 * norms**2), 0.2**2 * np.sum(norms**2), rtol=1e-6)
-
-
-def test_search_finds_the_best_alpha_within_the_bound():
-  evaluate = lambda alpha: (0.5 + 0.3 * alpha, 0.6 - 0.4 * alpha**2)  # noqa: E731
-  alpha, trials = coefficients.search(evaluate, lowest=0.45)
-  assert alpha == 0.5625 and len(trials) == 5 + 2 * 2
-  assert trials == sorted(trials) and all(trial[1:] == evaluate(trial[0]) for trial in trials)
-  assert coefficients.search(evaluate, lowest=0.0)[0] == 1.0
-  assert coefficients.search(evaluate, lowest=0.9)[0] == 0.0
-  assert coefficients.search(lambda alpha: (0.5, 0.5), lowest=0.5)[0] == 0.0
 
 
 def test_layer_means_are_a_coefficient():
@@ -430,18 +500,33 @@ def test_layer_means_are_a_coefficient():
   [
     (lambda: merging.merge('tise', BASE, MODELS), "'tise' is no merge method; did you mean ties"),
     (lambda: merging.merge('ties', None, MODELS, weight=1.0), 'ties: needs a base model'),
-    (lambda: merging.merge('linear', BASE, MODELS, weight=1.0), 'linear: takes no base model; make it one of the models'),
-    (lambda: merging.merge('slerp', BASE, MODELS, t=0.1), 'slerp: takes 1 models beside the base and got 3'),
+    (
+      lambda: merging.merge('linear', BASE, MODELS, weight=1.0),
+      'linear: takes no base model; make it one of the models',
+    ),
+    (
+      lambda: merging.merge('slerp', BASE, MODELS, t=0.1),
+      'slerp: takes 1 models beside the base and got 3',
+    ),
     (lambda: merging.merge('model_stock', BASE, MODELS, alpha=0.5), 'model_stock: has no alpha'),
     (lambda: merging.merge('ties', BASE, MODELS), "ties: parameter 'weight' is missing"),
     (
       lambda: merging.merge('ties', BASE, MODELS, alpha=0.5, desnity=1),
       "ties: has no parameter 'desnity'; did you mean density",
     ),
-    (lambda: merging.merge('ties', BASE, MODELS, alpha=0.5, normalize=1), 'ties: normalize is true or false'),
+    (
+      lambda: merging.merge('ties', BASE, MODELS, alpha=0.5, normalize=1),
+      'ties: normalize is true or false',
+    ),
     (lambda: merging.merge('dare', BASE, MODELS, alpha=0.5), 'dare: draws masks; give a key'),
-    (lambda: merging.merge('slerp', BASE, MODELS[:1], alpha=0.5, t=0.2), "slerp: alpha sets 't'; give one of the two"),
-    (lambda: merging.merge('linear', None, MODELS, alpha=0.5), 'linear: alpha weighs the models against a base; give it'),
+    (
+      lambda: merging.merge('slerp', BASE, MODELS[:1], alpha=0.5, t=0.2),
+      "slerp: alpha sets 't'; give one of the two",
+    ),
+    (
+      lambda: merging.merge('linear', None, MODELS, alpha=0.5),
+      'linear: alpha weighs the models against a base; give it',
+    ),
     (
       lambda: merging.merge('linear', {'a': jnp.ones(2), 'b': jnp.ones(2)}, [{'a': jnp.ones(3)}], alpha=0.5),
       r'differ in 2 tensors .*: a is float32 \[2\] in model 0 and float32 \[3\] in model 1; b is float32 \[2\].* missing',
@@ -459,9 +544,10 @@ def test_errors_name_what_is_wrong(call, says):
 
 def test_the_table_is_complete():
   for name, row in METHODS.items():
-    assert row.reference.startswith('https://') and row.function.__doc__ or isinstance(row.function, functools.partial)
+    assert row.reference.startswith('https://'), name
+    assert getattr(row.apply, 'func', row.apply).__doc__, name
     assert not row.alpha or row.alpha in row.parameters, name
-    assert set(row.parameters) & set(methods.STATIC) == {k for k, v in row.parameters.items() if isinstance(v, bool)}
+    assert set(row.parameters) & set(methods.FLAGS) == {k for k, v in row.parameters.items() if isinstance(v, bool)}
 
 
 @pytest.mark.parametrize('name', ['linear', 'task_arithmetic', 'ties', 'karcher', 'multislerp', 'model_stock', 'sce'])

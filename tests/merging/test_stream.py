@@ -11,7 +11,7 @@ import safetensors.numpy
 import yaml
 
 from imm_jax import merging
-from imm_jax.merging import METHODS, methods, recipe, sparsify, stream
+from imm_jax.merging import largest, METHODS, pieces, recipe, stream, task_vectors
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / 'tests' / 'golden' / 'merge'
@@ -60,7 +60,12 @@ def test_a_recipe_gives_what_mergekit_gives(dirs, name):
   (dirs / 'recipe.yml').write_text(yaml.safe_dump(RECIPES[name]))
   stream.merge_dirs(recipe.read('recipe.yml'), 'out')
   tolerance = BF16 if name == 'linear_bfloat16' else F32
-  assert_close(load('out/model.safetensors'), load(GOLDEN / f'{name}.safetensors'), inputs().values(), tolerance)
+  assert_close(
+    load('out/model.safetensors'),
+    load(GOLDEN / f'{name}.safetensors'),
+    inputs().values(),
+    tolerance,
+  )
 
 
 def case_of(entry):
@@ -87,17 +92,21 @@ def test_mergekits_recorded_merges(tmp_path, monkeypatch, entry):
 def test_mergekits_recorded_merges_with_its_masks(entry):
   """Masks are given: random ones are its own, and of equal magnitudes it keeps others."""
   models = shared_models(entry)
-  golden, masks = load(SHARED / entry.get('same_as', entry.get('file'))), load(SHARED / entry['masks'])
+  golden, masks = (
+    load(SHARED / entry.get('same_as', entry.get('file'))),
+    load(SHARED / entry['masks']),
+  )
   settings = METHODS[entry['config']['merge_method']]
   given = [model['parameters'] for model in entry['config']['models']]
   p = {**settings.parameters, **{name: [own[name] for own in given] for name in given[0]}}
-  keywords = settings.function.keywords
+  elect = settings.apply.keywords['elect']
 
   @jax.jit
   def combine(base, tensors, keep):
-    return methods.combine(
-      base, tensors, keep, p, sparsify.Whole(base.size), elect=keywords['elect'], rescale=keywords['rescale']
-    )
+    piece = pieces.Piece(base, tensors, p, None, base.size)
+    if settings.random:
+      return task_vectors.drop(piece, pieces.answer(task_vectors.ask_sizes(piece, keep)), elect=elect)
+    return task_vectors.combine(piece, keep, elect=elect)
 
   merged = {}
   for name, expected in golden.items():
@@ -111,7 +120,11 @@ def test_mergekits_recorded_merges_with_its_masks(entry):
 
 
 LINEAR = {'merge_method': 'linear', 'models': [{'model': 'a', 'parameters': {'weight': 1}}]}
-TIES = {'merge_method': 'ties', 'base_model': 'base', 'models': [{'model': 'a', 'parameters': {'weight': 1}}]}
+TIES = {
+  'merge_method': 'ties',
+  'base_model': 'base',
+  'models': [{'model': 'a', 'parameters': {'weight': 1}}],
+}
 
 
 @pytest.mark.parametrize(
@@ -119,20 +132,38 @@ TIES = {'merge_method': 'ties', 'base_model': 'base', 'models': [{'model': 'a', 
   [
     (3, 'the recipe: is not a mapping'),
     ({'merge_metod': 'linear'}, 'merge_metod: no such key; did you mean merge_method'),
-    ({**LINEAR, 'merge_method': 'lineer'}, "merge_method: 'lineer' is unknown; did you mean linear"),
+    (
+      {**LINEAR, 'merge_method': 'lineer'},
+      "merge_method: 'lineer' is unknown; did you mean linear",
+    ),
     ({**LINEAR, 'slices': []}, 'models or slices: give one of them'),
     ({**LINEAR, 'models': []}, 'models: is not a list with something in it'),
     ({**LINEAR, 'models': [{'modle': 'a'}]}, r'models\[0\].modle: no such key; did you mean model'),
-    ({**LINEAR, 'parameters': {'wieght': 1}}, 'parameters.wieght: linear has no such parameter here; did you mean weight'),
+    (
+      {**LINEAR, 'parameters': {'wieght': 1}},
+      'parameters.wieght: linear has no such parameter here; did you mean weight',
+    ),
     ({**LINEAR, 'parameters': {'density': 1}}, 'parameters.density: linear has no such parameter'),
     ({**TIES, 'density': 0.5}, '^density: no such key; it stands under parameters'),
-    ({**TIES, 'models': [{'model': 'a', 'parameters': {'lambda': 1}}]}, 'parameters.lambda: .*it stands under the recipe'),
-    ({**TIES, 'models': [*TIES['models'], {'model': 'base', 'parameters': {'weight': 1}}]}, 'the base has none in ties'),
+    (
+      {**TIES, 'models': [{'model': 'a', 'parameters': {'lambda': 1}}]},
+      'parameters.lambda: .*it stands under the recipe',
+    ),
+    (
+      {**TIES, 'models': [*TIES['models'], {'model': 'base', 'parameters': {'weight': 1}}]},
+      'the base has none in ties',
+    ),
     ({'merge_method': 'ties', 'models': TIES['models']}, 'ties: needs a base model'),
-    ({**TIES, 'parameters': {'normalize': 'yes'}}, "parameters.normalize: 'yes' is not true or false"),
+    (
+      {**TIES, 'parameters': {'normalize': 'yes'}},
+      "parameters.normalize: 'yes' is not true or false",
+    ),
     ({**TIES, 'parameters': {'density': 30}}, r'parameters.density: 30 is not in \[0, 1\]'),
     ({**TIES, 'parameters': {'lambda': True}}, 'parameters.lambda: True is not a number'),
-    ({**TIES, 'parameters': {'density': {'schedule': 'linear'}}}, 'a schedule stands for merge.alpha'),
+    (
+      {**TIES, 'parameters': {'density': {'schedule': 'linear'}}},
+      'a schedule stands for merge.alpha',
+    ),
     ({**TIES, 'parameters': {'density': [{'filter': 3, 'value': 1}]}}, 'is not a list of'),
     ({**TIES, 'base_model': {'model': 'x'}}, 'base_model: .* is not a directory'),
     ({**TIES, 'merge_method': ['ties']}, r"merge_method: \['ties'\] is unknown"),
@@ -143,7 +174,10 @@ TIES = {'merge_method': 'ties', 'base_model': 'base', 'models': [{'model': 'a', 
     ({**TIES, 'parameters': {'density': []}}, r'parameters.density: \[\] is not a number'),
     ({**LINEAR, 'tokenizer_source': 'union'}, "tokenizer_source: 'union' is not supported"),
     ({**LINEAR, 'dtype': 'int8'}, "dtype: 'int8' is not one of float32, bfloat16, float16"),
-    ({'merge_method': 'slerp', 'base_model': 'base', 'models': [{'model': 'a'}, {'model': 'b'}]}, 'slerp: takes 1 models'),
+    (
+      {'merge_method': 'slerp', 'base_model': 'base', 'models': [{'model': 'a'}, {'model': 'b'}]},
+      'slerp: takes 1 models',
+    ),
     (
       {'merge_method': 'linear', 'slices': [{'sources': [{'model': 'a', 'layer_range': [1, 2]}]}]},
       r'slices\[0\]: the sources must have one layer_range, from 0 on',
@@ -155,17 +189,40 @@ def test_a_wrong_recipe_names_the_key(content, says):
     recipe.from_dict(content)
 
 
+def test_an_exponent_without_a_point_is_a_number_in_parameters_only():
+  """YAML 1.1 reads it as text, mergekit as a number; a model's name may look like one."""
+  given = yaml.safe_load('{density: [1e-1, 5E-1], epsilon: [{filter: 1e5, value: 2.5e-1}, {value: 1e-2}]}')
+  read = recipe.from_dict({**TIES, 'merge_method': 'della', 'base_model': '1e5', 'parameters': given})
+  assert read.base == '1e5'
+  assert read.parameters == {
+    'density': [0.1, 0.5],
+    'epsilon': [{'filter': '1e5', 'value': 0.25}, {'value': 0.01}],
+  }
+  with pytest.raises(ValueError, match="density: 'e5' is not a number"):
+    recipe.from_dict({**TIES, 'parameters': {'density': 'e5'}})
+
+
 def test_recipes_that_do_not_fit_the_models(dirs):
   with pytest.raises(ValueError, match=r"linear: parameter 'weight' is missing for a in "):
-    stream.merge_dirs(recipe.from_dict({'merge_method': 'linear', 'models': [{'model': 'a'}, {'model': 'b'}]}), 'out')
+    stream.merge_dirs(
+      recipe.from_dict({'merge_method': 'linear', 'models': [{'model': 'a'}, {'model': 'b'}]}),
+      'out',
+    )
   with pytest.raises(ValueError, match="slerp: parameter 't' is missing"):
-    stream.merge_dirs(recipe.from_dict({'merge_method': 'slerp', 'base_model': 'base', 'models': [{'model': 'a'}]}), 'out')
+    stream.merge_dirs(
+      recipe.from_dict({'merge_method': 'slerp', 'base_model': 'base', 'models': [{'model': 'a'}]}),
+      'out',
+    )
   source = {'model': 'a', 'layer_range': [0, 2], 'parameters': {'weight': 1}}
   with pytest.raises(ValueError, match='slices: end at layer 2, and the models have 3'):
     stream.merge_dirs(recipe.from_dict({'merge_method': 'linear', 'slices': [{'sources': [source]}]}), 'out')
-  weights = [{'model': 'a', 'parameters': {'weight': 1}}, {'model': 'b', 'parameters': {'weight': -1}}]
-  with pytest.raises(ValueError, match='the weights add up to 0'):
-    stream.merge_dirs(recipe.from_dict({'merge_method': 'linear', 'models': weights}), 'out')
+  weights = [
+    {'model': 'a', 'parameters': {'weight': 1}},
+    {'model': 'b', 'parameters': {'weight': -1}},
+  ]
+  for method in ('linear', 'multislerp'):
+    with pytest.raises(ValueError, match=f'{method}: the weights add up to 0 in '):
+      stream.merge_dirs(recipe.from_dict({'merge_method': method, 'models': weights}), 'out')
   with pytest.raises(FileNotFoundError, match='nowhere: no such directory'):
     stream.merge_dirs(recipe.from_flags('linear', 'base', ['nowhere'], 0.5, {}), 'out')
   with pytest.raises(FileNotFoundError, match='no.yml: no such recipe'):
@@ -222,7 +279,10 @@ def test_every_difference_is_named_and_nothing_is_left(dirs):
 
 
 def test_a_token_that_differs_is_named(dirs):
-  tokenizer = {'model': {'vocab': {'a': 0, 'b': 1}}, 'added_tokens': [{'id': 2, 'content': '<end>'}]}
+  tokenizer = {
+    'model': {'vocab': {'a': 0, 'b': 1}},
+    'added_tokens': [{'id': 2, 'content': '<end>'}],
+  }
   for name, end in (('base', '<end>'), ('a', '<end>'), ('b', '</s>')):
     tokenizer['added_tokens'][0]['content'] = end
     (dirs / name / 'tokenizer.json').write_text(json.dumps(tokenizer))
@@ -245,12 +305,12 @@ def test_pieces_do_not_show(dirs, monkeypatch, name):
   models = ['a', 'b'][: METHODS[name].num_models[1]] if METHODS[name].base == 'required' else ['a']
   merge = recipe.from_flags(name, 'base', [] if name == 'passthrough' else models, None, parameters)
   for out, piece in {'small': (1, 7), 'large': (10, 1000)}.items():
-    monkeypatch.setattr(stream, '_PIECE', piece)
+    monkeypatch.setattr(stream, 'PIECE', piece)
     stream.merge_dirs(merge, out)
   assert (dirs / 'small/model.safetensors').read_bytes() == (dirs / 'large/model.safetensors').read_bytes()
 
 
-BY_WHOLE = [name for name, row in METHODS.items() if row.by_whole]
+BY_WHOLE = [name for name, row in METHODS.items() if row.reduce]
 SLOW = ('ties', 'breadcrumbs')  # breadcrumbs_ties does what either does
 
 
@@ -259,7 +319,7 @@ def test_pieces_give_what_whole_tensors_in_memory_give(dirs, monkeypatch, name):
   given = {'weight': 0.5, 'density': 0.6, 't': 0.3}
   parameters = {key: value for key, value in given.items() if key in METHODS[name].parameters}
   models = ['a', 'b'][: METHODS[name].num_models[1]]
-  monkeypatch.setattr(stream, '_PIECE', (5, 10))
+  monkeypatch.setattr(stream, 'PIECE', (5, 10))
   stream.merge_dirs(recipe.from_flags(name, 'base', models, None, parameters), 'out', seed=3)
   read = lambda model: {key: x.array() for key, x in stream.open_model(model).items()}  # noqa: E731
   expected = merging.merge(name, read('base'), [read(model) for model in models], key=jax.random.key(3), **parameters)
@@ -275,8 +335,11 @@ def test_a_cut_keeps_k_of_the_largest_and_the_first_of_equal_ones(values, k):
     'few': rng.integers(0, 5, 40_000), 'many': rng.random(40_000), 'one': np.ones(40_000),
     'periodic': np.where(np.arange(40_000) % 127 == 0, 1e-3, 1) * rng.random(40_000),
   }[values].astype(np.float32)  # fmt: skip
-  threshold, last = stream._cut(np.split(np.append(scores, np.zeros(2, np.float32)), 2), len(scores), k)
-  mask = sparsify.at_least(jnp.asarray(scores), threshold, np.int32(last))
+  asked = [pieces.TopK(part, k) for part in np.split(np.append(scores, np.zeros(2, np.float32)), 2)]
+  starts = [0, len(scores) // 2 + 1]
+  cuts = pieces.answer_pieces(asked, starts, len(scores))
+  masks = [largest.is_largest(jnp.asarray(one.scores), cut) for one, cut in zip(asked, cuts, strict=True)]
+  mask = np.concatenate(masks)
   assert set(np.flatnonzero(mask)) == set(np.argsort(-scores, kind='stable')[:k])
 
 
@@ -337,6 +400,21 @@ def test_several_tuned_models_share_alpha(dirs):
   models = inputs()
   expected = {name: x / 2 + models['a'][name] / 4 + models['b'][name] / 4 for name, x in models['base'].items()}
   assert_close(load('out/model.safetensors'), expected, models.values(), F32)
+
+
+def test_a_gradient_in_a_slice_of_one_layer_is_at_its_end(dirs):
+  """So says mergekit's plan.py; what is in no layer goes with its slice, at 0."""
+  slices = [
+    {'sources': [{'model': name, 'layer_range': layers, 'parameters': {'weight': points}} for name, points in pair]}
+    for layers in ([0, 1], [1, 3])
+    for pair in [(('a', [0, 1]), ('b', [1, 0]))]
+  ]
+  stream.merge_dirs(recipe.from_dict({'merge_method': 'linear', 'slices': slices}), 'out')
+  merged, models = load('out/model.safetensors'), inputs()
+  for layer, expected in enumerate('aba'):
+    name = f'model.layers.{layer}.mlp.up_proj.weight'
+    np.testing.assert_array_equal(merged[name], models[expected][name])
+  np.testing.assert_array_equal(merged['model.embed_tokens.weight'], models['b']['model.embed_tokens.weight'])
 
 
 def test_methods_without_alpha_and_mixed_dtypes(dirs):

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from imm_jax import merging
+from imm_jax.merging import coefficients, names
 from imm_jax.rounds import experiment
 from imm_jax.rounds.alpha import layer_adaptive
-from imm_jax.rounds.run import next_anchor
 from tests.rounds.test_loop import tiny
 
 RULES = ('layer_adaptive', 'layer_adaptive_shuffled')
@@ -20,10 +20,12 @@ def test_layers_get_their_alpha_at_the_drift_of_a_uniform_one(config, params):
   by_layer = layer_adaptive('layer_adaptive', 0, [1.0, 2.0], params, tuned, 0.4)
   assert len(by_layer) == config.num_layers and by_layer[0] != by_layer[1]
   merge = merging.make_merge(exp.merge, None, donates=False)
-  uniform, adaptive = (merge(params, tuned, np.float32(a), None) for a in (0.4, [*by_layer, 0.4]))
+  uniform, adaptive = (
+    merge(params, tuned, coefficients.resolve(alpha, params), None) for alpha in (0.4, coefficients.by_layer(by_layer, 0.4))
+  )
   np.testing.assert_allclose(merging.drift_norm(params, adaptive), merging.drift_norm(params, uniform), rtol=1e-5)
-  for name, merged in merging.trees.by_name(adaptive).items():
-    base, new, same = (merging.trees.by_name(tree)[name] for tree in (params, tuned, uniform))
+  for name, merged in names.by_name(adaptive).items():
+    base, new, same = (names.by_name(tree)[name] for tree in (params, tuned, uniform))
     if not name.startswith('layers/'):
       np.testing.assert_array_equal(merged, same)
     for layer, alpha in enumerate(by_layer) if name.startswith('layers/') else ():
@@ -39,13 +41,3 @@ def test_the_control_has_the_weights_of_other_layers(params):
   assert one[0] != one[1]
   found = {tuple(np.argsort(control)) for control in controls}
   assert found == {(0, 1), (1, 0)}  # both orders, by the seed
-
-
-def test_the_mean_of_all_previous_follows_its_definition():
-  params = [{'w': jnp.float32([x, -x])} for x in (1.0, 4.0, 10.0)]
-  anchor = params[0]
-  for round_, new in enumerate(params[1:], start=1):
-    anchor = next_anchor('all_previous', anchor, new, round_)
-  np.testing.assert_allclose(anchor['w'], [5.0, -5.0], rtol=1e-6)
-  assert next_anchor('previous', params[0], params[1], 1) is params[1]
-  assert next_anchor('base', params[0], params[1], 1) is params[0]
