@@ -17,7 +17,7 @@ from imm_jax.rounds import experiment
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.rounds.workdir import Workdir
 
-_TRAIN_BYTES = 4 * 5  # a parameter: params, its start, gradient, two moments, float32
+_TRAIN_BYTES = 4 * 5  # Of a parameter: itself, its start, its gradient and two moments, all float32.
 
 
 def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
@@ -55,13 +55,14 @@ def _versions() -> str:
 
 
 def _batch(exp: Experiment, mesh: jax.sharding.Mesh) -> str:
-  rows, ways = exp.finetune.batch_size // exp.finetune.accumulation_steps, sharding.TRAIN.num_parts('batch', mesh.shape)
-  slots, among = exp.sampler.num_slots, sharding.SAMPLE.num_parts('attention_batch', mesh.shape)
+  steps = exp.finetune.accumulation_steps
+  rows = exp.finetune.batch_size // steps
+  ways = sharding.TRAIN.num_parts('batch', mesh.shape)
   notes = [f'{rows} rows a step on {ways} devices']
   if rows % ways:
-    notes.append(
-      f'{-rows % ways} of them padding: make finetune.batch_size a multiple of {ways * exp.finetune.accumulation_steps}'
-    )
+    notes.append(f'{-rows % ways} of them padding: make finetune.batch_size a multiple of {ways * steps}')
+  slots = exp.sampler.num_slots
+  among = sharding.SAMPLE.num_parts('attention_batch', mesh.shape)
   notes.append(f'{slots} slots on {among}')
   if slots % among:
     notes.append(f'rounded up: make sampler.num_slots a multiple of {among}')

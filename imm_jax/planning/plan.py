@@ -99,7 +99,8 @@ def plan(
   Raises:
     ValueError: the topology is unknown, the tpu extra is missing, or the mesh does not fit.
   """
-  chip, devices = chip_of(topology), topology_devices(topology, num_slices)
+  chip = chip_of(topology)
+  devices = topology_devices(topology, num_slices)
   remat = config['model']['remat']
   exp = experiment.resolve({**config, 'model': {**config['model'], 'remat': 'none' if remat == 'auto' else remat}})
   mesh = exp.mesh.make(devices)
@@ -107,13 +108,17 @@ def plan(
   if advice := transformer.mesh_advice(model_config, mesh):
     console.note(advice)
   lengths = prompt_tokens, new_tokens
+  for program in programs:  # What cannot be set up is found before minutes go into the first program.
+    ABSTRACT[program](exp, model_config, mesh, *lengths)
   for program in programs:
     policies = REMATS if program == 'train' and remat == 'auto' else (model_config.remat,)
     reports = []
+    reason = ''
     for policy in policies:
+      of_policy = dataclasses.replace(model_config, remat=policy)
       try:
-        reports.append(compile_program(exp, dataclasses.replace(model_config, remat=policy), mesh, chip, program, lengths))
-      except jax.errors.JaxRuntimeError as error:  # what is far too large does not even compile
+        reports.append(compile_program(exp, of_policy, mesh, chip, program, lengths))
+      except jax.errors.JaxRuntimeError as error:  # A program that is far too large does not even compile.
         if 'RESOURCE_EXHAUSTED' not in str(error):
           raise
         reason = str(error).splitlines()[0]
@@ -121,7 +126,12 @@ def plan(
       raise ValueError(
         f'{program}: does not fit {topology}: {reason}; try a smaller batch, model.remat=full or a larger slice'
       )
-    yield min(reports, key=lambda report: (not report.fits, report.secs if report.fits else report.peak_gib))
+    yield min(reports, key=_rank)
+
+
+def _rank(report: Report) -> tuple[bool, float]:
+  """Returns what is least for the best report: the fastest that fits, or else the smallest."""
+  return (False, report.secs) if report.fits else (True, report.peak_gib)
 
 
 def chip_of(topology: str) -> Chip:
@@ -153,18 +163,26 @@ def compile_program(
   with jax.set_mesh(mesh):
     compiled = jitted.lower(*arguments).compile()
   compile_secs = time.monotonic() - start
-  memory, cost = compiled.memory_analysis(), hlo.cost(compiled.as_text(), unknown_trips=1)
-  parts = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes, memory.temp_size_in_bytes
-  needed, kernels = needed_flops(config, program, tokens, keys), kernel_flops(config, program, tokens, keys)
-  share = math.prod(mesh.shape.values())
-  kernels = kernels / share if cost.kernels else 0.0
+  memory = compiled.memory_analysis()
+  outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  cost = hlo.cost(compiled.as_text(), unknown_trips=1)
+  num_devices = math.prod(mesh.shape.values())
+  kernels = kernel_flops(config, program, tokens, keys) / num_devices if cost.kernels else 0.0
   return Report(
-      program=program, remat=config.remat, peak_gib=sum(parts) / 2**30, limit_gib=chip.memory_gib,
-      arguments_gib=parts[0] / 2**30, temporaries_gib=parts[2] / 2**30, flops=cost.flops + kernels,
-      model_flops=needed / share, compute_secs=cost.cycles / chip.clock + kernels / chip.flops,
-      collective_bytes=cost.collective_bytes, collective_secs=sum(cost.collective_bytes.values()) / chip.link_rate,
-      compile_secs=compile_secs, tokens=tokens,
-  )  # fmt: skip
+    program=program,
+    remat=config.remat,
+    peak_gib=(memory.argument_size_in_bytes + outputs + memory.temp_size_in_bytes) / 2**30,
+    limit_gib=chip.memory_gib,
+    arguments_gib=memory.argument_size_in_bytes / 2**30,
+    temporaries_gib=memory.temp_size_in_bytes / 2**30,
+    flops=cost.flops + kernels,
+    model_flops=needed_flops(config, program, tokens, keys) / num_devices,
+    compute_secs=cost.cycles / chip.clock + kernels / chip.flops,
+    collective_bytes=cost.collective_bytes,
+    collective_secs=sum(cost.collective_bytes.values()) / chip.link_rate,
+    compile_secs=compile_secs,
+    tokens=tokens,
+  )
 
 
 def num_weights(config: ModelConfig) -> int:
@@ -212,28 +230,33 @@ def _place(tree: Any, mesh: jax.sharding.Mesh, spec: Callable[[Any], jax.P]) -> 
 
 def _train(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int) -> Any:
   model = Transformer(config, sharding.TRAIN)
-  rank, scale = exp.finetune.lora_rank, exp.finetune.lora_scale
-  init, step, opt_shardings = finetune.make_train_step(model, exp.optimizer, mesh, 0.0, rank, scale)  # pyright: ignore[reportArgumentType]
-  params, frozen = _params(config, mesh, sharding.TRAIN), ()
+  rank = exp.finetune.lora_rank
+  init, step, opt_shardings = finetune.make_train_step(model, exp.optimizer, mesh, 0.0, rank, exp.finetune.lora_scale)  # pyright: ignore[reportArgumentType]
+  params = _params(config, mesh, sharding.TRAIN)
+  frozen = ()
   if rank:
-    frozen, params = (params,), _place(lora.abstract(config, rank), mesh, lambda x: jax.P())
+    frozen = (params,)
+    params = _place(lora.abstract(config, rank), mesh, lambda x: jax.P())
   opt_state = checkpoint.abstract(jax.eval_shape(init, params), opt_shardings)
-  ways, parts, T = model.rules.num_parts('batch', mesh.shape), exp.finetune.accumulation_steps, exp.finetune.max_length
-  rows = -(-exp.finetune.batch_size // parts // ways) * ways
+  parts = exp.finetune.accumulation_steps
+  ways = model.rules.num_parts('batch', mesh.shape)
+  shape = (parts, -(-exp.finetune.batch_size // parts // ways) * ways, exp.finetune.max_length)
   dtypes = Batch(jnp.int32, jnp.int32, jnp.bool_, jnp.int32, jnp.int32)
-  batch = Batch(*(jax.ShapeDtypeStruct((parts, rows, T), dtype) for dtype in dtypes))
+  batch = Batch(*(jax.ShapeDtypeStruct(shape, dtype) for dtype in dtypes))
   batch = _place(batch, mesh, lambda x: jax.P(None, *model.rules.spec(('batch', 'length'), x.shape[1:], mesh.shape)))
   rate = _place(jax.ShapeDtypeStruct((), jnp.float32), mesh, lambda x: jax.P())
-  return step, (params, opt_state, batch, rate, *frozen), parts * rows * T, T / 2
+  return step, (params, opt_state, batch, rate, *frozen), math.prod(shape), exp.finetune.max_length / 2
 
 
 def _merge(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int) -> Any:
-  params, key = _params(config, mesh, sharding.TRAIN), jax.eval_shape(lambda: jax.random.key(0))
+  params = _params(config, mesh, sharding.TRAIN)
+  key = jax.eval_shape(lambda: jax.random.key(0))
   shardings = transformer.param_shardings(config, mesh, sharding.TRAIN)
   merge = merging.make_merge(exp.merge, shardings, donates=exp.merge_donates)
   varies = coefficients.varies(coefficients.schedule(exp.merge.alpha, 1))
   shape = (config.num_layers + 1,) if exp.merge.rule.startswith('layer_adaptive') else ()
-  return merge, (params, params, None if varies else jax.ShapeDtypeStruct(shape, jnp.float32), key), 0, 0.0
+  alpha = None if varies else jax.ShapeDtypeStruct(shape, jnp.float32)
+  return merge, (params, params, alpha, key), 0, 0.0
 
 
 def _tokens(mesh: jax.sharding.Mesh, *shape: int) -> jax.ShapeDtypeStruct:
@@ -242,32 +265,39 @@ def _tokens(mesh: jax.sharding.Mesh, *shape: int) -> jax.ShapeDtypeStruct:
 
 
 def _prefill(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int) -> Any:
-  model, (_, rows) = Transformer(config, sharding.SAMPLE), sampler.capacity(exp.sampler, sharding.SAMPLE, mesh.shape)
-  arguments = _tokens(mesh, rows, prompt_tokens), _tokens(mesh, rows), _tokens(mesh)
-  arguments = model, _params(config, mesh, sharding.SAMPLE), None, *arguments
+  _, rows = sampler.capacity(exp.sampler, sharding.SAMPLE, mesh.shape)
+  params = _params(config, mesh, sharding.SAMPLE)
+  batch = _tokens(mesh, rows, prompt_tokens), _tokens(mesh, rows), _tokens(mesh)
+  arguments = (Transformer(config, sharding.SAMPLE), params, None, *batch)
   return sampler.prefill, arguments, rows * prompt_tokens, prompt_tokens / 2
 
 
 def _decode(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, new_tokens: int) -> Any:
-  model, (rows, _) = Transformer(config, sharding.SAMPLE), sampler.capacity(exp.sampler, sharding.SAMPLE, mesh.shape)
+  model = Transformer(config, sharding.SAMPLE)
+  rows, _ = sampler.capacity(exp.sampler, sharding.SAMPLE, mesh.shape)
   slots = jax.eval_shape(lambda: sampler.empty_slots(model, rows, prompt_tokens, new_tokens))
 
   def spec(x):
+    axes: tuple[str | None, ...] = ()
     if x.ndim == 5:
-      return model.rules.spec(sampler.CACHE_AXES, x.shape, mesh.shape)
-    return model.rules.spec(('batch', *(None,) * (x.ndim - 1)) if x.ndim else (), x.shape, mesh.shape)
+      axes = sampler.CACHE_AXES
+    elif x.ndim:
+      axes = ('batch', *[None] * (x.ndim - 1))
+    return model.rules.spec(axes, x.shape, mesh.shape)
 
   slots = _place(slots, mesh, spec)
   stops = _place(jax.ShapeDtypeStruct((config.vocab_size,), jnp.bool_), mesh, lambda x: jax.P())
   step = jax.jit(sampler.decode_step, static_argnames=('model', 'config'), donate_argnames='slots')
-  arguments = model, _params(config, mesh, sharding.SAMPLE), None, slots, stops, exp.sampler
+  arguments = (model, _params(config, mesh, sharding.SAMPLE), None, slots, stops, exp.sampler)
   return step, arguments, rows, prompt_tokens + new_tokens
 
 
 def _score(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int) -> Any:
-  model, rows, options = Transformer(config, sharding.SAMPLE), exp.sampler.num_slots, 32
-  batch = sampler.OptionRows(*[_tokens(mesh, rows, prompt_tokens)] * 3, *[_tokens(mesh, rows, options)] * 2)
-  arguments = model, _params(config, mesh, sharding.SAMPLE), None, batch, _tokens(mesh)
+  rows = exp.sampler.num_slots
+  num_options = 32  # Tokens of all options of a row.
+  batch = sampler.OptionRows(*[_tokens(mesh, rows, prompt_tokens)] * 3, *[_tokens(mesh, rows, num_options)] * 2)
+  params = _params(config, mesh, sharding.SAMPLE)
+  arguments = (Transformer(config, sharding.SAMPLE), params, None, batch, _tokens(mesh))
   return sampler.score_rows, arguments, rows * prompt_tokens, prompt_tokens / 2
 
 
