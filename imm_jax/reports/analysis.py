@@ -4,44 +4,19 @@ The paper's own formulas are not at hand: those of layer importance, change and 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import itertools
 from typing import Any
 
 import numpy as np
-from rich.table import Table
-import sacrebleu
 
+from imm_jax import extras, processes, sharding
 from imm_jax import lm as lm_lib
-from imm_jax import processes, sharding
 from imm_jax.evaluate import pass_at_k
+from imm_jax.reports.statistics import spearman
 from imm_jax.rounds import experiment, layerwise, phases
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.rounds.workdir import Workdir
 
 Record = Mapping[str, Any]  # a line of samples.jsonl or evaluations.jsonl
-
-
-def spearman(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | None:
-  """Returns Spearman's rank correlation 'rho' of x and y [n], and its two-sided 'p' by 10,000 permutations, always the same.
-
-  Of importance and change it tells superficiality (ours): below 0, layers that matter more have changed less. None where x
-  or y has one value only, and so no order.
-  """
-  a, b = (_standard_ranks(values) for values in (x, y))
-  if not (a.any() and b.any()):
-    return None
-  rho, num = float(a @ b), 10_000
-  shuffled = np.random.default_rng(0).permuted(np.tile(b, (num, 1)), axis=1) @ a
-  as_far = np.sum(np.abs(shuffled) >= abs(rho) - 1e-12)
-  return {'rho': rho, 'p': float((1 + as_far) / (1 + num))}
-
-
-def _standard_ranks(values: Sequence[float]) -> np.ndarray:
-  """Returns the ranks of values, equal ones sharing theirs, brought to mean 0 and norm 1; all 0 where all are equal."""
-  _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-  ranks = (np.cumsum(counts) - counts / 2)[index]
-  ranks -= ranks.mean()
-  return ranks / max(np.linalg.norm(ranks), 1e-12)
 
 
 def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[str, float | None]:
@@ -92,12 +67,14 @@ def self_bleu(groups: Sequence[Sequence[str]], num_texts: int = 200) -> float | 
 
   Taken over num_texts texts, always the same ones, so that it takes bounded time. None where no group has two.
   """
+  import sacrebleu
+
   choices = [(group, i) for group in groups if len(group) > 1 for i in range(len(group))]
-  chosen = np.random.default_rng(0).permutation(len(choices))[:num_texts]
-  scores = [
-    sacrebleu.sentence_bleu(group[i], [*group[:i], *group[i + 1 :]]).score / 100
-    for group, i in (choices[index] for index in chosen)
-  ]
+  scores = []
+  for index in np.random.default_rng(0).permutation(len(choices))[:num_texts]:
+    group, i = choices[index]
+    others = [*group[:i], *group[i + 1 :]]
+    scores.append(sacrebleu.sentence_bleu(group[i], others).score / 100)
   return float(np.mean(scores)) if scores else None
 
 
@@ -126,10 +103,11 @@ def analyze(path: str, num_completions: int = layerwise.NUM_COMPLETIONS) -> list
     num_completions: that importance is measured on; fewer where fewer were accepted.
 
   Raises:
-    ValueError: there is no run, round 1 is not done, or a file of a round is damaged.
+    ValueError: there is no run, round 1 is not done, a file of a round is damaged, or the `report` extra is missing.
     OSError: a file cannot be read or written.
     processes.Stopped: a notice to stop has come; nothing is written.
   """
+  extras.require('imm analyze', 'report', 'sacrebleu')
   workdir = Workdir(path)
   processes.on_first(workdir.check)
   exp = experiment.resolve(workdir.read_config())
@@ -176,50 +154,3 @@ def _transitions_by_domain(exp: Experiment, before: Sequence[Record], after: Seq
       found |= {f'{prefix}id': {name: counts[name] for name in exp.id_tasks}}
       found |= {f'{prefix}ood': {name: counts[name] for name in exp.ood_tasks}}
   return found
-
-
-def tables(analyses: Sequence[Mapping[str, Any]]) -> list[Table]:
-  """Returns what `analyze` found as tables for a terminal: layers, samples, answers."""
-  first, later = analyses[0]['importance'], analyses[1:]
-  layers = _table(
-    'layers: what skipping one does to right completions of the original model, given to it (NLL: nats a token; accuracy:'
-    ' the share that greedy decoding would write; Taylor: an estimate of the rise), and how far the'
-    ' merged params are from the original, ‖params - base‖ / ‖base‖; rho (p): rank correlation of both',
-    ['layer', 'NLL rise', 'accuracy drop', 'Taylor', *(f'round {i + 1}' for i in range(len(later)))],
-  )
-  for layer, values in enumerate(zip(*first.values(), strict=True)):
-    changes = [f'{analysis["change"]["layers"][layer]:.2e}' for analysis in later]
-    layers.add_row(str(layer), *(f'{value:.3g}' for value in values), *changes)
-  layers.add_section()
-  for kind in [key for key in later[0]['change'] if key != 'layers']:
-    layers.add_row(kind, *('' for _ in first), *(f'{analysis["change"][kind]:.2e}' for analysis in later))
-  layers.add_section()
-  for place, name in enumerate(first):
-    marks = ['rho (p)' if i == place else '' for i in range(len(first))]
-    found = [analysis['spearman'][name] for analysis in later]
-    layers.add_row('', *marks, *(f'{pair["rho"]:+.2f} ({pair["p"]:.2g})' if pair else '-' for pair in found))
-
-  collapses = [(i, task, row) for i, found in enumerate(later, 1) for task, row in found['collapse'].items()]
-  names = list(dict.fromkeys(itertools.chain.from_iterable(row for _, _, row in collapses)))
-  samples = _table(
-    'samples of a round, before its model is trained (docs/runs.md has what the columns are)', ['round', 'task', *names]
-  )
-  for i, task, row in collapses:
-    values = [row.get(name) for name in names]
-    samples.add_row(str(i), task, *('-' if value is None else f'{value:.3f}' for value in values))
-
-  answers = _table(
-    'answers right (1) or wrong (0) in round 0 -> in this round', ['round', 'domain', 'task', '1->0', '0->1', '1->1', '0->0']
-  )
-  for i, found in enumerate(later, 1):
-    for domain, tasks in found['transitions'].items():
-      for task, counts in tasks.items():
-        answers.add_row(str(i), domain, task, *map(str, counts.values()))
-  return [layers, samples, answers]
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-  table = Table(title=title)
-  for name in columns:
-    table.add_column(name, justify='left' if name in ('domain', 'task') else 'right')
-  return table

@@ -9,11 +9,11 @@ import functools
 import json
 import os
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy import special
 
+from imm_jax.reports.statistics import Interval, paired_bootstrap
 from imm_jax.rounds.records import BASE, State
 from imm_jax.rounds.workdir import Workdir
 
@@ -21,20 +21,6 @@ DOMAINS = {'id': 'in domain', 'ood': 'out of domain'}
 # Keys in which the runs of an arm may differ.
 _OF_ONE_ARM = ('seed', 'num_rounds', 'mesh', 'compilation_cache', 'tensorboard', 'logger', 'profile')
 _SEED = re.compile(r'[-_/](seed|s)?[-_]?(\d+)$')  # at the end of a workdir's name
-_NUM_RESAMPLES = 1000  # of a bootstrap
-
-
-class Interval(NamedTuple):
-  """A number with its 95 % interval, as fractions."""
-
-  mean: float
-  low: float
-  high: float
-
-  @property
-  def is_clear(self) -> bool:
-    """Returns whether 0 is outside of it, by more than rounding errors."""
-    return self.low > 1e-6 or self.high < -1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +33,13 @@ class Run:
   answers: list[list[dict[str, Any]]]  # of each round, evaluations.jsonl
   analyses: list[dict[str, Any]]  # of each round what imm analyze found, {} where it has not looked
 
-  @property
-  def samples(self) -> list[list[dict[str, Any]]]:
-    """Returns samples.jsonl of each round from 1 on; read when asked for, as it is large. Raises ValueError or OSError."""
-    return [Workdir(self.path).read_lines(row['round'], 'samples.jsonl') for row in self.rows[1:]]
+  def read_samples(self, round_: int) -> list[dict[str, Any]]:
+    """Returns samples.jsonl of a round from 1 on, which may be large. Raises ValueError or OSError."""
+    return Workdir(self.path).read_lines(round_, 'samples.jsonl')
 
   @functools.cached_property
   def by_question(self) -> dict[tuple[State, str], dict[str, dict[str, Any]]]:
-    """Returns the answers of each state and task, by the question's id."""
+    """The answers of each state and task, by the question's id."""
     found: dict[tuple[State, str], dict[str, dict[str, Any]]] = {}
     for round_, records in enumerate(self.answers):
       for record in records:
@@ -71,12 +56,13 @@ class Arm:
 
   @functools.cached_property
   def states(self) -> list[State]:
-    """Returns the params that all its runs measured, in order."""
-    return states(self.runs[0].rows[: min(len(run.rows) for run in self.runs)])
+    """The params that all its runs measured, in order."""
+    num_rows = min(len(run.rows) for run in self.runs)
+    return states(self.runs[0].rows[:num_rows])
 
   @property
   def last_analysis(self) -> tuple[int, dict[str, Any]] | None:
-    """Returns the newest round of its first run that `imm analyze` has looked at, and what it found; None without one."""
+    """The newest round of its first run that `imm analyze` has looked at, and what it found; None without one."""
     found = [(round_, analysis) for round_, analysis in enumerate(self.runs[0].analyses) if round_ and analysis]
     return found[-1] if found else None
 
@@ -86,12 +72,16 @@ class Arm:
     A task's interval is the mean of its runs' Wilson intervals: they answer the same questions. Tasks have different
     ones: the interval of their mean is put together from theirs (MOVER; Zou and Donner, doi 10.1002/sim.3095).
     """
-    cells = [[run.rows[state.round_][state.key(domain)][task] for run in self.runs] for task in tasks]
-    mean, low, high = (
-      np.mean([[cell[name] for cell in row] for row in cells], axis=1) for name in ('accuracy', 'low', 'high')
-    )
-    middle, down, up = float(mean.mean()), np.linalg.norm(mean - low), np.linalg.norm(high - mean)
-    return Interval(middle, middle - float(down) / len(tasks), middle + float(up) / len(tasks))
+    measured = [run.rows[state.round_][state.key(domain)] for run in self.runs]
+
+    def by_task(name: str) -> np.ndarray:
+      return np.mean([[of_run[task][name] for of_run in measured] for task in tasks], axis=1)
+
+    means = by_task('accuracy')
+    mean = float(means.mean())
+    below = float(np.linalg.norm(means - by_task('low'))) / len(tasks)
+    above = float(np.linalg.norm(by_task('high') - means)) / len(tasks)
+    return Interval(mean, mean - below, mean + above)
 
   def drift(self, state: State) -> float:
     """Returns the mean over its runs of ‖params - base‖ / ‖base‖ of merged params."""
@@ -99,8 +89,11 @@ class Arm:
 
   def text_nll(self, state: State) -> float | None:
     """Returns the mean over its runs of a text's negative log-likelihood, nats a token; None where not all measured it."""
-    rows, key = [run.rows[state.round_] for run in self.runs], state.key('text')
-    return float(np.mean([row[key]['nll_nats'] for row in rows])) if all(key in row for row in rows) else None
+    key = state.key('text')
+    rows = [run.rows[state.round_] for run in self.runs]
+    if not all(key in row for row in rows):
+      return None
+    return float(np.mean([row[key]['nll_nats'] for row in rows]))
 
   def guess(self, domain: str, tasks: Sequence[str]) -> float:
     """Returns the mean over tasks of the accuracy of always giving the commonest answer."""
@@ -111,7 +104,8 @@ class Arm:
     shares = []
     for run in self.runs:
       for task in tasks:
-        before, after = run.by_question[BASE, task], run.by_question[state, task]
+        before = run.by_question[BASE, task]
+        after = run.by_question[state, task]
         moves = [after[id_]['right'] - before[id_]['right'] for id_ in after]
         shares.append((moves.count(1) / len(moves), moves.count(-1) / len(moves)))
     gained, lost = np.mean(shares, axis=0)
@@ -134,9 +128,11 @@ def results(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[State, l
 
 
 def _cell(rows: Sequence[Mapping[str, Any]], state: State, domain: str, task: str) -> str:
-  result, before = rows[state.round_][state.key(domain)][task], rows[0][domain][task]
+  result = rows[state.round_][state.key(domain)][task]
   text = f'{100 * result["accuracy"]:.1f} [{100 * result["low"]:.0f}, {100 * result["high"]:.0f}]'
-  return text if state == BASE else f'{text} {100 * (result["accuracy"] - before["accuracy"]):+.1f}'
+  if state == BASE:
+    return text
+  return f'{text} {100 * (result["accuracy"] - rows[0][domain][task]["accuracy"]):+.1f}'
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -150,19 +146,36 @@ def table(arms: Sequence[Arm]) -> str:
   Where all measured a text there is a column of its negative log-likelihood too, in nats a token.
   """
   tasks = shared_tasks([run for arm in arms for run in arm.runs])
-  levels = [f'{100 * arms[0].accuracy(BASE, *item).mean:.1f}' for item in tasks.items()]
-  nlls = [[nll for state in (BASE, arm.states[-1]) if (nll := arm.text_nll(state)) is not None] for arm in arms]
-  measured = all(len(pair) == 2 for pair in nlls)
-  levels += [f'{nlls[0][0]:.3f} nats'] if measured else []
-  lines = [['original, %', *levels, '', str(len(arms[0].runs))]]
-  for arm, pair in zip(arms, nlls, strict=True):
-    changes = [_points(difference((arm, arm.states[-1]), (arm, BASE), names)) for names in tasks.values()]
-    changes += [f'{pair[1] - pair[0]:+.3f}'] if measured else []
-    lines.append([f'{arm.name}, points', *changes, f'{arm.drift(arm.states[-1]):.1e}', str(len(arm.runs))])
-  return '\n'.join(markdown(['arm', *map(str.upper, tasks), *(['text'] if measured else []), 'drift', 'seeds'], lines))
+  original = [f'{100 * arms[0].accuracy(BASE, domain, names).mean:.1f}' for domain, names in tasks.items()]
+  lines = []
+  for arm in arms:
+    last = arm.states[-1]
+    changes = [_in_points(difference((arm, last), (arm, BASE), names)) for names in tasks.values()]
+    lines.append([f'{arm.name}, points', *changes, f'{arm.drift(last):.1e}', str(len(arm.runs))])
+  lines.insert(0, ['original, %', *original, '', str(len(arms[0].runs))])
+  header = ['arm', *map(str.upper, tasks), 'drift', 'seeds']
+  texts = _text_column(arms)
+  if texts:
+    for line, cell in zip([header, *lines], texts, strict=True):
+      line.insert(1 + len(tasks), cell)
+  return '\n'.join(markdown(header, lines))
 
 
-def _points(change: Interval) -> str:
+def _text_column(arms: Sequence[Arm]) -> list[str]:
+  """Returns the table's column of a text's negative log-likelihood; nothing where not all arms measured it."""
+  cells = ['text']
+  for arm in arms:
+    before = arm.text_nll(BASE)
+    after = arm.text_nll(arm.states[-1])
+    if before is None or after is None:
+      return []
+    if arm is arms[0]:
+      cells.append(f'{before:.3f} nats')
+    cells.append(f'{after - before:+.3f}')
+  return cells
+
+
+def _in_points(change: Interval) -> str:
   mean, low, high = (f'{100 * value:+.1f}' for value in change)
   return f'{mean} [{low}, {high}]'
 
@@ -198,15 +211,21 @@ def group(runs: Sequence[Run]) -> list[Arm]:
       if other.config['seed'] == run.config['seed']:
         raise ValueError(f'{other.path}, {run.path}: are runs of one config and seed; report them one by one')
     members.append(run)
-  paths = [[os.path.abspath(run.path) for run in members] for members in found.values()]
-  names = [{_without_seed(run) for run in members} for members in found.values()]
-  stems = [name.pop() if len(name) == 1 else of_arm[0] for name, of_arm in zip(names, paths, strict=True)]
-  stems = stems if len(set(stems)) == len(stems) else [of_arm[0] for of_arm in paths]
+  arms = list(found.values())
+  stems = [_stem(members) for members in arms]
+  if len(set(stems)) < len(stems):
+    stems = [os.path.abspath(members[0].path) for members in arms]
   above = os.path.commonpath([os.path.dirname(stem) for stem in stems])
   return [
     Arm(os.path.relpath(stem, above), sorted(members, key=lambda run: run.config['seed']))
-    for stem, members in zip(stems, found.values(), strict=True)
+    for stem, members in zip(stems, arms, strict=True)
   ]
+
+
+def _stem(runs: Sequence[Run]) -> str:
+  """Returns what the paths of an arm's runs share but for the seed at their end; the first one's path if they do not."""
+  stems = {_without_seed(run) for run in runs}
+  return stems.pop() if len(stems) == 1 else os.path.abspath(runs[0].path)
 
 
 def _without_seed(run: Run) -> str:
@@ -243,44 +262,32 @@ def difference(a: tuple[Arm, State], b: tuple[Arm, State], tasks: Sequence[str])
 
   Raises ValueError where they have no question of a task in common.
   """
-  sides = [({run.config['seed']: run for run in arm.runs}, state) for arm, state in (a, b)]
-  seeds = set.intersection(*(set(runs) for runs, _ in sides))
+  seeds = sorted({run.config['seed'] for run in a[0].runs} & {run.config['seed'] for run in b[0].runs})
   differences = []
   for task in tasks:
-    tables = [[runs[seed].by_question[state, task] for seed in sorted(seeds or runs)] for runs, state in sides]
-    ids = sorted(set.intersection(*(set(table) for side in tables for table in side)))
+    answers_a = _answers(*a, task, seeds)
+    answers_b = _answers(*b, task, seeds)
+    ids = sorted(set.intersection(*(set(answers) for answers in [*answers_a, *answers_b])))
     if not ids:
       raise ValueError(f'{a[0].name}, {b[0].name}: have no question of {task} in common; report them one by one')
-    x, y = (np.array([[table[id_]['right'] for id_ in ids] for table in side], np.float64) for side in tables)
-    differences.append(x - y if seeds else x.mean(axis=0, keepdims=True) - y.mean(axis=0, keepdims=True))
+    right_a = _right(answers_a, ids)
+    right_b = _right(answers_b, ids)
+    if not seeds:
+      right_a = right_a.mean(axis=0, keepdims=True)
+      right_b = right_b.mean(axis=0, keepdims=True)
+    differences.append(right_a - right_b)
   return paired_bootstrap(differences)
 
 
-def paired_bootstrap(differences: Sequence[np.ndarray]) -> Interval:
-  """Returns the mean over tasks of the differences, between the 2.5 and 97.5 percentiles of 1000 resamples of it.
-
-  Questions are resampled within each task, and seeds where there are several. A few seeds' resamples vary less than their
-  mean does: what a seed deviates from it is widened first, so that seeds alone would give about Student's interval.
-  The result is a function of the arguments alone.
-
-  Args:
-    differences: for each task [S, n], of each seed and question: 1 where only one side is right, -1 where only the other.
-  """
-  S = len(differences[0])
-  widening = np.sqrt(S / (S - 1)) * special.stdtrit(S - 1, 0.975) / special.ndtri(0.975) if S > 1 else 1.0
-  seeds, drawn = _weights(S, 0), np.zeros(_NUM_RESAMPLES)
-  for stream, x in enumerate(differences, start=1):
-    of_seeds = x.mean(axis=1, keepdims=True)
-    widened = x + (widening - 1) * (of_seeds - of_seeds.mean())
-    drawn += np.sum((seeds @ widened) * _weights(x.shape[1], stream), axis=1) / len(differences)
-  low, high = np.quantile(drawn, (0.025, 0.975))
-  return Interval(float(np.mean([x.mean() for x in differences])), float(low), float(high))
+def _answers(arm: Arm, state: State, task: str, seeds: Sequence[int]) -> list[dict[str, dict[str, Any]]]:
+  """Returns the answers by question of the arm's runs that have these seeds, in their order; without seeds of all."""
+  runs = {run.config['seed']: run for run in arm.runs}
+  return [runs[seed].by_question[state, task] for seed in seeds or sorted(runs)]
 
 
-@functools.lru_cache(maxsize=32)
-def _weights(n: int, stream: int) -> np.ndarray:
-  """Returns the share of each of n items in each resample, [_NUM_RESAMPLES, n] f64."""
-  return np.random.default_rng([n, stream]).multinomial(n, np.full(n, 1 / n), size=_NUM_RESAMPLES) / n
+def _right(answers: Sequence[Mapping[str, Mapping[str, Any]]], ids: Sequence[str]) -> np.ndarray:
+  """Returns 1 for each right and 0 for each wrong answer, [runs, questions] f64."""
+  return np.array([[of_run[id_]['right'] for id_ in ids] for of_run in answers], np.float64)
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

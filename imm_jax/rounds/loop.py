@@ -5,7 +5,7 @@ fine-tuning on them gives S_t, and M_t = merge(theta_0, S_t) starts the next rou
 that they make, are in docs/configs.md.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from etils import epath
 import jax
 import jax.numpy as jnp
 
-from imm_jax import console, formats, merging, processes, sharding
+from imm_jax import console, evaluate, formats, merging, processes, sharding
 from imm_jax import lm as lm_lib
 from imm_jax.formats import checkpoint
 from imm_jax.formats.at_round import source_of
@@ -215,12 +215,50 @@ def load_to_sample(config: Mapping[str, Any]) -> LM:
   return load_model(exp, exp.model.path, exp.mesh.make()).to_sample()
 
 
-def evaluate_only(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a row with the accuracies of config.model.path on the config's tasks."""
+def evaluate_only(
+  config: Mapping[str, Any], after_task: Callable[[Mapping[str, Any]], None] = lambda row: None
+) -> dict[str, Any]:
+  """Returns a row with the accuracies of config.model.path on the config's tasks.
+
+  Every task is read, and every prompt's length checked, before the model is loaded.
+
+  Args:
+    config: of the experiment.
+    after_task: called after each task with the row, which has the tasks that are measured so far.
+
+  Raises:
+    ValueError: the config or a task's data are wrong, or a prompt is too long.
+    OSError: a file cannot be read, or a verifier does not work here.
+  """
   exp = experiment.resolve(config)
   exp.check_verifiers()
-  mesh, entry, key = exp.mesh.make(), phases.Entry(0), jax.random.key(exp.seed)
+  mesh = exp.mesh.make()
+  domains = {'id': exp.id_tasks, 'ood': exp.ood_tasks}
+  check_prompts(exp, [task for tasks in domains.values() for task in tasks.values()], mesh)
+  row = phases.Entry(0).values | {domain: {} for domain in domains}
   with jax.set_mesh(mesh):
-    lm = load_model(exp, exp.model.path, mesh)
-    phases.evaluate_domains(exp, lm, lm.params, key, entry, 'merged', part=lambda name, compute: compute())
-  return entry.values
+    lm = load_model(exp, exp.model.path, mesh).to_sample()
+    for domain, tasks in domains.items():
+      for name, task in tasks.items():
+        result, _ = evaluate.evaluate(
+          lm.model, lm.params, lm.tokenizer, {name: task}, exp.evaluate, exp.sampler, key=jax.random.key(exp.seed)
+        )
+        row[domain] |= result
+        console.note(f'{domain.upper()} {name}: {100 * result[name]["accuracy"]:.1f} % right')
+        after_task(row)
+    if exp.evaluate.text_source:
+      row['text'] = evaluate.text_nll(lm.model, lm.params, lm.tokenizer, exp.evaluate, exp.sampler.num_slots)
+      after_task(row)
+  return row
+
+
+def check_prompts(exp: Experiment, tasks: Sequence[Task], mesh: jax.sharding.Mesh) -> None:
+  """Raises ValueError when a test question does not fit the context of the config's model, or a task cannot be read."""
+  max_length = experiment.read_config(exp.model, mesh).max_length
+  if exp.model.path:
+    tokenizer = formats.load_tokenizer(source_of(exp.model.path))
+  else:
+    assert exp.model.random is not None
+    tokenizer = Tokenizer.from_characters(exp.model.random.characters)
+  for task in tasks:
+    evaluate.check_prompts(task, tokenizer, max_length)

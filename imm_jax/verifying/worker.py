@@ -13,6 +13,8 @@ import tempfile
 import threading
 from typing import Literal
 
+from imm_jax import extras
+
 Verdict = Literal['correct', 'incorrect', 'error']  # error: no verdict before a limit
 
 SECS = 10.0  # Of wall time for a comparison; a usual one takes 0.02.
@@ -34,7 +36,8 @@ def same_formula(gold: str, text: str, *, search: bool = False) -> Verdict:
 
 @functools.cache
 def check() -> None:
-  """Raises OSError when math-verify cannot be used here."""
+  """Raises ValueError when math-verify is not installed, OSError when it cannot be used here."""
+  extras.require('math-verify', 'math', 'math_verify')
   worker = _Worker()  # One that ends here: the threads that judge have their own.
   for text, verdict in (('0.5', 'correct'), ('0.4', 'incorrect')):
     if worker.ask(r'\frac{1}{2}', text) != verdict:

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from imm_jax.reports import plots, report
+from imm_jax.reports import drawing, report
 from tests.reports.test_compare import CONFIG, make_run
 
 EVIL = '</pre><script>alert("x")</script>{{ 7 * 7 }}<img src=https://example.com/x.png>'
@@ -84,7 +84,7 @@ def test_rounds_on_other_machines_are_told_apart(several):
   runs = [report.compare.read(path) for path in several[:1]]
   runs[0].rows[2]['versions'] = {'jax': '2'}
   del runs[0].rows[0]['versions']  # as in a run that an older program began
-  assert report._ran_on(runs) == [
+  assert report.ran_on(runs) == [
     f'{several[0]} rounds 1 to 1: jax 1; 1 x cpu',
     f'{several[0]} rounds 2 to 2: jax 2; 1 x cpu',
   ]
@@ -126,7 +126,7 @@ def test_a_run_with_little_in_it(tmp_path, changes):
 # What a browser drew: how wide the page is, and of each figure whether it is within the page and how many marks in an arm's
 # color are seen.
 MEASURE = (
-  f"""<script>const colors = {list(plots.COLORS)};"""
+  f"""<script>const colors = {list(drawing.COLORS)};"""
   + """
 const colored = (e) => colors.some((color) => (e.getAttribute('style') || '').includes(color));
 const seen = (e) => { const box = e.getBoundingClientRect(); return box.width > 0 || box.height > 0; };

@@ -1,0 +1,46 @@
+"""`imm run`: runs the rounds of an experiment, or goes on with them."""
+
+import os
+import sys
+from typing import Any
+
+from imm_jax import console
+from imm_jax.cli import tables
+from imm_jax.cli.flags import Flags
+
+RESTART = 42  # Exit code of a run that was told to stop: the same command goes on. xpk restarts on it.
+
+
+def main(flags: Flags) -> None:
+  """Runs the command. Exits with RESTART after a notice to stop."""
+  config, workdir = parse(flags)
+  from imm_jax import processes
+  from imm_jax.reports import report
+  from imm_jax.rounds import loop
+
+  processes.join()
+  if not processes.is_first():
+    console.mute()
+  try:
+    rows = loop.run(config, workdir, after_round=report.Writer())
+  except processes.Stopped:
+    console.note('imm: stopped as asked to, and saved; the same command goes on')
+    sys.exit(RESTART)
+  if processes.is_first():
+    tables.results(rows)
+    print_files(workdir)
+
+
+def parse(flags: Flags) -> tuple[dict[str, Any], str]:
+  """Parses --config and --workdir, both of which must be given; returns the config and the directory."""
+  workdir = flags.string('workdir', None, 'Directory of the run; the same command goes on with it.')
+  config = flags.parse_config()
+  if not workdir.value:
+    raise ValueError('--workdir: is missing; give the directory of the run')
+  return config, workdir.value
+
+
+def print_files(workdir: str) -> None:
+  """Prints where a run's summary and report are."""
+  for name in ('summary.json', 'report.html'):
+    print(f'{name.partition(".")[0]}: {os.path.join(workdir, name)}')
