@@ -41,6 +41,10 @@ def parse(flags: Flags) -> tuple[dict[str, Any], str]:
 
 
 def print_files(workdir: str) -> None:
-  """Prints where a run's summary and report are."""
+  """Prints where a run's summary is, and its report where there is one."""
+  from etils import epath
+
   for name in ('summary.json', 'report.html'):
-    print(f'{name.partition(".")[0]}: {os.path.join(workdir, name)}')
+    path = os.path.join(workdir, name)
+    if epath.Path(path).exists():
+      print(f'{name.partition(".")[0]}: {path}')

@@ -90,6 +90,38 @@ def test_rounds_on_other_machines_are_told_apart(several):
   ]
 
 
+def test_samples_are_read_once_and_the_page_is_the_same(tmp_path, monkeypatch):
+  reads, read_samples = [], report.Run.read_samples
+
+  def counting(run, round_):
+    reads.append(round_)
+    return read_samples(run, round_)
+
+  monkeypatch.setattr(report.Run, 'read_samples', counting)
+  path, write = make_run(tmp_path / 'run'), report.Writer()
+  for _ in range(3):
+    write(path)
+  assert reads == [1, 2]
+  assert (tmp_path / 'run' / 'report.html').read_text() == report.page([path])
+
+
+def test_a_page_that_cannot_be_written_ends_nothing_and_is_noted_once(tmp_path, capsys):
+  path, write = make_run(tmp_path / 'run'), report.Writer()
+  (tmp_path / 'run' / 'rounds' / '0001' / 'samples.jsonl').write_text('{')
+  for _ in range(2):
+    write(path)
+  assert capsys.readouterr().err.count('report.html is not written') == 1
+  with pytest.raises(ValueError, match='samples.jsonl: is damaged'):
+    report.write(path)
+
+
+def test_a_round_that_accepted_nothing_is_shown(tmp_path):
+  path = make_run(tmp_path / 'run', num_rounds=1)
+  file = tmp_path / 'run' / 'rounds' / '0001' / 'samples.jsonl'
+  file.write_text(''.join(line for line in file.read_text().splitlines(True) if '"reason": ""' not in line))
+  assert '0 accepted, 3 wrong, 1 truncated' in ' '.join(' '.join(Page(report.page([path])).texts).split())
+
+
 ANALYSIS = {
   'change': {'layers': [0.01, 0.02], 'attn/q': 0.0375},
   'spearman': {'nll_rise': {'rho': -1.0, 'p': 1.0}},
