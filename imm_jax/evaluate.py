@@ -92,23 +92,6 @@ def evaluate(
   return results, records
 
 
-def check_prompts(task: Task, tokenizer: Tokenizer, max_length: int) -> None:
-  """Raises ValueError, naming the question, when a test prompt with its answer exceeds a context of max_length tokens.
-
-  Reads the task's data, and raises what that raises.
-  """
-  for example in task.test:
-    num_tokens = len(tokenizer.encode_prompt(task.prompt(example, task.shots)))
-    num_new = task.max_new_tokens
-    if task.scoring == 'likelihood':
-      options = [tokenizer.encode(text) for text in task.continuations(example)]
-      num_new = max(map(len, options)) - 1  # The last token is never read.
-    if num_tokens + num_new > max_length:
-      raise ValueError(
-        f'prompt {example.id} has {num_tokens} tokens: with {num_new} new ones it exceeds the context of {max_length}'
-      )
-
-
 def judge(
   task: Task, examples: Sequence[Example], texts: Sequence[Sequence[str]], *, flexible: bool = False
 ) -> list[list[bool]]:
@@ -139,6 +122,24 @@ def text_nll(
     )  # fmt: skip
   logprobs = np.concatenate([score.logprobs for [score] in scores])
   return {'nll_nats': -float(logprobs.mean(dtype=np.float64)), 'num_tokens': logprobs.size}
+
+
+def check_lengths(tokenizer: Tokenizer, max_length: int, task: Task, examples: Sequence[Example]) -> None:
+  """Raises ValueError naming the first example whose prompt, with what follows it, is too long.
+
+  A prompt and what follows it have at most max_length tokens.
+  """
+  for example in examples:
+    num_tokens = len(tokenizer.encode_prompt(task.prompt(example, task.shots)))
+    num_new = task.max_new_tokens
+    if task.scoring == 'likelihood':
+      options = [tokenizer.encode(text) for text in task.continuations(example)]
+      num_new = max(map(len, options)) - 1  # The last token is never read.
+    if num_tokens + num_new > max_length:
+      raise ValueError(
+        f'question {example.id}: its prompt has {num_tokens} tokens: with {num_new} new ones'
+        f' it exceeds the context of {max_length}'
+      )
 
 
 def _generate(model, params, tokenizer, task, config, key, label):

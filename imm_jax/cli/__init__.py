@@ -1,4 +1,4 @@
-"""The `imm` command. Each of its commands is a module of this package, imported when it is asked for."""
+"""The `imm` command: a module a command, imported when it is asked for."""
 
 import atexit
 import importlib
@@ -30,10 +30,13 @@ config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback
 def main() -> None:
   """Runs the command that sys.argv names.
 
-  The exit code is 0 when it is done, 1 for a user's error in one line, and 42 when a run was told to stop.
+  The exit code is 0 when it is done, 1 for a user's error in one line, and 42 when a run was told
+  to stop.
   """
-  signal.signal(signal.SIGTERM, signal.default_int_handler)  # As Ctrl-C does, it lets temporary files be removed.
-  atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Or one that comes now would take the exit code's place.
+  # As Ctrl-C does, it lets temporary files be removed.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  # Or one that comes now would take the exit code's place.
+  atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
   name, *arguments = sys.argv[1:] or ['--help']
   if name in ('-h', '--help', 'help'):
     print(OVERVIEW, end='')
@@ -43,7 +46,8 @@ def main() -> None:
     if name not in COMMANDS:
       raise ValueError(f'{name!r} is no command; the commands are {", ".join(COMMANDS)}')
     importlib.import_module(f'imm_jax.cli.{name}').main(given)
-  # What a user can cause is a ValueError or an OSError with one clear line; anything else is ours, and shows its traceback.
+  # What a user can cause is a ValueError or an OSError with one clear line. Anything else is ours,
+  # and shows its traceback.
   except (ValueError, OSError, flags.Error) as error:
     if given.shows_traceback:
       raise
@@ -51,4 +55,5 @@ def main() -> None:
     sys.exit(1)
   except KeyboardInterrupt:
     print('imm: stopped; a run goes on with the same command', file=sys.stderr, flush=True)
-    os._exit(130)  # An orderly exit would wait for, or crash in, a computation that is still running.
+    # An orderly exit would wait for, or crash in, a computation that is still running.
+    os._exit(130)

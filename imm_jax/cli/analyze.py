@@ -10,7 +10,12 @@ from imm_jax.cli.flags import Flags
 def main(flags: Flags) -> None:
   """Runs the command. Exits with run.RESTART after a notice to stop."""
   workdir = flags.string('workdir', None, 'Directory of a run that has a round done.')
-  num_completions = flags.integer('num_completions', 64, 'To measure the importance of layers on.', at_least=1)
+  num_completions = flags.integer(
+    'num_completions',
+    64,
+    'To measure the importance of layers on.',
+    at_least=1,
+  )
   flags.parse()
   if not workdir.value:
     raise ValueError('--workdir: is missing; give the directory of the run')

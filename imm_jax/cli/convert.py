@@ -3,8 +3,8 @@
 from imm_jax.cli.flags import Flags
 
 _USAGE = (
-  'SOURCE TARGET: a model (HF directory, .gguf, WORKDIR@ROUND) or a LoRA adapter of PEFT or TRL, which is merged into its'
-  ' base, and the Hugging Face directory to write'
+  'SOURCE TARGET: a model (HF directory, .gguf, WORKDIR@ROUND) or a LoRA adapter of PEFT or TRL,'
+  ' which is merged into its base, and the Hugging Face directory to write'
 )
 
 

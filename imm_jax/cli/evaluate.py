@@ -12,10 +12,10 @@ from imm_jax.cli.flags import Flags
 
 
 def main(flags: Flags) -> None:
-  """Runs the command: first all checks, then a task after the other; --out holds those that are done."""
+  """Runs the command: all checks, then task after task; --out holds those that are done."""
   out = flags.string('out', None, 'JSON file to write the results to.')
   lm_eval_tasks = flags.names('lm_eval_tasks', "Tasks of lm-eval's, in place of the config's.")
-  lm_eval_include = flags.string('lm_eval_include', '', "Directory with more of lm-eval's task files.")
+  include = flags.string('lm_eval_include', '', "Directory with more of lm-eval's task files.")
   config = flags.parse_config()
   from imm_jax.rounds import loop
 
@@ -33,9 +33,10 @@ def main(flags: Flags) -> None:
   extras.require('--lm_eval_tasks', 'eval', 'lm_eval')
   from imm_jax import harness
 
-  harness.find_tasks(tuple(lm_eval_tasks.value), lm_eval_include.value)
+  harness.find_tasks(tuple(lm_eval_tasks.value), include.value)
   lm = loop.load_to_sample(config)
-  results = harness.evaluate(lm, lm_eval_tasks.value, lm_eval_include.value, config['sampler']['num_slots'])
+  num_rows = config['sampler']['num_slots']
+  results = harness.evaluate(lm, lm_eval_tasks.value, include.value, num_rows)
   print(harness.table(results))
   write(results)
 

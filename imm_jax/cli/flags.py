@@ -1,4 +1,4 @@
-"""Reads the flags of a command: the one place of absl's flags and of ml_collections' config flags."""
+"""Reads the flags of a command: the one place of absl's flags and ml_collections' configs."""
 
 from collections.abc import Sequence
 import importlib.util
@@ -12,13 +12,15 @@ from ml_collections import config_flags
 from imm_jax.text import nearest
 
 Error = absl_flags.Error
-Flag = absl_flags.FlagHolder  # What a declaration returns; `value` and `present` can be read after `Flags.parse`.
+# What a declaration returns; `value` and `present` can be read after `Flags.parse`.
+Flag = absl_flags.FlagHolder
 
 
 class Flags:
   """The flags of one command: first declared, then parsed once.
 
-  A flag file (--flagfile=FILE) counts as if its lines stood on the command line: --config and its overrides too.
+  A flag file (--flagfile=FILE) counts as if its lines stood on the command line: --config and its
+  overrides too.
   """
 
   def __init__(self, command: str, arguments: Sequence[str]):
@@ -78,7 +80,7 @@ class Flags:
     return positional
 
   def parse_config(self) -> dict[str, Any]:
-    """Parses what was declared and --config=FILE with its overrides; returns the config as plain values.
+    """Parses what was declared, --config=FILE and its overrides; returns the config as a dict.
 
     Raises as `parse` does, and ValueError when there is no --config, or when it is no config.
     """
@@ -90,13 +92,14 @@ class Flags:
   def parse_optional_config(
     self, num_positional: int | None = 0, usage: str = ''
   ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Parses as `parse_config` does; returns the config, None without --config, and the positional arguments."""
+    """Parses as `parse_config` does; returns the config, or None, and the positional arguments."""
     source = self.string(
       'config',
       None,
       'File of the experiment, and FILE:ARGUMENT for its get_config. Each of its keys is a flag --config.KEY.',
     )
-    rest = self._values(self._argv(), known_only=True)  # Overrides and positional arguments are left.
+    # Overrides and positional arguments are left.
+    rest = self._values(self._argv(), known_only=True)
     if source.value is None:
       _, *positional = self._parse_rest(rest, absl_flags.FlagValues())
       self._finish(positional, num_positional, usage)
@@ -111,8 +114,11 @@ class Flags:
       _, *positional = self._parse_rest(rest, values)
     except (ValueError, OSError, Error):
       raise
-    except Exception as error:  # A config is a program of the user's: whatever it raises is a mistake in it.
-      hint = '; a config imports what stands beside it or on PYTHONPATH' if isinstance(error, ImportError) else ''
+    # A config is a program of the user's: whatever it raises is a mistake in it.
+    except Exception as error:
+      hint = ''
+      if isinstance(error, ImportError):
+        hint = '; a config imports what stands beside it or on PYTHONPATH'
       raise ValueError(f'--config: {one_line(error)}{hint}') from error
     self._finish(positional, num_positional, usage)
     return config.to_dict(), positional
@@ -134,10 +140,17 @@ class Flags:
       raise self._no_such_flag(error) from error
 
   def _no_such_flag(self, error: absl_flags.UnrecognizedFlagError) -> ValueError:
-    return ValueError(f'--{error.flagname}: no such flag{nearest(error.flagname, self._values)}; see {self._command} --help')
+    hint = nearest(error.flagname, self._values)
+    return ValueError(f'--{error.flagname}: no such flag{hint}; see {self._command} --help')
 
-  def _finish(self, positional: Sequence[str], num_positional: int | None, usage: str, epilog: str = '') -> None:
-    """Prints the help and exits when it is asked for; else checks the number of positional arguments."""
+  def _finish(
+    self,
+    positional: Sequence[str],
+    num_positional: int | None,
+    usage: str,
+    epilog: str = '',
+  ) -> None:
+    """Prints the help and exits when it is asked for; else counts the positional arguments."""
     if self._help.value:
       text = self._values.main_module_help() or self._values.get_help()
       print('\n'.join([f'{self._command} {usage}'.rstrip(), text, epilog]).rstrip())
@@ -158,11 +171,12 @@ def one_line(error: BaseException) -> str:
 
 
 def _load(source: str) -> Any:
-  """Returns what get_config of FILE or FILE:ARGUMENT returns. The config's own errors pass through."""
+  """Returns what get_config of FILE or FILE:ARGUMENT returns. Its own errors pass through."""
   path, colon, argument = source.partition(':')
   if not os.path.isfile(path):
     raise ValueError(f'--config: {path}: no such file; give the file of an experiment, such as configs/quickstart.py')
-  sys.path.insert(0, os.path.dirname(os.path.abspath(path)))  # A config imports what stands beside it, as a script does.
+  # A config imports what stands beside it, as a script does.
+  sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
   spec = importlib.util.spec_from_file_location('config', path)
   if spec is None or spec.loader is None:
     raise ValueError(f'--config: {path}: is no Python file')
@@ -172,7 +186,7 @@ def _load(source: str) -> Any:
 
 
 def _check_key(config: Any, name: str) -> None:
-  """Raises ValueError when `name`, a flag without its dashes, is meant for the config and is no key of it."""
+  """Raises ValueError when `name`, a flag without its dashes, would be a key and is none."""
   first, *keys = name.removeprefix('no' if name.startswith('noconfig.') else '').split('.')
   if first != 'config' and keys and first in config:
     raise ValueError(f'--{name}: no such flag; a key of the config is --config.{name}')

@@ -10,17 +10,23 @@ from imm_jax.merging import recipe as recipe_lib
 from imm_jax.merging import stream
 from imm_jax.merging.recipe import Recipe
 
+_DTYPES = ['', 'float32', 'bfloat16']
+
 
 def main(flags: Flags) -> None:
   """Runs the command."""
-  recipe_file = flags.string('recipe', None, "A merge in mergekit's YAML format, in place of the flags below.")
+  recipe_file = flags.string(
+    'recipe',
+    None,
+    "A merge in mergekit's YAML format, in place of the flags below.",
+  )
   of_recipe = {
     'base': flags.string('base', None, 'The original model, a Hugging Face directory.'),
     'tuned': flags.repeated('tuned', 'A fine-tuned model; may be given several times.'),
     'param': flags.repeated('param', "NAME=VALUE of the method's; may be given several times."),
     'method': flags.string('method', 'linear', 'One of those below.'),
     'alpha': flags.number('alpha', 0.5, 'Weight of tuned: 0 is base, 1 is tuned.'),
-    'dtype': flags.choice('dtype', '', ['', 'float32', 'bfloat16'], 'To round all models to first; of --out.'),
+    'dtype': flags.choice('dtype', '', _DTYPES, 'To round all models to first; of --out.'),
   }
   seed = flags.integer('seed', 0, "Of a random method's masks.")
   out = flags.string('out', None, 'Hugging Face directory to write.')
@@ -54,7 +60,8 @@ def _of_flags(of_recipe: dict[str, Flag[Any]]) -> Recipe:
       raise ValueError(f'--{name}: is missing; give a directory, or a --recipe')
   values = {name: flag.value for name, flag in of_recipe.items()}
   method = merging.METHODS.get(values['method'])
-  takes_alpha = method is None or method.alpha or of_recipe['alpha'].present  # An unknown method is refused below.
+  # An unknown method is refused below.
+  takes_alpha = method is None or method.alpha or of_recipe['alpha'].present
   return recipe_lib.from_flags(
     values['method'], values['base'], values['tuned'], values['alpha'] if takes_alpha else None,
     _parameters(values['param']), values['dtype'] or None,
@@ -65,7 +72,8 @@ def _methods() -> str:
   """Returns the methods, a line each with its parameters and a line with its reference."""
   lines = ['Methods (parameters with their defaults; --alpha sets the one named):', '']
   for name, row in merging.METHODS.items():
-    parameters = ', '.join(key if value is None else f'{key}={value}' for key, value in row.parameters.items())
+    values = row.parameters.items()
+    parameters = ', '.join(key if value is None else f'{key}={value}' for key, value in values)
     lines.append(f'  {name}({parameters})' + (f', alpha: {row.alpha}' if row.alpha else ''))
     lines.append(f'      {row.reference}')
   return '\n'.join(lines)
@@ -79,7 +87,8 @@ def _parameters(texts: Sequence[str]) -> dict[str, Any]:
     try:
       parameters[name] = json.loads(value)
     except ValueError:
-      raise ValueError(f'--param: {text!r} is not NAME=VALUE with a number, true, false or a [list]') from None
+      problem = f'{text!r} is not NAME=VALUE with a number, true, false or a [list]'
+      raise ValueError(f'--param: {problem}') from None
     if not sign:
       raise ValueError(f'--param: {text!r} is not NAME=VALUE')
   return parameters

@@ -12,12 +12,23 @@ from imm_jax.cli.flags import Flags
 def main(flags: Flags) -> None:
   """Runs the command. The programs that were compiled before an error are printed all the same."""
   topology = flags.string('topology', 'v5e:4x4', 'CHIP:SHAPE of a slice: v5e, v5p or v6e.')
-  num_slices = flags.integer('num_slices', 1, 'Slices of that shape, joined by the data-centre network.', at_least=1)
+  num_slices = flags.integer(
+    'num_slices',
+    1,
+    'Slices of that shape, joined by the data-centre network.',
+    at_least=1,
+  )
   program = flags.string('program', 'all', 'train, prefill, decode, merge or score.')
-  prompt_tokens = flags.integer('prompt_tokens', 512, 'Of a prompt, when sampling and scoring.', at_least=1)
+  prompt_tokens = flags.integer(
+    'prompt_tokens',
+    512,
+    'Of a prompt, when sampling and scoring.',
+    at_least=1,
+  )
   new_tokens = flags.integer('new_tokens', 512, 'Of a completion at most.', at_least=1)
   as_json = flags.boolean('json', False, 'Print JSON in place of a table.')
-  os.environ.setdefault('JAX_PLATFORMS', 'cpu')  # Nothing runs; a TPU beside this program stays free.
+  # Nothing runs; a TPU beside this program stays free.
+  os.environ.setdefault('JAX_PLATFORMS', 'cpu')
   config = flags.parse_config()
   from imm_jax.planning import plan
 
@@ -29,10 +40,12 @@ def main(flags: Flags) -> None:
   try:
     for report in plan.plan(config, topology.value, num_slices.value, programs, *lengths):
       reports[report.program] = report
-      console.note(f'{report.program}: compiled in {report.compile_secs:.0f} s; {report.peak_gib:.2f} GiB a device')
+      took = f'compiled in {report.compile_secs:.0f} s'
+      console.note(f'{report.program}: {took}; {report.peak_gib:.2f} GiB a device')
   finally:
     if reports and as_json.value:
-      print(json.dumps({name: dataclasses.asdict(report) for name, report in reports.items()}, indent=2))
+      rows = {name: dataclasses.asdict(report) for name, report in reports.items()}
+      print(json.dumps(rows, indent=2))
     elif reports:
       tables.plan(reports, config, topology.value, num_slices.value)
   questions = config['synthesize']['num_questions']

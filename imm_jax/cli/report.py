@@ -4,13 +4,18 @@ import os
 
 from imm_jax.cli.flags import Flags
 
+_USAGE = 'WORKDIR [WORKDIR ...]: of one run, or of several; those with configs equal but for the seed are one arm'
+
 
 def main(flags: Flags) -> None:
   """Runs the command."""
   out = flags.string('out', '', 'File to write; default: report.html in the one WORKDIR.')
-  figures = flags.string('figures', '', 'Directory to write the figures to as well, an SVG file each.')
-  usage = 'WORKDIR [WORKDIR ...]: of one run, or of several; those with configs equal but for the seed are one arm'
-  paths = flags.parse(num_positional=None, usage=usage)
+  figures = flags.string(
+    'figures',
+    '',
+    'Directory to write the figures to as well, an SVG file each.',
+  )
+  paths = flags.parse(num_positional=None, usage=_USAGE)
   if not paths:
     raise ValueError('imm report: takes at least one WORKDIR')
   if len(paths) > 1 and not out.value:

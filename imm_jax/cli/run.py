@@ -8,7 +8,8 @@ from imm_jax import console
 from imm_jax.cli import tables
 from imm_jax.cli.flags import Flags
 
-RESTART = 42  # Exit code of a run that was told to stop: the same command goes on. xpk restarts on it.
+# Exit code of a run that was told to stop: the same command goes on. xpk restarts on it.
+RESTART = 42
 
 
 def main(flags: Flags) -> None:
@@ -32,7 +33,7 @@ def main(flags: Flags) -> None:
 
 
 def parse(flags: Flags) -> tuple[dict[str, Any], str]:
-  """Parses --config and --workdir, both of which must be given; returns the config and the directory."""
+  """Parses --config and --workdir, which must be given; returns the config and the directory."""
   workdir = flags.string('workdir', None, 'Directory of the run; the same command goes on with it.')
   config = flags.parse_config()
   if not workdir.value:

@@ -13,9 +13,10 @@ if TYPE_CHECKING:  # At run time jax would come with it.
 
 _WIDTH = 160  # Characters, where there is no terminal that has a width.
 _LAYERS = (
-  'layers: what skipping one does to right completions of the original model, given to it (NLL: nats a token; accuracy:'
-  ' the share that greedy decoding would write; Taylor: an estimate of the rise), and how far the'
-  ' merged params are from the original, ‖params - base‖ / ‖base‖; rho (p): rank correlation of both'
+  'layers: what skipping one does to right completions of the original model, given to it (NLL:'
+  ' nats a token; accuracy: the share that greedy decoding would write; Taylor: an estimate of the'
+  ' rise), and how far the merged params are from the original, ‖params - base‖ / ‖base‖; rho (p):'
+  ' rank correlation of both'
 )
 
 
@@ -25,7 +26,7 @@ def terminal() -> Console:
 
 
 def results(rows: Sequence[Mapping[str, Any]], first: str = 'base') -> None:
-  """Prints a row for each set of params: accuracy [95 % interval] and the change from base, in points.
+  """Prints a row for each set of params: accuracy [95 % interval] and its change, in points.
 
   Args:
     rows: of a run's summary, from round 0 on.
@@ -36,10 +37,17 @@ def results(rows: Sequence[Mapping[str, Any]], first: str = 'base') -> None:
 
   columns, cells_of = compare.results(rows)
   tasks = [(domain, task) for domain in compare.DOMAINS for task in rows[0][domain]]
-  table = Table('params', title='accuracy in % [95 % interval]' + (', change from base in points' if len(rows) > 1 else ''))
-  for name in (*columns, 'drift'):  # The drift of params is their distance from the original ones, over these' norm.
+  title = 'accuracy in % [95 % interval]'
+  if len(rows) > 1:
+    title += ', change from base in points'
+  table = Table('params', title=title)
+  for name in (
+    *columns,
+    'drift',
+  ):  # The drift of params is their distance from the original ones, over these' norm.
     table.add_column(name, justify='right')
-  table.add_row('guess', *(f'{100 * rows[0][domain][task]["guess"]:.1f}' for domain, task in tasks), '')
+  guesses = [f'{100 * rows[0][domain][task]["guess"]:.1f}' for domain, task in tasks]
+  table.add_row('guess', *guesses, '')
   for state, cells in cells_of.items():
     drift = ''
     if state.round_ and state.which == 'merged':
@@ -48,19 +56,43 @@ def results(rows: Sequence[Mapping[str, Any]], first: str = 'base') -> None:
   console = terminal()
   console.print(table)
   for domain, task in tasks:
-    result = rows[-1][domain][task].items()
-    sampled = [f'{key} {100 * value:.1f} %' for key, value in result if '@' in key or key == 'accuracy_flexible']
+    result = rows[-1][domain][task]
+    others = [key for key in result if '@' in key or key == 'accuracy_flexible']
+    sampled = [f'{key} {100 * result[key]:.1f} %' for key in others]
     if sampled:
       console.print(f'{task}: {", ".join(sampled)}', highlight=False)
 
 
-def plan(reports: Mapping[str, 'Report'], config: Mapping[str, Any], topology: str, num_slices: int) -> None:
-  """Prints what programs take on a device of the slices, a row a program, and what would make fit those that do not."""
+def plan(
+  reports: Mapping[str, 'Report'],
+  config: Mapping[str, Any],
+  topology: str,
+  num_slices: int,
+) -> None:
+  """Prints what programs take on a device, a row each, and what would make fit those that do not.
+
+  Args:
+    reports: of plan.plan, by program.
+    config: of the experiment.
+    topology: of a slice, as 'v5e:4x4'.
+    num_slices: of that topology.
+  """
   from imm_jax.planning import plan as planning
 
   chip = planning.chip_of(topology)
-  table = Table(title=f'{num_slices} x {topology}: a device, by estimates that no hardware has confirmed')
-  for name in ('program', 'peak GiB', 'of it temporary', 'TFLOP', 'needed', 'compute ms', 'links ms', 'MFU', 'tokens/s'):
+  title = f'{num_slices} x {topology}: a device, by estimates that no hardware has confirmed'
+  table = Table(title=title)
+  for name in (
+    'program',
+    'peak GiB',
+    'of it temporary',
+    'TFLOP',
+    'needed',
+    'compute ms',
+    'links ms',
+    'MFU',
+    'tokens/s',
+  ):
     table.add_column(name, justify='left' if name == 'program' else 'right')
   for name, report in reports.items():
     table.add_row(
@@ -77,7 +109,8 @@ def plan(reports: Mapping[str, 'Report'], config: Mapping[str, Any], topology: s
   console = terminal()
   console.print(table)
   for name, report in reports.items():
-    moved = ', '.join(f'{kind} {size / 1e9:.2f} GB' for kind, size in report.collective_bytes.items())
+    sizes = report.collective_bytes.items()
+    moved = ', '.join(f'{kind} {size / 1e9:.2f} GB' for kind, size in sizes)
     remat = f' (remat {report.remat})' if name == 'train' else ''
     console.print(f'{name}{remat}: {moved or "no collective"}', highlight=False)
     if not report.fits:
@@ -94,7 +127,7 @@ def analyses(found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _layers(importance: Mapping[str, Sequence[float]], later: Sequence[Mapping[str, Any]]) -> Table:
-  """Returns a row a layer, a row a kind of module, and a row a rank correlation of importance and change."""
+  """Returns a row a layer, a row a kind of module, and a row a rank correlation of both."""
   rounds = [f'round {i}' for i in range(1, len(later) + 1)]
   table = _table(_LAYERS, ['layer', 'NLL rise', 'accuracy drop', 'Taylor', *rounds])
   for layer, values in enumerate(zip(*importance.values(), strict=True)):
@@ -117,7 +150,9 @@ def _correlation(found: Mapping[str, float] | None) -> str:
 
 def _samples(later: Sequence[Mapping[str, Any]]) -> Table:
   """Returns a row a round and task: how diverse its samples were."""
-  rows = [(i, task, row) for i, found in enumerate(later, 1) for task, row in found['collapse'].items()]
+  rows = []
+  for i, found in enumerate(later, 1):
+    rows += [(i, task, row) for task, row in found['collapse'].items()]
   names = list(dict.fromkeys(itertools.chain.from_iterable(row for _, _, row in rows)))
   title = 'samples of a round, before its model is trained (docs/runs.md has what the columns are)'
   table = _table(title, ['round', 'task', *names])

@@ -14,7 +14,11 @@ from imm_jax.text import nearest
 
 def main(flags: Flags) -> None:
   """Runs the command."""
-  source = flags.string('source', None, "Of NAME's questions, in place of the hub's: see docs/tasks.md.")
+  source = flags.string(
+    'source',
+    None,
+    "Of NAME's questions, in place of the hub's: see docs/tasks.md.",
+  )
   show = flags.integer('show', 0, 'Questions of NAME to print, with prompts and golds.', at_least=0)
   usage = '[NAME]: a data set, or a task of the --config; without NAME the data sets are listed'
   config, names = flags.parse_optional_config(num_positional=None, usage=usage)
@@ -53,9 +57,12 @@ def _find(names: Sequence[str], specs: dict[str, dict[str, Any]]) -> dict[str, A
 
 def _catalog() -> Table:
   """Returns a table of the known data sets; the example is made up."""
-  table = Table(title='data sets: rows of train / test, how they are asked and verified, and an example')
+  table = Table(
+    title='data sets: rows of train / test, how they are asked and verified, and an example',
+  )
   for name in ('name', 'train', 'test', 'licence', 'verifier', 'scoring', 'example'):
-    table.add_column(name, justify='right' if name in ('train', 'test') else 'left', no_wrap=name == 'name')
+    justify = 'right' if name in ('train', 'test') else 'left'
+    table.add_column(name, justify=justify, no_wrap=name == 'name')
   for name, row in catalog.DATASETS.items():
     parsed = row.parse([row.sample], 'sample')[0]
     text = ' '.join(f'{parsed.question} -> {parsed.answer}'.split())
@@ -64,12 +71,16 @@ def _catalog() -> Table:
 
 
 def _print_task(task: Task, num_questions: int) -> None:
-  """Prints how many questions a task has, and the prompts, options and golds of the first test questions."""
-  print(f'{task.name}: {len(task.train)} train and {len(task.test)} test questions, {len(task.shots)} shots')
+  """Prints how large a task is, and the prompts, options and golds of its first test questions."""
+  sizes = f'{len(task.train)} train and {len(task.test)} test questions, {len(task.shots)} shots'
+  print(f'{task.name}: {sizes}')
   for example in task.test[:num_questions]:
     prompt = task.prompt(example, task.shots)
     print(f'--- {example.id}')
-    print(prompt if isinstance(prompt, str) else '\n'.join('{role}: {content}'.format(**turn) for turn in prompt))
+    if isinstance(prompt, str):
+      print(prompt)
+    else:
+      print('\n'.join('{role}: {content}'.format(**turn) for turn in prompt))
     for option in example.options if task.scoring == 'likelihood' else ():
       print(f'  {option}')
     print(f'--- gold {example.answer!r}, stop {list(task.stop)}')

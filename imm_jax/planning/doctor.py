@@ -17,7 +17,8 @@ from imm_jax.rounds import experiment
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.rounds.workdir import Workdir
 
-_TRAIN_BYTES = 4 * 5  # Of a parameter: itself, its start, its gradient and two moments, all float32.
+# Of a parameter: itself, its start, its gradient and two moments, all float32.
+_TRAIN_BYTES = 4 * 5
 
 
 def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
@@ -32,14 +33,21 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
   yield 'batch', _batch(exp, mesh)
   model = experiment.read_config(exp.model, mesh)
   num_params = sum(x.size for x in jax.tree.leaves(transformer.abstract_params(model)[0]))
-  yield 'model', f'{exp.model.path or "random"}: {model.family}, {num_params / 1e6:,.0f}M parameters'
+  yield (
+    'model',
+    f'{exp.model.path or "random"}: {model.family}, {num_params / 1e6:,.0f}M parameters',
+  )
   yield 'mesh', transformer.mesh_advice(model, mesh) or 'no mesh.data would split more of the model'
   yield 'memory', _memory(num_params, mesh)
   for name, task in exp.all_tasks.items():
-    yield f'task {name}', f'{len(exp.train_questions(task))} train and {len(task.test)} test questions'
+    yield (
+      f'task {name}',
+      f'{len(exp.train_questions(task))} train and {len(task.test)} test questions',
+    )
   exp.check_questions()
   yield 'sandbox', processes.on_first(_sandbox)
-  num_bytes = 4 * num_params * (exp.num_rounds + 1 + 2 * 3)  # each round's end, and two steps with both moments
+  # Each round's end, and two steps with both moments.
+  num_bytes = 4 * num_params * (exp.num_rounds + 1 + 2 * 3)
   yield 'workdir', processes.on_first(lambda: _workdir(Workdir(path).path, num_bytes))
 
 

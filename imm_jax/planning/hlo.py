@@ -40,14 +40,16 @@ class Cost:
 
   flops: float = 0.0  # of dots and convolutions
   cycles: float = 0.0  # as the compiler estimates; without collectives and kernels
-  kernels: int = 0  # custom calls: the compiler says nothing of their cycles, and their FLOPs are not counted
-  collectives: dict[str, Collective] = dataclasses.field(default_factory=dict)  # by kind and channel
+  # Custom calls: the compiler says nothing of their cycles, and their FLOPs are not counted.
+  kernels: int = 0
+  # By kind and channel.
+  collectives: dict[str, Collective] = dataclasses.field(default_factory=dict)
 
   def add(self, other: 'Cost', times: int = 1) -> None:
     """Adds another cost, `times` over.
 
-    A collective that is spread over several ops, so that others run beside it, has one channel: it happens as often as
-    where it is seen least.
+    A collective that is spread over several ops, so that others run beside it, has one channel: it
+    happens as often as where it is seen least.
     """
     self.flops += times * other.flops
     self.cycles += times * other.cycles
@@ -69,8 +71,8 @@ class Cost:
 def cost(text: str, unknown_trips: int | None = None) -> Cost:
   """Returns the cost of the entry computation of an optimized module's text (compiled.as_text()).
 
-  A loop's body counts as often as it runs: its trip count is what the compiler knows of it, or the constant in its
-  condition, or `unknown_trips`. Raises ValueError when a loop has none of these.
+  A loop's body counts as often as it runs: its trip count is what the compiler knows of it, or the
+  constant in its condition, or `unknown_trips`. Raises ValueError when a loop has none of these.
   """
   entry, computations = _parse(text)
   done: dict[tuple[str, bool], Cost] = {}
@@ -220,7 +222,13 @@ def _windows(op: Op) -> list[Window]:
     parts = fields[name].split('x') if name in fields else [str(default)] * num
     return [int(part.split('_')[0]) for part in parts]
 
-  columns = values('size', 1), values('stride', 1), values('pad', 0), values('lhs_dilate', 1), values('rhs_dilate', 1)
+  columns = (
+    values('size', 1),
+    values('stride', 1),
+    values('pad', 0),
+    values('lhs_dilate', 1),
+    values('rhs_dilate', 1),
+  )
   return [Window(*row) for row in zip(*columns, strict=True)]
 
 

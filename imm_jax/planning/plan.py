@@ -249,14 +249,12 @@ def _train(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unuse
 
 
 def _merge(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int) -> Any:
-  params = _params(config, mesh, sharding.TRAIN)
-  key = jax.eval_shape(lambda: jax.random.key(0))
+  params, key = _params(config, mesh, sharding.TRAIN), jax.eval_shape(lambda: jax.random.key(0))
   shardings = transformer.param_shardings(config, mesh, sharding.TRAIN)
   merge = merging.make_merge(exp.merge, shardings, donates=exp.merge_donates)
   varies = coefficients.varies(coefficients.schedule(exp.merge.alpha, 1))
   shape = (config.num_layers + 1,) if exp.merge.rule.startswith('layer_adaptive') else ()
-  alpha = None if varies else jax.ShapeDtypeStruct(shape, jnp.float32)
-  return merge, (params, params, alpha, key), 0, 0.0
+  return merge, (params, params, None if varies else jax.ShapeDtypeStruct(shape, jnp.float32), key), 0, 0.0
 
 
 def _tokens(mesh: jax.sharding.Mesh, *shape: int) -> jax.ShapeDtypeStruct:
@@ -265,39 +263,32 @@ def _tokens(mesh: jax.sharding.Mesh, *shape: int) -> jax.ShapeDtypeStruct:
 
 
 def _prefill(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int) -> Any:
-  _, rows = sampler.capacity(exp.sampler, sharding.SAMPLE, mesh.shape)
-  params = _params(config, mesh, sharding.SAMPLE)
-  batch = _tokens(mesh, rows, prompt_tokens), _tokens(mesh, rows), _tokens(mesh)
-  arguments = (Transformer(config, sharding.SAMPLE), params, None, *batch)
+  model, (_, rows) = Transformer(config, sharding.SAMPLE), sampler.capacity(exp.sampler, sharding.SAMPLE, mesh.shape)
+  arguments = _tokens(mesh, rows, prompt_tokens), _tokens(mesh, rows), _tokens(mesh)
+  arguments = model, _params(config, mesh, sharding.SAMPLE), None, *arguments
   return sampler.prefill, arguments, rows * prompt_tokens, prompt_tokens / 2
 
 
 def _decode(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, new_tokens: int) -> Any:
-  model = Transformer(config, sharding.SAMPLE)
-  rows, _ = sampler.capacity(exp.sampler, sharding.SAMPLE, mesh.shape)
+  model, (rows, _) = Transformer(config, sharding.SAMPLE), sampler.capacity(exp.sampler, sharding.SAMPLE, mesh.shape)
   slots = jax.eval_shape(lambda: sampler.empty_slots(model, rows, prompt_tokens, new_tokens))
 
   def spec(x):
-    axes: tuple[str | None, ...] = ()
     if x.ndim == 5:
-      axes = sampler.CACHE_AXES
-    elif x.ndim:
-      axes = ('batch', *[None] * (x.ndim - 1))
-    return model.rules.spec(axes, x.shape, mesh.shape)
+      return model.rules.spec(sampler.CACHE_AXES, x.shape, mesh.shape)
+    return model.rules.spec(('batch', *(None,) * (x.ndim - 1)) if x.ndim else (), x.shape, mesh.shape)
 
   slots = _place(slots, mesh, spec)
   stops = _place(jax.ShapeDtypeStruct((config.vocab_size,), jnp.bool_), mesh, lambda x: jax.P())
   step = jax.jit(sampler.decode_step, static_argnames=('model', 'config'), donate_argnames='slots')
-  arguments = (model, _params(config, mesh, sharding.SAMPLE), None, slots, stops, exp.sampler)
+  arguments = model, _params(config, mesh, sharding.SAMPLE), None, slots, stops, exp.sampler
   return step, arguments, rows, prompt_tokens + new_tokens
 
 
 def _score(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int) -> Any:
-  rows = exp.sampler.num_slots
-  num_options = 32  # Tokens of all options of a row.
-  batch = sampler.OptionRows(*[_tokens(mesh, rows, prompt_tokens)] * 3, *[_tokens(mesh, rows, num_options)] * 2)
-  params = _params(config, mesh, sharding.SAMPLE)
-  arguments = (Transformer(config, sharding.SAMPLE), params, None, batch, _tokens(mesh))
+  model, rows, options = Transformer(config, sharding.SAMPLE), exp.sampler.num_slots, 32
+  batch = sampler.OptionRows(*[_tokens(mesh, rows, prompt_tokens)] * 3, *[_tokens(mesh, rows, options)] * 2)
+  arguments = model, _params(config, mesh, sharding.SAMPLE), None, batch, _tokens(mesh)
   return sampler.score_rows, arguments, rows * prompt_tokens, prompt_tokens / 2
 
 

@@ -1,6 +1,7 @@
 """What a run did to the model: which layers matter, which changed, whether samples collapse, what is forgotten.
 
-The paper's own formulas are not at hand: those of layer importance, change and superficiality are ours.
+The paper's own formulas are not at hand: those of layer importance, change and superficiality are
+ours.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +23,12 @@ Record = Mapping[str, Any]  # a line of samples.jsonl or evaluations.jsonl
 def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[str, float | None]:
   """Measures how diverse a task's samples of a round are; records are those of samples.jsonl, extract is the task's.
 
-  distinct_1 .. distinct_3: see distinct_n, over all samples' tokens. self_bleu: see there. unique_answers: a question, on
-  average, an answer that cannot be read being none. unique_solutions: likewise the different texts that are right.
-  token_entropy_nats: the mean over sampled tokens of the entropy of the model's own distribution there (temperature 1,
-  nothing cut off); None of samples of older programs, which did not measure it. pass@1 and pass@k: see evaluate.pass_at_k,
-  k being the number of samples a question.
+  distinct_1 .. distinct_3: see distinct_n, over all samples' tokens. self_bleu: see there.
+  unique_answers: a question, on average, an answer that cannot be read being none.
+  unique_solutions: likewise the different texts that are right. token_entropy_nats: the mean over
+  sampled tokens of the entropy of the model's own distribution there (temperature 1, nothing cut
+  off); None of samples of older programs, which did not measure it. pass@1 and pass@k: see
+  evaluate.pass_at_k, k being the number of samples a question.
   """
   groups = _by_question(records)
   k, num_tokens = min(map(len, groups)), sum(len(record['tokens']) for record in records)
@@ -65,7 +67,8 @@ def distinct_n(sequences: Sequence[Sequence[int]], n: int) -> float | None:
 def self_bleu(groups: Sequence[Sequence[str]], num_texts: int = 200) -> float | None:
   """Returns how much a text is like the others of its group, in [0, 1]: the mean BLEU against them (arXiv 1802.01886).
 
-  Taken over num_texts texts, always the same ones, so that it takes bounded time. None where no group has two.
+  Taken over num_texts texts, always the same ones, so that it takes bounded time. None where no
+  group has two.
   """
   import sacrebleu
 
@@ -94,16 +97,18 @@ def transitions(before: Sequence[Record], after: Sequence[Record]) -> dict[str, 
 def analyze(path: str, num_completions: int = layerwise.NUM_COMPLETIONS) -> list[dict[str, Any]]:
   """Analyses the finished rounds of a run, and writes what it finds into its workdir; returns a dict a round.
 
-  Round 0 has the 'importance' of the original model's layers on completions that were accepted in round 1: the same whatever
-  rounds follow. Later rounds have the 'change' of their params from the original, its 'spearman' with each importance, the
-  'collapse' of their samples by task, and the 'transitions' of answers from round 0 by domain.
+  Round 0 has the 'importance' of the original model's layers on completions that were accepted in
+  round 1: the same whatever rounds follow. Later rounds have the 'change' of their params from the
+  original, its 'spearman' with each importance, the 'collapse' of their samples by task, and the
+  'transitions' of answers from round 0 by domain.
 
   Args:
     path: of the workdir.
     num_completions: that importance is measured on; fewer where fewer were accepted.
 
   Raises:
-    ValueError: there is no run, round 1 is not done, a file of a round is damaged, or the `report` extra is missing.
+    ValueError: there is no run, round 1 is not done, a file of a round is damaged, or the `report`
+      extra is missing.
     OSError: a file cannot be read or written.
     processes.Stopped: a notice to stop has come; nothing is written.
   """
@@ -140,7 +145,8 @@ def analyze(path: str, num_completions: int = layerwise.NUM_COMPLETIONS) -> list
 
 
 def _collapse_by_task(exp: Experiment, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
-  samples = [record for record in records if not record.get('real')]  # and not the data's own solutions
+  # And not the data's own solutions.
+  samples = [record for record in records if not record.get('real')]
   by_task = {name: [record for record in samples if phases.task_of(record) == name] for name in exp.id_tasks}
   return {name: collapse(of_task, exp.id_tasks[name].extract) for name, of_task in by_task.items() if of_task}
 

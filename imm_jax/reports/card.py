@@ -16,7 +16,8 @@ from imm_jax.rounds.workdir import Workdir
 def render(source: str) -> str:
   """Returns the card of a model that was loaded from `source`, '' being none.
 
-  A round of a run has what the run says of it, a Hugging Face directory keeps its own card, others have a short one.
+  A round of a run has what the run says of it, a Hugging Face directory keeps its own card, others
+  have a short one.
 
   Raises:
     ValueError: a file of the run is damaged.
@@ -56,9 +57,26 @@ def _of_round(workdir: Workdir, round_: int) -> str:
     *compare.markdown(['params', *columns], [[state.name, *cells] for state, cells in results.items()]),
   ]  # fmt: skip
   if round_:
-    columns = ('round', 'samples', 'acceptance rate', 'learned from', 'steps', 'merge', 'alpha', 'drift')
+    columns = (
+      'round',
+      'samples',
+      'acceptance rate',
+      'learned from',
+      'steps',
+      'merge',
+      'alpha',
+      'drift',
+    )
     lines += ['', *compare.markdown(columns, [_learned(row) for row in rows[1:]])]
-  lines += ['', 'To run it again, put this into `config.py`:', '', '```python', *_config_file(config), '```', '']
+  lines += [
+    '',
+    'To run it again, put this into `config.py`:',
+    '',
+    '```python',
+    *_config_file(config),
+    '```',
+    '',
+  ]
   command = f'imm run --config=config.py --workdir=runs/again && imm convert runs/again@{round_} model/'
   return '\n'.join([*lines, '```', command, '```', ''])
 
@@ -98,10 +116,14 @@ def _tasks(names: Sequence[str], config: Mapping[str, Any], first: Mapping[str, 
 
 def _learned(row: Mapping[str, Any]) -> list[str]:
   sample, merge = row['sample'], row['merge']
-  rate = f'{100 * sample["acceptance_rate"]:.1f} %' if 'acceptance_rate' in sample else ''  # none where all are real
+  # None where all are real.
+  rate = f'{100 * sample["acceptance_rate"]:.1f} %' if 'acceptance_rate' in sample else ''
   counts = sample['num_samples'], rate, sample['num_accepted'], row['finetune']['steps']
   alpha = merge.get('alpha_by_layer', merge['alpha'])
-  return [*map(str, (row['round'], *counts, merge['method'], json.dumps(alpha))), f'{merge["drift_norm"]:.1e}']
+  return [
+    *map(str, (row['round'], *counts, merge['method'], json.dumps(alpha))),
+    f'{merge["drift_norm"]:.1e}',
+  ]
 
 
 def _config_file(config: Mapping[str, Any]) -> list[str]:

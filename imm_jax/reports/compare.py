@@ -1,6 +1,7 @@
 """Runs side by side: what they measured, differences paired by question, and which of them no other one beats.
 
-Workdirs whose configs are equal but for the seed are one arm; its accuracies are means over its runs.
+Workdirs whose configs are equal but for the seed are one arm; its accuracies are means over its
+runs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,15 @@ from imm_jax.rounds.workdir import Workdir
 
 DOMAINS = {'id': 'in domain', 'ood': 'out of domain'}
 # Keys in which the runs of an arm may differ.
-_OF_ONE_ARM = ('seed', 'num_rounds', 'mesh', 'compilation_cache', 'tensorboard', 'logger', 'profile')
+_OF_ONE_ARM = (
+  'seed',
+  'num_rounds',
+  'mesh',
+  'compilation_cache',
+  'tensorboard',
+  'logger',
+  'profile',
+)
 _SEED = re.compile(r'[-_/](seed|s)?[-_]?(\d+)$')  # at the end of a workdir's name
 
 
@@ -69,8 +78,9 @@ class Arm:
   def accuracy(self, state: State, domain: str, tasks: Sequence[str]) -> Interval:
     """Returns the mean accuracy over runs and tasks.
 
-    A task's interval is the mean of its runs' Wilson intervals: they answer the same questions. Tasks have different
-    ones: the interval of their mean is put together from theirs (MOVER; Zou and Donner, doi 10.1002/sim.3095).
+    A task's interval is the mean of its runs' Wilson intervals: they answer the same questions.
+    Tasks have different ones: the interval of their mean is put together from theirs (MOVER; Zou
+    and Donner, doi 10.1002/sim.3095).
     """
     measured = [run.rows[state.round_][state.key(domain)] for run in self.runs]
 
@@ -120,7 +130,8 @@ def states(rows: Sequence[Mapping[str, Any]]) -> list[State]:
 def results(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[State, list[str]]]:
   """Returns the columns of the table of what a run measured, and each state's cells.
 
-  A cell is '27.5 [22, 34] +1.5': accuracy in %, its 95 % interval, and the change from the original in points.
+  A cell is '27.5 [22, 34] +1.5': accuracy in %, its 95 % interval, and the change from the original
+  in points.
   """
   columns = [(domain, task) for domain in DOMAINS for task in rows[0][domain]]
   cells = {state: [_cell(rows, state, *column) for column in columns] for state in states(rows)}
@@ -199,8 +210,9 @@ def read(path: str) -> Run:
 def group(runs: Sequence[Run]) -> list[Arm]:
   """Returns the arms, in the order of their first runs; within one the runs are in the order of their seeds.
 
-  An arm is called as its workdirs are but for the seed at their end: runs/dare/seed0 and runs/dare/seed1 are `dare` beside
-  others in runs, and so are runs/dare-0 and runs/dare-1. Where that does not tell arms apart, it is called as its first run.
+  An arm is called as its workdirs are but for the seed at their end: runs/dare/seed0 and
+  runs/dare/seed1 are `dare` beside others in runs, and so are runs/dare-0 and runs/dare-1. Where
+  that does not tell arms apart, it is called as its first run.
 
   Raises ValueError where two runs are of one config and seed.
   """
@@ -257,8 +269,9 @@ def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:
 def difference(a: tuple[Arm, State], b: tuple[Arm, State], tasks: Sequence[str]) -> Interval:
   """Returns how much more accurate a is than b on the questions that both answered: the mean over tasks.
 
-  Runs are paired by their seeds; a run of a seed that the other arm has not is left out. Where no seed is in both arms,
-  means over each one's runs are compared, and the interval is of the questions alone.
+  Runs are paired by their seeds; a run of a seed that the other arm has not is left out. Where no
+  seed is in both arms, means over each one's runs are compared, and the interval is of the
+  questions alone.
 
   Raises ValueError where they have no question of a task in common.
   """

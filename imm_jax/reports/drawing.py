@@ -1,7 +1,7 @@
 """How the figures of a report look, and what they share: colors, names beside points, SVG text.
 
-The same drawing gives the same bytes. A figure is as wide as a phone; a wide page sets two side by side. Text stays text, in
-the page's font.
+The same drawing gives the same bytes. A figure is as wide as a phone; a wide page sets two side by
+side. Text stays text, in the page's font.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,15 @@ from typing import Any, NamedTuple
 
 from imm_jax import extras
 
-COLORS = ('#0072b2', '#d55e00', '#009e73', '#b4568c', '#c98500', '#3a9fd6', '#4d4d4d')  # near Okabe and Ito's: for all eyes
+COLORS = (
+  '#0072b2',
+  '#d55e00',
+  '#009e73',
+  '#b4568c',
+  '#c98500',
+  '#3a9fd6',
+  '#4d4d4d',
+)  # near Okabe and Ito's: for all eyes
 _MARKERS = 'osD^vPX'  # a second arm of a color has the next marker
 INK = '#333333'
 FAINT = '#8a8a8a'
@@ -20,7 +28,8 @@ _WIDTH = 3.75  # inches
 _STYLE: Any = {
   'svg.fonttype': 'none',
   'svg.hashsalt': 'imm_jax',
-  'font.family': 'DejaVu Sans',  # comes with matplotlib: text is measured the same everywhere, and wider than in most fonts
+  # It comes with matplotlib: text is measured the same everywhere, and wider than in most fonts.
+  'font.family': 'DejaVu Sans',
   'font.size': 8,
   'text.parse_math': False,  # a name is a name, whatever is in it
   'axes.titlesize': 8.5,
@@ -49,9 +58,24 @@ def bars(ax: Any, names: Sequence[str]) -> None:
   ax.tick_params(axis='y', length=0)
 
 
-def annotate(ax: Any, text: str, where: tuple[float, float], shift: tuple[float, float], color: str, **style: Any) -> None:
+def annotate(
+  ax: Any,
+  text: str,
+  where: tuple[float, float],
+  shift: tuple[float, float],
+  color: str,
+  **style: Any,
+) -> None:
   """Writes text at a point, shifted by some 1/72 inches."""
-  ax.annotate(text, where, shift, textcoords='offset points', color=color, va='center', **{'fontsize': 7, **style})
+  ax.annotate(
+    text,
+    where,
+    shift,
+    textcoords='offset points',
+    color=color,
+    va='center',
+    **{'fontsize': 7, **style},
+  )
 
 
 def look(i: int) -> tuple[str, str]:
@@ -69,7 +93,7 @@ class Label(NamedTuple):
 
 
 def place(ax: Any, labels: Sequence[Label]) -> None:
-  """Writes labels right of their points, moved where they would overlap: up, and down from the top of the axes."""
+  """Writes labels right of their points; moves those that would overlap up, or down at the top."""
   labels = sorted(labels, key=lambda label: label.y)
   left, right = ax.get_xlim()
   bottom, top = ax.get_ylim()
@@ -86,11 +110,14 @@ def place(ax: Any, labels: Sequence[Label]) -> None:
     above = [heights[j] - apart for j in range(i + 1, len(labels)) if overlap(labels[j], labels[i])]
     heights[i] = min([heights[i], max(top, labels[i].y), *above])
   for label, height in zip(labels, heights, strict=True):
-    annotate(ax, label.text, (label.x, height), (6, 0), label.color, fontsize=8, annotation_clip=False)
+    where = (label.x, height)
+    annotate(ax, label.text, where, (6, 0), label.color, fontsize=8, annotation_clip=False)
 
 
 def svg(draw: Callable[[Any], None], height: float, alt: str) -> str:
-  """Returns what draw(axes) draws, `height` inches high, without ids that nothing refers to: a page has many figures.
+  """Returns what draw(axes) draws, `height` inches high, as SVG text.
+
+  It has no ids that nothing refers to: a page has many figures.
 
   Raises ValueError when matplotlib is missing.
   """
@@ -102,7 +129,12 @@ def svg(draw: Callable[[Any], None], height: float, alt: str) -> str:
     figure = Figure(figsize=(_WIDTH, height), layout='constrained')
     draw(figure.subplots())
     file = io.StringIO()
-    figure.savefig(file, format='svg', transparent=True, metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')))
+    figure.savefig(
+      file,
+      format='svg',
+      transparent=True,
+      metadata=dict.fromkeys(('Creator', 'Date', 'Format', 'Type')),
+    )
   text = file.getvalue()
   text = re.sub(r' id="[\w.]+_\d+"', '', text[text.index('<svg') + len('<svg') :])
   return f'<svg role="img" aria-label="{html.escape(alt)}"{text}'

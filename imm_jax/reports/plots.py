@@ -28,7 +28,8 @@ class _Panel(NamedTuple):
 def accuracies(arms: Sequence[Arm], panels: Sequence[tuple[str, Sequence[str], str]]) -> list[str]:
   """Returns a figure for each panel (domain, tasks, title): accuracy over rounds with its intervals, a line an arm.
 
-  A point is as high in all of them, wherever their axes begin. Of one arm the tuned params are shown too, hollow.
+  A point is as high in all of them, wherever their axes begin. Of one arm the tuned params are
+  shown too, hollow.
   """
   shown = [(arm, state) for arm in arms for state in _shown(arms, arm)]
   read = []
@@ -54,7 +55,13 @@ def _accuracy(arms: Sequence[Arm], panel: _Panel, span: float) -> str:
   right = last + 0.3  # Where the axis ends and names begin.
 
   def draw(ax):
-    ax.set(title=panel.title, xlabel='round', xticks=range(0, last + 1, 1 + last // 11), xlim=(-0.3, right), ylim=limits)
+    ax.set(
+      title=panel.title,
+      xlabel='round',
+      xticks=range(0, last + 1, 1 + last // 11),
+      xlim=(-0.3, right),
+      ylim=limits,
+    )
     ax.yaxis.set_major_formatter('{x:g} %')
     ax.grid(axis='y')
     labels = []
@@ -96,7 +103,14 @@ def _name_tuned(ax: Any, panel: _Panel, arm: Arm) -> None:
   if tuned:
     state, mean = tuned[-1]
     above = mean >= panel.points[arm.name, arm.states[-1]][0]
-    annotate(ax, 'tuned', (state.round_ - _BEFORE_MERGE, mean), (-5, 5 if above else -5), COLORS[0], ha='right')
+    annotate(
+      ax,
+      'tuned',
+      (state.round_ - _BEFORE_MERGE, mean),
+      (-5, 5 if above else -5),
+      COLORS[0],
+      ha='right',
+    )
 
 
 def plane(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> str:
@@ -116,14 +130,22 @@ def plane(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> str:
     ax.axhline(0, color=FAINT, lw=0.7)
     ax.axvline(0, color=FAINT, lw=0.7)
     front = compare.pareto(list(where.values()))
-    ax.step(*zip(*front, strict=True), where='pre', color='#d0d0d0', lw=5, solid_capstyle='round', zorder=1)
+    ax.step(
+      *zip(*front, strict=True),
+      where='pre',
+      color='#d0d0d0',
+      lw=5,
+      solid_capstyle='round',
+      zorder=1,
+    )
     labels = []
     for i, arm in enumerate(arms):
       for which in ('tuned', 'merged'):
         path = {state.round_: point for (name, state), point in where.items() if (name, state.which) == (arm.name, which)}
         if path:
           last = max(path)
-          labels.append(Label(*path[last], arm.name if len(arms) > 1 else f'{last} {which}', look(i)[0]))
+          x, y = path[last]
+          labels.append(Label(x, y, arm.name if len(arms) > 1 else f'{last} {which}', look(i)[0]))
           _path(ax, i, path, {} if which == 'merged' else {'mfc': 'white', 'ls': ':', 'lw': 0.8})
     annotate(ax, 'base', (0, 0), (-5, -7), INK, ha='right')
     ax.margins(0.1)
@@ -165,13 +187,27 @@ def transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict
       for i, ((*_, state), (won, lost)) in enumerate(zip(rows, pairs, strict=True)):
         for width, side, color in ((-lost, -1, COLORS[1]), (won, 1, COLORS[0])):
           ax.barh(i, width, 0.66, color=color, alpha=0.4 if state.which == 'tuned' else 1)
-          annotate(ax, f'{abs(width):.1f}', (width, i), (3 * side, 0), INK, ha='right' if side < 0 else 'left')
+          annotate(
+            ax,
+            f'{abs(width):.1f}',
+            (width, i),
+            (3 * side, 0),
+            INK,
+            ha='right' if side < 0 else 'left',
+          )
       ax.axvline(0, color=INK, lw=0.8)
-      for x, text, color in ((0.25, 'right → wrong', COLORS[1]), (0.75, 'wrong → right', COLORS[0])):
+      for x, text, color in (
+        (0.25, 'right → wrong', COLORS[1]),
+        (0.75, 'wrong → right', COLORS[0]),
+      ):
         annotate(ax, text, (x, 1), (0, 6), color, ha='center', xycoords='axes fraction')
 
     told = '; '.join(f'{name} {won:.1f} won, {lost:.1f} lost' for (name, *_), (won, lost) in zip(rows, pairs, strict=True))
-    return svg(draw, 0.85 + 0.2 * len(rows), f'{DOMAINS[domain].capitalize()}, % of questions against base: {told}')
+    return svg(
+      draw,
+      0.85 + 0.2 * len(rows),
+      f'{DOMAINS[domain].capitalize()}, % of questions against base: {told}',
+    )
 
   return {domain: figure(domain, pairs) for domain, pairs in shares.items() if pairs}
 
@@ -209,7 +245,8 @@ def _layers(name, importance, change, spearman) -> str:
 def collapse(arms: Sequence[Arm]) -> dict[str, str]:
   """Returns a figure by measure of diversity, over rounds, a line an arm: means over tasks and runs.
 
-  Of a round in which not all runs of an arm have measured there is none, as where nothing was sampled.
+  Of a round in which not all runs of an arm have measured there is none, as where nothing was
+  sampled.
   """
   lines: dict[str, dict[str, dict[int, float]]] = {}
   for arm in arms:
@@ -232,9 +269,9 @@ def _collapse(measure: str, lines: Mapping[str, Mapping[int, float]], names: Seq
     labels = []
     for name, line in lines.items():
       color, marker = look(names.index(name))
-      points = list(line.items())
-      ax.plot(*zip(*points, strict=True), marker=marker, color=color)
-      labels.append(Label(*points[-1], name if len(names) > 1 else '', color))
+      rounds = list(line)
+      ax.plot(rounds, list(line.values()), marker=marker, color=color)
+      labels.append(Label(rounds[-1], line[rounds[-1]], name if len(names) > 1 else '', color))
     place(ax, labels)
 
   told = '; '.join(f'{name} {list(line.values())[-1]:.3g}' for name, line in lines.items())
@@ -246,7 +283,8 @@ def secs(arms: Sequence[Arm]) -> str:
   rows: dict[str, dict[str, float]] = {}
   for arm in arms:
     for run in arm.runs:
-      for row in run.rows[len(arms) > 1 : arm.states[-1].round_ + 1]:  # round 0 may be another arm's, copied
+      # Round 0 may be another arm's, copied.
+      for row in run.rows[len(arms) > 1 : arm.states[-1].round_ + 1]:
         parts = rows.setdefault(arm.name if len(arms) > 1 else f'round {row["round"]}', {})
         for phase, value in row['secs'].items():
           parts[phase] = parts.get(phase, 0.0) + value / len(arm.runs)
@@ -269,7 +307,15 @@ def secs(arms: Sequence[Arm]) -> str:
     for i, phase in enumerate(phases):
       above = 8 + 11 * ((len(phases) - 1) // 3 - i // 3)  # lines of three names, from the top
       place, color = (i % 3 / 3, 1), COLORS[i % len(COLORS)]
-      annotate(ax, f'■ {phase.replace("_", " ")}', place, (0, above), color, xycoords='axes fraction', fontsize=8)
+      annotate(
+        ax,
+        f'■ {phase.replace("_", " ")}',
+        place,
+        (0, above),
+        color,
+        xycoords='axes fraction',
+        fontsize=8,
+      )
 
   told = '; '.join(f'{name} {total / size:.1f} {unit}' for name, total in totals.items())
   return svg(draw, 0.9 + 0.24 * len(rows), f'Time by phase: {told}')

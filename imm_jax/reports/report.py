@@ -21,14 +21,15 @@ _LEARNED = ('num_samples', 'right_rate', 'acceptance_rate', 'num_accepted', 'ste
 _NUM_EXAMPLES = 2  # of a kind
 _MAX_CHARACTERS = 600  # of an example
 
-Kinds = list[tuple[str, int, list[dict[str, Any]]]]  # What became of completions, how many, and some of them.
+# What became of completions, how many, and some of them.
+Kinds = list[tuple[str, int, list[dict[str, Any]]]]
 
 
 class Writer:
   """Writes a run's page into its workdir after each of its rounds.
 
-  A page that cannot be written is noted once, and never ends a run. What a page shows of a round's completions is kept: the
-  files of samples are large, and each is read once.
+  A page that cannot be written is noted once, and never ends a run. What a page shows of a round's
+  completions is kept: the files of samples are large, and each is read once.
   """
 
   def __init__(self):
@@ -64,11 +65,12 @@ def page(paths: Sequence[str], completions: dict[int, Kinds] | None = None) -> s
 
   Args:
     paths: the workdirs.
-    completions: what is shown of the first run's completions by round, where it is known; the other rounds are added.
+    completions: what is shown of the first run's completions by round, where it is known; the other
+      rounds are added.
 
   Raises:
-    ValueError: a path is no workdir, none of its rounds is done, a file is damaged, the runs have no task in common, or the
-      `report` extra is missing.
+    ValueError: a path is no workdir, none of its rounds is done, a file is damaged, the runs have
+      no task in common, or the `report` extra is missing.
     OSError: a file cannot be read.
   """
   runs = [compare.read(path) for path in paths]
@@ -240,7 +242,8 @@ def _kinds(records: Sequence[dict[str, Any]]) -> Kinds:
 def _learned(arms: Sequence[Arm]) -> list[tuple[str, bool, dict[str, float | None]]]:
   """Returns a row a round of each arm: (name, whether it is the arm's first, means over runs of what it learned from).
 
-  A mean is None where a run has none: nothing was sampled, but real solutions only; or no step was taken, at max_drift.
+  A mean is None where a run has none: nothing was sampled, but real solutions only; or no step was
+  taken, at max_drift.
   """
   rows = []
   for arm in arms:

@@ -25,13 +25,14 @@ class Interval(NamedTuple):
 
 
 def paired_bootstrap(differences: Sequence[np.ndarray]) -> Interval:
-  """Returns the mean over tasks of the differences, between the 2.5 and 97.5 percentiles of 1000 resamples of it.
+  """Returns the mean over tasks of differences, between the 2.5 and 97.5 percentiles of resamples.
 
-  Questions are resampled within each task, and seeds where there are several, the same ones in all tasks. The result is a
-  function of the arguments alone.
+  Questions are resampled within each task, and seeds where there are several, the same ones in all
+  tasks. The result is a function of the arguments alone.
 
   Args:
-    differences: for each task [S, n], of each seed and question: 1 where only one side is right, -1 where only the other.
+    differences: for each task [S, n], of each seed and question: 1 where only one side is right, -1
+      where only the other.
   """
   num_seeds = len(differences[0])
   seed_weights = _weights(num_seeds, 0)
@@ -48,7 +49,8 @@ def paired_bootstrap(differences: Sequence[np.ndarray]) -> Interval:
 def _widening(num_seeds: int) -> float:
   """Returns by what a seed's deviation from the mean is multiplied before seeds are resampled.
 
-  Resamples of a few seeds vary less than their mean does. With this, seeds alone would give about Student's interval.
+  Resamples of a few seeds vary less than their mean does. With this, seeds alone would give about
+  Student's interval.
   """
   if num_seeds == 1:
     return 1.0
@@ -59,14 +61,17 @@ def _widening(num_seeds: int) -> float:
 @functools.lru_cache(maxsize=32)
 def _weights(n: int, stream: int) -> np.ndarray:
   """Returns the share of each of n items in each resample, [_NUM_RESAMPLES, n] f64."""
-  return np.random.default_rng([n, stream]).multinomial(n, np.full(n, 1 / n), size=_NUM_RESAMPLES) / n
+  rng = np.random.default_rng([n, stream])
+  return rng.multinomial(n, np.full(n, 1 / n), size=_NUM_RESAMPLES) / n
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | None:
-  """Returns Spearman's rank correlation 'rho' of x and y [n], and its two-sided 'p' under permutations of one of them.
+  """Returns Spearman's rank correlation 'rho' of x and y [n], and its two-sided 'p'.
 
-  Of few values all permutations are tried, of others 10,000, always the same. None where x or y has one value only, and so
-  no order.
+  p is the share of permutations of one side that are as far out.
+
+  Of few values all permutations are tried, of others 10,000, always the same. None where x or y has
+  one value only, and so no order.
   """
   if np.ptp(x) == 0 or np.ptp(y) == 0:
     return None
@@ -81,4 +86,5 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | None:
     n_resamples=_NUM_PERMUTATIONS,
     rng=np.random.default_rng(0),
   )
-  return {'rho': float(stats.spearmanr(x, y).statistic), 'p': float(test.pvalue)}
+  rho, _ = stats.spearmanr(x, y)
+  return {'rho': float(rho), 'p': float(test.pvalue)}

@@ -234,7 +234,7 @@ def evaluate_only(
   exp.check_verifiers()
   mesh = exp.mesh.make()
   domains = {'id': exp.id_tasks, 'ood': exp.ood_tasks}
-  check_prompts(exp, [task for tasks in domains.values() for task in tasks.values()], mesh)
+  check_lengths(exp, [task for tasks in domains.values() for task in tasks.values()], mesh)
   row = phases.Entry(0).values | {domain: {} for domain in domains}
   with jax.set_mesh(mesh):
     lm = load_model(exp, exp.model.path, mesh).to_sample()
@@ -252,7 +252,7 @@ def evaluate_only(
   return row
 
 
-def check_prompts(exp: Experiment, tasks: Sequence[Task], mesh: jax.sharding.Mesh) -> None:
+def check_lengths(exp: Experiment, tasks: Sequence[Task], mesh: jax.sharding.Mesh) -> None:
   """Raises ValueError when a test question does not fit the context of the config's model, or a task cannot be read."""
   max_length = experiment.read_config(exp.model, mesh).max_length
   if exp.model.path:
@@ -261,4 +261,4 @@ def check_prompts(exp: Experiment, tasks: Sequence[Task], mesh: jax.sharding.Mes
     assert exp.model.random is not None
     tokenizer = Tokenizer.from_characters(exp.model.random.characters)
   for task in tasks:
-    evaluate.check_prompts(task, tokenizer, max_length)
+    evaluate.check_lengths(tokenizer, max_length, task, task.test)

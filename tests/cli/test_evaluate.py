@@ -52,7 +52,7 @@ def test_a_missing_file_of_the_last_task_is_found_first(nothing_is_loaded, fails
 def test_a_prompt_that_is_too_long_is_found_first_and_named(nothing_is_loaded, fails, config, tmp_path):  # noqa: F811
   write_rows(tmp_path / 'rows.json', '+'.join(map(str, range(40))))
   line = fails('evaluate', config)
-  assert line.startswith('imm: prompt sums/') and 'with 4 new ones it exceeds the context of 64' in line
+  assert line.startswith('imm: question sums/') and 'with 4 new ones it exceeds the context of 64' in line
 
 
 def test_the_length_of_a_prompt_is_that_with_its_longest_option(config, tmp_path):
@@ -70,9 +70,12 @@ def test_the_length_of_a_prompt_is_that_with_its_longest_option(config, tmp_path
 
   task = Task()
   task.test = (Question(),)
-  evaluate.check_prompts(task, Tokenizer(), 8)
-  with pytest.raises(ValueError, match='prompt q/1 has 5 tokens: with 3 new ones it exceeds the context of 7'):
-    evaluate.check_prompts(task, Tokenizer(), 7)
+  evaluate.check_lengths(Tokenizer(), 8, task, task.test)
+  with pytest.raises(
+    ValueError,
+    match='question q/1: its prompt has 5 tokens: with 3 new ones it exceeds the context of 7',
+  ):
+    evaluate.check_lengths(Tokenizer(), 7, task, task.test)
 
 
 @pytest.mark.parametrize('name', ['nowhere/row.json', '.'])

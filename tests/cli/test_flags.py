@@ -43,9 +43,15 @@ def test_the_last_one_counts_in_whatever_order(flag_file):
   'line, says',
   [
     ('--config.merge.alfa=0.3', 'imm: config.merge.alfa: no such key; did you mean alpha?'),
-    ('--merge.alpha=0.3', 'imm: --merge.alpha: no such flag; a key of the config is --config.merge.alpha'),
+    (
+      '--merge.alpha=0.3',
+      'imm: --merge.alpha: no such flag; a key of the config is --config.merge.alpha',
+    ),
     ('--config.merge.alpha=2', 'imm: merge.alpha: 2.0 is not in [0, 1]'),
-    ('--config.num_rounds=two', "imm: flag --config.num_rounds=two: invalid literal for int() with base 10: 'two'"),
+    (
+      '--config.num_rounds=two',
+      "imm: flag --config.num_rounds=two: invalid literal for int() with base 10: 'two'",
+    ),
     ('--workdri=x', 'imm: --workdri: no such flag; did you mean workdir?; see imm doctor --help'),
     ('--config=nowhere.py', 'imm: --config: nowhere.py: no such file; give the file'),
   ],
@@ -71,13 +77,27 @@ with open({str(tmp_path / 'runs')!r}, 'a') as file:
 def get_config(arg='none'):
   return ml_collections.ConfigDict({{'arg': arg, 'x': 1}})
 """)
-  assert parse_config(f'--config={tmp_path}/once.py:some:thing', '--config.x=-1') == {'arg': 'some:thing', 'x': -1}
-  assert parse_config(f'--config={tmp_path}/once.py', '--config.x', '-1') == {'arg': 'none', 'x': -1}
+  assert parse_config(f'--config={tmp_path}/once.py:some:thing', '--config.x=-1') == {
+    'arg': 'some:thing',
+    'x': -1,
+  }
+  assert parse_config(f'--config={tmp_path}/once.py', '--config.x', '-1') == {
+    'arg': 'none',
+    'x': -1,
+  }
   assert (tmp_path / 'runs').read_text() == 'xx'
 
 
 def test_one_module_reads_flags():
   for path, _ in modules():
-    libraries = {name.split('.')[0] for name in imports(path)} & {'absl', 'ml_collections', 'ctypes', 'gc'}
-    allowed = {'flags.py': {'absl', 'ml_collections'}, 'inside.py': {'ctypes'}}  # inside.py sets up a sandbox.
+    libraries = {name.split('.')[0] for name in imports(path)} & {
+      'absl',
+      'ml_collections',
+      'ctypes',
+      'gc',
+    }
+    allowed = {
+      'flags.py': {'absl', 'ml_collections'},
+      'inside.py': {'ctypes'},
+    }  # inside.py sets up a sandbox.
     assert libraries <= allowed.get(path.name, set()), path
