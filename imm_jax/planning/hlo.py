@@ -1,4 +1,7 @@
-"""What a compiled program does, read from its HLO text: FLOPs, estimated cycles, collectives; loops by their trip counts."""
+"""What a compiled program does, read from its HLO text: FLOPs, estimated cycles, collectives.
+
+Loops by their trip counts.
+"""
 
 import collections
 from collections.abc import Mapping

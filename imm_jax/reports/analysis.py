@@ -59,7 +59,10 @@ def _by_question(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def distinct_n(sequences: Sequence[Sequence[int]], n: int) -> float | None:
-  """Returns the share of different ones among all n-grams (arXiv 1510.03055); None where no sequence is that long."""
+  """Returns the share of different ones among all n-grams (arXiv 1510.03055).
+
+  None where no sequence is that long.
+  """
   grams = [tuple(tokens[i : i + n]) for tokens in sequences for i in range(len(tokens) - n + 1)]
   return len(set(grams)) / len(grams) if grams else None
 
@@ -152,7 +155,10 @@ def _collapse_by_task(exp: Experiment, records: Sequence[Record]) -> dict[str, d
 
 
 def _transitions_by_domain(exp: Experiment, before: Sequence[Record], after: Sequence[Record]) -> dict[str, Any]:
-  """Returns {'id': {task: counts}, 'ood': ...} of the merged params; of tuned ones, if any, under 'tuned_id', ...."""
+  """Returns {'id': {task: counts}, 'ood': ...} of the merged params.
+
+  Of tuned ones, if any, under 'tuned_id', ....
+  """
   found = {}
   for which, prefix in (('merged', ''), ('tuned', 'tuned_')):
     if answers := [record for record in after if record['params'] == which]:

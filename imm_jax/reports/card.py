@@ -1,4 +1,7 @@
-"""The README.md of a model that is written: what it was made from, how, what it scored; with front matter for the hub."""
+"""The README.md of a model that is written: what it was made from, how, what it scored.
+
+With front matter for the hub.
+"""
 
 from collections.abc import Mapping, Sequence
 import importlib.metadata

@@ -19,6 +19,8 @@ from imm_jax.rounds.records import BASE, State
 from imm_jax.rounds.workdir import Workdir
 
 DOMAINS = {'id': 'in domain', 'ood': 'out of domain'}
+Answers = dict[str, dict[str, Any]]  # Lines of evaluations.jsonl of one task by the question's id.
+
 # Keys in which the runs of an arm may differ.
 _OF_ONE_ARM = (
   'seed',
@@ -43,13 +45,16 @@ class Run:
   analyses: list[dict[str, Any]]  # of each round what imm analyze found, {} where it has not looked
 
   def read_samples(self, round_: int) -> list[dict[str, Any]]:
-    """Returns samples.jsonl of a round from 1 on, which may be large. Raises ValueError or OSError."""
+    """Returns samples.jsonl of a round from 1 on, which may be large.
+
+    Raises ValueError or OSError.
+    """
     return Workdir(self.path).read_lines(round_, 'samples.jsonl')
 
   @functools.cached_property
-  def by_question(self) -> dict[tuple[State, str], dict[str, dict[str, Any]]]:
+  def by_question(self) -> dict[tuple[State, str], Answers]:
     """The answers of each state and task, by the question's id."""
-    found: dict[tuple[State, str], dict[str, dict[str, Any]]] = {}
+    found: dict[tuple[State, str], Answers] = {}
     for round_, records in enumerate(self.answers):
       for record in records:
         found.setdefault((State(round_, record['params']), record['task']), {})[record['id']] = record
@@ -71,7 +76,10 @@ class Arm:
 
   @property
   def last_analysis(self) -> tuple[int, dict[str, Any]] | None:
-    """The newest round of its first run that `imm analyze` has looked at, and what it found; None without one."""
+    """The newest round of its first run that `imm analyze` has looked at, and what it found.
+
+    None without one.
+    """
     found = [(round_, analysis) for round_, analysis in enumerate(self.runs[0].analyses) if round_ and analysis]
     return found[-1] if found else None
 
@@ -98,7 +106,10 @@ class Arm:
     return float(np.mean([run.rows[state.round_]['merge']['drift_norm'] if state.round_ else 0.0 for run in self.runs]))
 
   def text_nll(self, state: State) -> float | None:
-    """Returns the mean over its runs of a text's negative log-likelihood, nats a token; None where not all measured it."""
+    """Returns the mean over its runs of a text's negative log-likelihood, nats a token.
+
+    None where not all measured it.
+    """
     key = state.key('text')
     rows = [run.rows[state.round_] for run in self.runs]
     if not all(key in row for row in rows):
@@ -173,7 +184,10 @@ def table(arms: Sequence[Arm]) -> str:
 
 
 def _text_column(arms: Sequence[Arm]) -> list[str]:
-  """Returns the table's column of a text's negative log-likelihood; nothing where not all arms measured it."""
+  """Returns the table's column of a text's negative log-likelihood.
+
+  Nothing where not all arms measured it.
+  """
   cells = ['text']
   for arm in arms:
     before = arm.text_nll(BASE)
@@ -235,7 +249,10 @@ def group(runs: Sequence[Run]) -> list[Arm]:
 
 
 def _stem(runs: Sequence[Run]) -> str:
-  """Returns what the paths of an arm's runs share but for the seed at their end; the first one's path if they do not."""
+  """Returns what the paths of an arm's runs share but for the seed at their end.
+
+  The first one's path if they do not.
+  """
   stems = {_without_seed(run) for run in runs}
   return stems.pop() if len(stems) == 1 else os.path.abspath(runs[0].path)
 
@@ -258,16 +275,22 @@ def _without_seeds(config: Mapping[str, Any]) -> str:
 
 
 def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:
-  """Returns {domain: the tasks that all runs measured in it}. Raises ValueError where there is none in domain."""
+  """Returns {domain: the tasks that all runs measured in it}.
+
+  Raises ValueError where there is none in domain.
+  """
   first, *others = (run.rows[0] for run in runs)
-  tasks = {domain: [task for task in first[domain] if all(task in row[domain] for row in others)] for domain in DOMAINS}
+  tasks = {}
+  for domain in DOMAINS:
+    tasks[domain] = [task for task in first[domain] if all(task in row[domain] for row in others)]
   if not tasks['id']:
-    raise ValueError(f'{", ".join(run.path for run in runs)}: have no task in domain in common; report them one by one')
+    paths = ', '.join(run.path for run in runs)
+    raise ValueError(f'{paths}: have no task in domain in common; report them one by one')
   return {domain: names for domain, names in tasks.items() if names}
 
 
 def difference(a: tuple[Arm, State], b: tuple[Arm, State], tasks: Sequence[str]) -> Interval:
-  """Returns how much more accurate a is than b on the questions that both answered: the mean over tasks.
+  """Returns how much more accurate a is than b on questions that both answered, the mean over tasks.
 
   Runs are paired by their seeds; a run of a seed that the other arm has not is left out. Where no
   seed is in both arms, means over each one's runs are compared, and the interval is of the
@@ -275,14 +298,16 @@ def difference(a: tuple[Arm, State], b: tuple[Arm, State], tasks: Sequence[str])
 
   Raises ValueError where they have no question of a task in common.
   """
-  seeds = sorted({run.config['seed'] for run in a[0].runs} & {run.config['seed'] for run in b[0].runs})
+  seeds_a, seeds_b = ({run.config['seed'] for run in arm.runs} for arm, _ in (a, b))
+  seeds = sorted(seeds_a & seeds_b)
   differences = []
   for task in tasks:
     answers_a = _answers(*a, task, seeds)
     answers_b = _answers(*b, task, seeds)
     ids = sorted(set.intersection(*(set(answers) for answers in [*answers_a, *answers_b])))
     if not ids:
-      raise ValueError(f'{a[0].name}, {b[0].name}: have no question of {task} in common; report them one by one')
+      names = f'{a[0].name}, {b[0].name}'
+      raise ValueError(f'{names}: have no question of {task} in common; report them one by one')
     right_a = _right(answers_a, ids)
     right_b = _right(answers_b, ids)
     if not seeds:
@@ -292,19 +317,25 @@ def difference(a: tuple[Arm, State], b: tuple[Arm, State], tasks: Sequence[str])
   return paired_bootstrap(differences)
 
 
-def _answers(arm: Arm, state: State, task: str, seeds: Sequence[int]) -> list[dict[str, dict[str, Any]]]:
-  """Returns the answers by question of the arm's runs that have these seeds, in their order; without seeds of all."""
+def _answers(arm: Arm, state: State, task: str, seeds: Sequence[int]) -> list[Answers]:
+  """Returns the answers by question of the arm's runs that have these seeds, in their order.
+
+  Without seeds of all.
+  """
   runs = {run.config['seed']: run for run in arm.runs}
   return [runs[seed].by_question[state, task] for seed in seeds or sorted(runs)]
 
 
-def _right(answers: Sequence[Mapping[str, Mapping[str, Any]]], ids: Sequence[str]) -> np.ndarray:
+def _right(answers: Sequence[Answers], ids: Sequence[str]) -> np.ndarray:
   """Returns 1 for each right and 0 for each wrong answer, [runs, questions] f64."""
   return np.array([[of_run[id_]['right'] for id_ in ids] for of_run in answers], np.float64)
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-  """Returns the points that no other one reaches in both coordinates and passes in one, in the order of the first."""
+  """Returns the points that no other one reaches in both coordinates and passes in one.
+
+  They are in the order of the first coordinate.
+  """
   front: list[tuple[float, float]] = []
   for point in sorted(set(points), reverse=True):
     if not front or point[1] > front[-1][1]:

@@ -1,6 +1,7 @@
 """The figures of a report as SVG text: the same runs give the same bytes."""
 
 from collections.abc import Mapping, Sequence
+import itertools
 from typing import Any, NamedTuple
 
 from imm_jax.reports import compare
@@ -77,13 +78,19 @@ def _accuracy(arms: Sequence[Arm], panel: _Panel, span: float) -> str:
     place(ax, labels)
     _name_tuned(ax, panel, arms[0])
 
-  ends = [(arm.name, panel.points[arm.name, BASE][0], panel.points[arm.name, arm.states[-1]][0]) for arm in arms]
-  told = '; '.join(f'{name} {first:.1f} to {end:.1f} %' for name, first, end in ends)
-  return svg(draw, 2.5, f'{panel.title}, accuracy over rounds: {told}')
+  told = []
+  for arm in arms:
+    first = panel.points[arm.name, BASE][0]
+    end = panel.points[arm.name, arm.states[-1]][0]
+    told.append(f'{arm.name} {first:.1f} to {end:.1f} %')
+  return svg(draw, 2.5, f'{panel.title}, accuracy over rounds: {"; ".join(told)}')
 
 
 def _line(ax: Any, i: int, panel: _Panel, arm: Arm, which: str, dodge: float) -> None:
-  """Draws the accuracies of arm i after the merge, as a line, or before it, as hollow marks; moved right by `dodge`."""
+  """Draws the accuracies of arm i after the merge, as a line, or before it, as hollow marks.
+
+  Moved right by `dodge`.
+  """
   color, marker = look(i)
   states = [state for name, state in panel.points if name == arm.name and state.which == which]
   xs = [state.round_ + dodge for state in states]
@@ -99,9 +106,10 @@ def _line(ax: Any, i: int, panel: _Panel, arm: Arm, which: str, dodge: float) ->
 
 def _name_tuned(ax: Any, panel: _Panel, arm: Arm) -> None:
   """Writes 'tuned' beside the last hollow mark, where there is one."""
-  tuned = [(state, point[0]) for (_, state), point in panel.points.items() if state.which == 'tuned']
+  tuned = [state for _, state in panel.points if state.which == 'tuned']
   if tuned:
-    state, mean = tuned[-1]
+    state = tuned[-1]
+    mean = panel.points[arm.name, state][0]
     above = mean >= panel.points[arm.name, arm.states[-1]][0]
     annotate(
       ax,
@@ -141,7 +149,8 @@ def plane(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> str:
     labels = []
     for i, arm in enumerate(arms):
       for which in ('tuned', 'merged'):
-        path = {state.round_: point for (name, state), point in where.items() if (name, state.which) == (arm.name, which)}
+        states = [state for name, state in where if (name, state.which) == (arm.name, which)]
+        path = {state.round_: where[arm.name, state] for state in states}
         if path:
           last = max(path)
           x, y = path[last]
@@ -176,7 +185,7 @@ def transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict
     domain: [[100 * share for share in arm.transitions(state, names)] for _, arm, state in rows]
     for domain, names in tasks.items()
   }
-  limit = max((share for pairs in shares.values() for pair in pairs for share in pair), default=0) or 1
+  limit = max(itertools.chain(*itertools.chain(*shares.values())), default=0) or 1
 
   def figure(domain, pairs):
     def draw(ax):
@@ -202,7 +211,8 @@ def transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict
       ):
         annotate(ax, text, (x, 1), (0, 6), color, ha='center', xycoords='axes fraction')
 
-    told = '; '.join(f'{name} {won:.1f} won, {lost:.1f} lost' for (name, *_), (won, lost) in zip(rows, pairs, strict=True))
+    names = [name for name, *_ in rows]
+    told = '; '.join(f'{name} {won:.1f} won, {lost:.1f} lost' for name, (won, lost) in zip(names, pairs, strict=True))
     return svg(
       draw,
       0.85 + 0.2 * len(rows),
@@ -258,7 +268,8 @@ def collapse(arms: Sequence[Arm]) -> dict[str, str]:
         values = [of_task[measure] for of_task in by_task if of_task.get(measure) is not None]
         if len(values) == len(by_task):
           lines.setdefault(measure, {}).setdefault(arm.name, {})[round_] = sum(values) / len(values)
-  return {measure: _collapse(measure, of_arms, [arm.name for arm in arms]) for measure, of_arms in lines.items()}
+  names = [arm.name for arm in arms]
+  return {measure: _collapse(measure, of_arms, names) for measure, of_arms in lines.items()}
 
 
 def _collapse(measure: str, lines: Mapping[str, Mapping[int, float]], names: Sequence[str]) -> str:

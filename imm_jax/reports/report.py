@@ -52,12 +52,19 @@ def write(path: str) -> None:
 
 
 def figures(paths: Sequence[str]) -> dict[str, str]:
-  """Returns the page's figures by a name, as SVG text that stands by itself, on white. Raises as `page` does."""
+  """Returns the page's figures by a name, as SVG text that stands by itself, on white.
+
+  Raises as `page` does.
+  """
   runs = [compare.read(path) for path in paths]
   found = _figures(compare.group(runs), compare.shared_tasks(runs))
-  named = {f'{kind}-{name}'.strip('-').replace('/', '-'): svg for kind, svgs in found.items() for name, svg in svgs.items()}
-  start, font = '<svg style="background: white"', "'DejaVu Sans', sans-serif"
-  return {name: svg.replace('<svg', start, 1).replace("'DejaVu Sans'", font) for name, svg in named.items()}
+  named = {}
+  for kind, svgs in found.items():
+    for name, svg in svgs.items():
+      svg = svg.replace('<svg', '<svg style="background: white"', 1)
+      svg = svg.replace("'DejaVu Sans'", "'DejaVu Sans', sans-serif")
+      named[f'{kind}-{name}'.strip('-').replace('/', '-')] = svg
+  return named
 
 
 def page(paths: Sequence[str], completions: dict[int, Kinds] | None = None) -> str:
@@ -134,11 +141,14 @@ def _clip(text: str) -> str:
 
 def _sentences(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list[str]:
   """Returns what came out, a sentence a domain, and of one arm what the merge repaired in one more."""
-  sentences = [f'{DOMAINS[domain].capitalize()}, {_sentence(arms, domain, names)}.' for domain, names in tasks.items()]
+  sentences = []
+  for domain, names in tasks.items():
+    sentences.append(f'{DOMAINS[domain].capitalize()}, {_sentence(arms, domain, names)}.')
   tuned = State(arms[0].states[-1].round_, 'tuned')
   if len(arms) == 1 and tuned in arms[0].states:
-    before = [compare.difference((arms[0], tuned), (arms[0], BASE), names).mean for names in tasks.values()]
-    sentences.append(f'Before its merge it was {" and ".join(map(_signed, before))}.')
+    ends = (arms[0], tuned), (arms[0], BASE)
+    before = [_signed(compare.difference(*ends, names).mean) for names in tasks.values()]
+    sentences.append(f'Before its merge it was {" and ".join(before)}.')
   return sentences
 
 
@@ -150,11 +160,13 @@ def _sentence(arms: Sequence[Arm], domain: str, names: Sequence[str]) -> str:
   least, low = min(changes, key=lambda pair: pair[0].mean)
   most, high = max(changes, key=lambda pair: pair[0].mean)
   if len(ended) > 1:
-    return f"changes from base reach from {low.name}'s {_in_points(least)} to {high.name}'s {_in_points(most)} points"
+    lowest = f"{low.name}'s {_in_points(least)}"
+    return f"changes from base reach from {lowest} to {high.name}'s {_in_points(most)} points"
   last = high.states[-1]
   accuracy = high.accuracy(last, domain, names).mean
   verdict = '' if most.is_clear else ', no clear change'
-  return f'round {last.round_} is at {100 * accuracy:.1f} % ({_in_points(most)} points from base{verdict})'
+  change = f'{_in_points(most)} points from base{verdict}'
+  return f'round {last.round_} is at {100 * accuracy:.1f} % ({change})'
 
 
 def _in_points(change: Interval) -> str:
@@ -201,7 +213,10 @@ def _differing(arms: Sequence[Arm]) -> list[tuple[str, list[Any]]]:
 def _flatten(config: Mapping[str, Any], prefix: str = '') -> list[tuple[str, Any]]:
   flat = []
   for key, value in config.items():
-    flat += _flatten(value, f'{prefix}{key}.') if isinstance(value, dict) and value else [(prefix + key, value)]
+    if isinstance(value, dict) and value:
+      flat += _flatten(value, f'{prefix}{key}.')
+    else:
+      flat.append((prefix + key, value))
   return flat
 
 
@@ -214,12 +229,16 @@ def _moved(arm: Arm, names: Sequence[str]) -> list[tuple[str, list[dict[str, str
     for id_, now in run.by_question[arm.states[-1], task].items():
       was = before[id_]
       if now['right'] != was['right']:
-        kinds['wrong → right' if now['right'] else 'right → wrong'].append(now | {'before': was['answer']})
+        kind = 'wrong → right' if now['right'] else 'right → wrong'
+        kinds[kind].append(now | {'before': was['answer']})
   return [(kind, records[:_NUM_EXAMPLES]) for kind, records in kinds.items() if records]
 
 
 def _completions(run: Run, known: dict[int, Kinds]) -> list[tuple[str, Kinds]]:
-  """Returns what is shown of the completions of each round from 1 on; reads those that are not known, and adds them."""
+  """Returns what is shown of the completions of each round from 1 on.
+
+  Reads those that are not known, and adds them.
+  """
   rounds = [row['round'] for row in run.rows[1:]]
   for round_ in rounds:
     if round_ not in known:
@@ -263,7 +282,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def _changes(arms: Sequence[Arm]) -> tuple[list[str], list[tuple[str, list[float | None]]]]:
   """Returns the kinds of modules, and how much each changed in the newest analysed round of an arm's first run."""
   last = [(arm.name, arm.last_analysis[1]['change']) for arm in arms if arm.last_analysis]
-  kinds = [kind for kind in dict.fromkeys(kind for _, change in last for kind in change) if kind != 'layers']
+  kinds = list(dict.fromkeys(kind for _, change in last for kind in change))
+  kinds = [kind for kind in kinds if kind != 'layers']
   return kinds, [(name, [change.get(kind) for kind in kinds]) for name, change in last]
 
 
@@ -275,20 +295,32 @@ def ran_on(runs: Sequence[Run]) -> list[str]:
     for (packages, where), rows in itertools.groupby(noted, lambda row: (row['versions'], row['devices'])):
       rounds = [row['round'] for row in rows]
       text = ', '.join(f'{name} {version}' for name, version in packages.items())
-      found.setdefault(f'{text}; {where}', []).append(f'{run.path} rounds {rounds[0]} to {rounds[-1]}')
-  return [f'{", ".join(names)}: {text}' for text, names in found.items()] if len(found) > 1 else list(found)
+      runs_of = found.setdefault(f'{text}; {where}', [])
+      runs_of.append(f'{run.path} rounds {rounds[0]} to {rounds[-1]}')
+  if len(found) == 1:
+    return list(found)
+  return [f'{", ".join(names)}: {text}' for text, names in found.items()]
 
 
 def _figures(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict[str, dict[str, str]]:
   """Returns the SVGs by what they are about."""
-  means = {domain: (domain, names, DOMAINS[domain].capitalize()) for domain, names in tasks.items()}
-  each = {f'{domain}-{name}': (domain, [name], f'{domain.upper()} {name}') for domain in tasks for name in tasks[domain]}
-  return {
+  means = {}
+  each = {}
+  for domain, names in tasks.items():
+    means[domain] = (domain, names, DOMAINS[domain].capitalize())
+    for name in names:
+      each[f'{domain}-{name}'] = (domain, [name], f'{domain.upper()} {name}')
+  found = {
     'means': dict(zip(means, plots.accuracies(arms, list(means.values())), strict=True)),
-    'plane': {'': plots.plane(arms, tasks)} if 'ood' in tasks and arms[0].states[-1] != BASE else {},
-    'tasks': dict(zip(each, plots.accuracies(arms, list(each.values())), strict=True)) if len(each) > len(means) else {},
+    'plane': {},
+    'tasks': {},
     'transitions': plots.transitions(arms, tasks),
     'layers': plots.layers(arms),
     'collapse': plots.collapse(arms),
     'secs': {'': plots.secs(arms)},
   }
+  if 'ood' in tasks and arms[0].states[-1] != BASE:
+    found['plane'] = {'': plots.plane(arms, tasks)}
+  if len(each) > len(means):
+    found['tasks'] = dict(zip(each, plots.accuracies(arms, list(each.values())), strict=True))
+  return found
