@@ -1,4 +1,4 @@
-"""What a run did to the model: which layers matter, which changed, whether samples collapse, what is forgotten.
+"""What a run did to the model: layers that matter and changed, diversity of samples, forgetting.
 
 The paper's own formulas are not at hand: those of layer importance, change and superficiality are
 ours.
@@ -21,7 +21,9 @@ Record = Mapping[str, Any]  # a line of samples.jsonl or evaluations.jsonl
 
 
 def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[str, float | None]:
-  """Measures how diverse a task's samples of a round are; records are those of samples.jsonl, extract is the task's.
+  """Measures how diverse a task's samples of a round are.
+
+  records are lines of samples.jsonl, extract is the task's.
 
   distinct_1 .. distinct_3: see distinct_n, over all samples' tokens. self_bleu: see there.
   unique_answers: a question, on average, an answer that cannot be read being none.
@@ -32,10 +34,10 @@ def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[s
   """
   groups = _by_question(records)
   k, num_tokens = min(map(len, groups)), sum(len(record['tokens']) for record in records)
-  right = [sum(record['right'] for record in group) for group in groups]
+  counts = [(len(group), sum(record['right'] for record in group)) for group in groups]
 
   def passes(k: int) -> float:
-    return float(np.mean([pass_at_k(len(group), num, k) for group, num in zip(groups, right, strict=True)]))
+    return float(np.mean([pass_at_k(n, num_right, k) for n, num_right in counts]))
 
   entropies = [record['entropy'] for record in records if record.get('entropy') is not None]
   answers = [{extract(record['text']) for record in group} - {''} for group in groups]
@@ -68,7 +70,9 @@ def distinct_n(sequences: Sequence[Sequence[int]], n: int) -> float | None:
 
 
 def self_bleu(groups: Sequence[Sequence[str]], num_texts: int = 200) -> float | None:
-  """Returns how much a text is like the others of its group, in [0, 1]: the mean BLEU against them (arXiv 1802.01886).
+  """Returns how much a text is like the others of its group, in [0, 1] (arXiv 1802.01886).
+
+  It is the mean BLEU of a text against the others of its group.
 
   Taken over num_texts texts, always the same ones, so that it takes bounded time. None where no
   group has two.
@@ -85,7 +89,7 @@ def self_bleu(groups: Sequence[Sequence[str]], num_texts: int = 200) -> float | 
 
 
 def transitions(before: Sequence[Record], after: Sequence[Record]) -> dict[str, dict[str, int]]:
-  """Counts by task how many items went '1->0' (right, then wrong: forgotten), '0->1', '1->1' and '0->0'.
+  """Counts by task how many items went '1->0' (right, then wrong), '0->1', '1->1' and '0->0'.
 
   Both are records of evaluations.jsonl of the same items, of one set of params each.
   """
@@ -98,7 +102,7 @@ def transitions(before: Sequence[Record], after: Sequence[Record]) -> dict[str, 
 
 
 def analyze(path: str, num_completions: int = layerwise.NUM_COMPLETIONS) -> list[dict[str, Any]]:
-  """Analyses the finished rounds of a run, and writes what it finds into its workdir; returns a dict a round.
+  """Analyses the finished rounds of a run; writes into its workdir what it returns, a dict a round.
 
   Round 0 has the 'importance' of the original model's layers on completions that were accepted in
   round 1: the same whatever rounds follow. Later rounds have the 'change' of their params from the
@@ -122,47 +126,61 @@ def analyze(path: str, num_completions: int = layerwise.NUM_COMPLETIONS) -> list
   num_rounds = len(workdir.finished())
   if num_rounds < 2:
     raise ValueError(f'{workdir.path}: round 1 is not done, so there is nothing to analyze; go on with imm run')
-  spec = exp.model
   lm = lm_lib.load(
-      f'{workdir.path}@0', dtype=spec.dtype, remat=spec.remat, attention='auto', mesh=sharding.make_mesh(),
-      rules=sharding.TRAIN,
-  )  # fmt: skip
+    f'{workdir.path}@0',
+    dtype=exp.model.dtype,
+    remat=exp.model.remat,
+    attention='auto',
+    mesh=sharding.make_mesh(),
+    rules=sharding.TRAIN,
+  )
   pairs = phases.some_pairs(exp, lm, workdir.read_lines(1, 'samples.jsonl'), num_completions)
   found = layerwise.importance(lm, lm.params, pairs, max_length=exp.finetune.max_length)._asdict()
-  analyses: list[dict[str, Any]] = [{'importance': {name: values.tolist() for name, values in found.items()}}]
+  importance = {name: values.tolist() for name, values in found.items()}
+  analyses: list[dict[str, Any]] = [{'importance': importance}]
   before = workdir.read_lines(0, 'evaluations.jsonl')
   for round_ in range(1, num_rounds):
     processes.check_stop()
     moved = layerwise.change(lm.params, lm_lib.restore(workdir.path, round_, 'params', lm))
     samples = workdir.read_lines(round_, 'samples.jsonl')
+    after = workdir.read_lines(round_, 'evaluations.jsonl')
     analyses.append(
       {
         'change': moved | {'layers': moved['layers'].tolist()},
         'spearman': {name: spearman(values, moved['layers']) for name, values in found.items()},
         'collapse': _collapse_by_task(exp, samples),
-        'transitions': _transitions_by_domain(exp, before, workdir.read_lines(round_, 'evaluations.jsonl')),
+        'transitions': _transitions_by_domain(exp, before, after),
       }
     )
   workdir.write_analyses(analyses)
   return analyses
 
 
-def _collapse_by_task(exp: Experiment, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
-  # And not the data's own solutions.
-  samples = [record for record in records if not record.get('real')]
-  by_task = {name: [record for record in samples if phases.task_of(record) == name] for name in exp.id_tasks}
-  return {name: collapse(of_task, exp.id_tasks[name].extract) for name, of_task in by_task.items() if of_task}
+def _collapse_by_task(
+  exp: Experiment,
+  records: Sequence[Record],
+) -> dict[str, dict[str, float | None]]:
+  """Returns `collapse` of each task's samples, which the data's own solutions are not."""
+  found = {}
+  for name, task in exp.id_tasks.items():
+    of_task = [record for record in records if phases.task_of(record) == name]
+    samples = [record for record in of_task if not record.get('real')]
+    if samples:
+      found[name] = collapse(samples, task.extract)
+  return found
 
 
-def _transitions_by_domain(exp: Experiment, before: Sequence[Record], after: Sequence[Record]) -> dict[str, Any]:
-  """Returns {'id': {task: counts}, 'ood': ...} of the merged params.
-
-  Of tuned ones, if any, under 'tuned_id', ....
-  """
+def _transitions_by_domain(
+  exp: Experiment,
+  before: Sequence[Record],
+  after: Sequence[Record],
+) -> dict[str, Any]:
+  """Returns {'id': {task: counts}, 'ood': ...} of merged params; 'tuned_id', ... of tuned ones."""
   found = {}
   for which, prefix in (('merged', ''), ('tuned', 'tuned_')):
-    if answers := [record for record in after if record['params'] == which]:
+    answers = [record for record in after if record['params'] == which]
+    if answers:
       counts = transitions(before, answers)
-      found |= {f'{prefix}id': {name: counts[name] for name in exp.id_tasks}}
-      found |= {f'{prefix}ood': {name: counts[name] for name in exp.ood_tasks}}
+      found[f'{prefix}id'] = {name: counts[name] for name in exp.id_tasks}
+      found[f'{prefix}ood'] = {name: counts[name] for name in exp.ood_tasks}
   return found

@@ -1,10 +1,11 @@
-"""Runs side by side: what they measured, differences paired by question, and which of them no other one beats.
+"""Runs side by side: what they measured, differences paired by question, and what changed.
 
 Workdirs whose configs are equal but for the seed are one arm; its accuracies are means over its
 runs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import copy
 import dataclasses
 import functools
 import json
@@ -57,7 +58,8 @@ class Run:
     found: dict[tuple[State, str], Answers] = {}
     for round_, records in enumerate(self.answers):
       for record in records:
-        found.setdefault((State(round_, record['params']), record['task']), {})[record['id']] = record
+        state = State(round_, record['params'])
+        found.setdefault((state, record['task']), {})[record['id']] = record
     return found
 
 
@@ -80,8 +82,10 @@ class Arm:
 
     None without one.
     """
-    found = [(round_, analysis) for round_, analysis in enumerate(self.runs[0].analyses) if round_ and analysis]
-    return found[-1] if found else None
+    for round_, analysis in reversed(list(enumerate(self.runs[0].analyses))[1:]):
+      if analysis:
+        return round_, analysis
+    return None
 
   def accuracy(self, state: State, domain: str, tasks: Sequence[str]) -> Interval:
     """Returns the mean accuracy over runs and tasks.
@@ -103,7 +107,9 @@ class Arm:
 
   def drift(self, state: State) -> float:
     """Returns the mean over its runs of ‖params - base‖ / ‖base‖ of merged params."""
-    return float(np.mean([run.rows[state.round_]['merge']['drift_norm'] if state.round_ else 0.0 for run in self.runs]))
+    if state == BASE:
+      return 0.0
+    return float(np.mean([run.rows[state.round_]['merge']['drift_norm'] for run in self.runs]))
 
   def text_nll(self, state: State) -> float | None:
     """Returns the mean over its runs of a text's negative log-likelihood, nats a token.
@@ -121,7 +127,10 @@ class Arm:
     return float(np.mean([self.runs[0].rows[0][domain][task]['guess'] for task in tasks]))
 
   def transitions(self, state: State, tasks: Sequence[str]) -> tuple[float, float]:
-    """Returns which share of questions the base answers wrong and this state right, and the reverse; means over tasks."""
+    """Returns which share of questions became right since the base, and which wrong.
+
+    They are means over tasks and runs.
+    """
     shares = []
     for run in self.runs:
       for task in tasks:
@@ -135,7 +144,11 @@ class Arm:
 
 def states(rows: Sequence[Mapping[str, Any]]) -> list[State]:
   """Returns the params that a run's rows tell of, in order."""
-  return [State(i, which) for i, row in enumerate(rows) for which in ('tuned', 'merged') if State(i, which).key('id') in row]
+  found = []
+  for i, row in enumerate(rows):
+    of_row = [State(i, which) for which in ('tuned', 'merged')]
+    found += [state for state in of_row if state.key('id') in row]
+  return found
 
 
 def results(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[State, list[str]]]:
@@ -163,12 +176,13 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def table(arms: Sequence[Arm]) -> str:
-  """Returns a Markdown table: the original's accuracies, and what each arm's last round changed, with its interval.
+  """Returns a Markdown table: the original's accuracies, and what each arm's last round changed.
 
   Where all measured a text there is a column of its negative log-likelihood too, in nats a token.
   """
   tasks = shared_tasks([run for arm in arms for run in arm.runs])
-  original = [f'{100 * arms[0].accuracy(BASE, domain, names).mean:.1f}' for domain, names in tasks.items()]
+  accuracies = [arms[0].accuracy(BASE, domain, names) for domain, names in tasks.items()]
+  original = [f'{100 * accuracy.mean:.1f}' for accuracy in accuracies]
   lines = []
   for arm in arms:
     last = arm.states[-1]
@@ -222,7 +236,7 @@ def read(path: str) -> Run:
 
 
 def group(runs: Sequence[Run]) -> list[Arm]:
-  """Returns the arms, in the order of their first runs; within one the runs are in the order of their seeds.
+  """Returns the arms, in the order of their first runs, and their runs in the order of seeds.
 
   An arm is called as its workdirs are but for the seed at their end: runs/dare/seed0 and
   runs/dare/seed1 are `dare` beside others in runs, and so are runs/dare-0 and runs/dare-1. Where
@@ -235,7 +249,8 @@ def group(runs: Sequence[Run]) -> list[Arm]:
     members = found.setdefault(_without_seeds(run.config), [])
     for other in members:
       if other.config['seed'] == run.config['seed']:
-        raise ValueError(f'{other.path}, {run.path}: are runs of one config and seed; report them one by one')
+        paths = f'{other.path}, {run.path}'
+        raise ValueError(f'{paths}: are runs of one config and seed; report them one by one')
     members.append(run)
   arms = list(found.values())
   stems = [_stem(members) for members in arms]
@@ -265,12 +280,12 @@ def _without_seed(run: Run) -> str:
 
 
 def _without_seeds(config: Mapping[str, Any]) -> str:
-  """Returns the config as text, without the keys in which the runs of an arm may differ, and the seed of their models."""
-  alike = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items() if key not in _OF_ONE_ARM}
+  """Returns the config as text, without what may differ in an arm and without its models' seeds."""
+  alike = copy.deepcopy({key: value for key, value in config.items() if key not in _OF_ONE_ARM})
   for section, key in (('model', 'path'), ('synthesize', 'teacher')):
     alike[section][key] = re.sub(r'seed\d+', 'seed', alike[section][key])
-  if random := alike['model'].get('random'):
-    alike['model']['random'] = {key: value for key, value in random.items() if key != 'seed'}
+  if alike['model'].get('random'):
+    alike['model']['random'].pop('seed', None)
   return json.dumps(alike, sort_keys=True)
 
 
@@ -290,7 +305,7 @@ def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:
 
 
 def difference(a: tuple[Arm, State], b: tuple[Arm, State], tasks: Sequence[str]) -> Interval:
-  """Returns how much more accurate a is than b on questions that both answered, the mean over tasks.
+  """Returns how much more accurate a is than b on the questions of both, the mean over tasks.
 
   Runs are paired by their seeds; a run of a seed that the other arm has not is left out. Where no
   seed is in both arms, means over each one's runs are compared, and the interval is of the
@@ -329,15 +344,3 @@ def _answers(arm: Arm, state: State, task: str, seeds: Sequence[int]) -> list[An
 def _right(answers: Sequence[Answers], ids: Sequence[str]) -> np.ndarray:
   """Returns 1 for each right and 0 for each wrong answer, [runs, questions] f64."""
   return np.array([[of_run[id_]['right'] for id_ in ids] for of_run in answers], np.float64)
-
-
-def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-  """Returns the points that no other one reaches in both coordinates and passes in one.
-
-  They are in the order of the first coordinate.
-  """
-  front: list[tuple[float, float]] = []
-  for point in sorted(set(points), reverse=True):
-    if not front or point[1] > front[-1][1]:
-      front.append(point)
-  return front[::-1]

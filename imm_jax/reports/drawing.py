@@ -12,16 +12,11 @@ from typing import Any, NamedTuple
 
 from imm_jax import extras
 
-COLORS = (
-  '#0072b2',
-  '#d55e00',
-  '#009e73',
-  '#b4568c',
-  '#c98500',
-  '#3a9fd6',
-  '#4d4d4d',
-)  # near Okabe and Ito's: for all eyes
-_MARKERS = 'osD^vPX'  # a second arm of a color has the next marker
+Point = tuple[float, float]
+
+# Near those of Okabe and Ito, which most color-blind people tell apart.
+COLORS = ('#0072b2', '#d55e00', '#009e73', '#b4568c', '#c98500', '#3a9fd6', '#4d4d4d')
+_MARKERS = 'osD^vPX'  # A second arm of a color has the next marker.
 INK = '#333333'
 FAINT = '#8a8a8a'
 _WIDTH = 3.75  # inches
@@ -61,8 +56,8 @@ def bars(ax: Any, names: Sequence[str]) -> None:
 def annotate(
   ax: Any,
   text: str,
-  where: tuple[float, float],
-  shift: tuple[float, float],
+  where: Point,
+  shift: Point,
   color: str,
   **style: Any,
 ) -> None:

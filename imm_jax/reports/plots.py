@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 import itertools
 from typing import Any, NamedTuple
 
-from imm_jax.reports import compare
+from imm_jax.reports import statistics
 from imm_jax.reports.compare import Arm, DOMAINS
-from imm_jax.reports.drawing import annotate, bars, COLORS, FAINT, INK, Label, look, place, svg
+from imm_jax.reports.drawing import annotate, bars, COLORS, FAINT, INK, Label, look, place, Point, svg
 from imm_jax.rounds.records import BASE, State
 
 _BEFORE_MERGE = 0.3  # Of a round: how far left of it the tuned params are shown.
@@ -14,10 +14,10 @@ _UNITS = (('hours', 3600), ('minutes', 60), ('seconds', 1))
 
 
 class _Panel(NamedTuple):
-  """What a figure of accuracies shows: points [mean, low, high, each run's mean] in % by (arm's name, state)."""
+  """What a figure of accuracies shows."""
 
   title: str
-  points: Mapping[tuple[str, State], Sequence[float]]
+  points: Mapping[tuple[str, State], Sequence[float]]  # By arm's name and state, of `_spread`.
   guess: float  # in %
 
   @property
@@ -27,7 +27,7 @@ class _Panel(NamedTuple):
 
 
 def accuracies(arms: Sequence[Arm], panels: Sequence[tuple[str, Sequence[str], str]]) -> list[str]:
-  """Returns a figure for each panel (domain, tasks, title): accuracy over rounds with its intervals, a line an arm.
+  """Returns a figure for each panel (domain, tasks, title): accuracy over rounds, a line an arm.
 
   A point is as high in all of them, wherever their axes begin. Of one arm the tuned params are
   shown too, hollow.
@@ -122,7 +122,7 @@ def _name_tuned(ax: Any, panel: _Panel, arm: Arm) -> None:
 
 
 def plane(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> str:
-  """Returns the change in domain over that out of domain, in points, and the front that nothing shown lies beyond."""
+  """Returns a figure of the change in domain over that out of domain, in points, and the front."""
 
   def gain(arm: Arm, state: State, domain: str) -> float:
     before = arm.accuracy(BASE, domain, tasks[domain]).mean
@@ -137,7 +137,7 @@ def plane(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> str:
     ax.set(xlabel='out of domain, points from base', ylabel='in domain, points from base')
     ax.axhline(0, color=FAINT, lw=0.7)
     ax.axvline(0, color=FAINT, lw=0.7)
-    front = compare.pareto(list(where.values()))
+    front = statistics.pareto(list(where.values()))
     ax.step(
       *zip(*front, strict=True),
       where='pre',
@@ -165,8 +165,8 @@ def plane(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> str:
   return svg(draw, 2.9, f'Changes from base in points: {told}')
 
 
-def _path(ax: Any, i: int, points: Mapping[int, tuple[float, float]], style: Mapping[str, Any]) -> None:
-  """Draws where arm i was after each round, and writes the rounds beside the points but the last."""
+def _path(ax: Any, i: int, points: Mapping[int, Point], style: Mapping[str, Any]) -> None:
+  """Draws where arm i was after each round, with the round beside each point but the last."""
   color, marker = look(i)
   ax.plot(*zip(*points.values(), strict=True), marker=marker, color=color, **style)
   *others, _ = points
@@ -176,7 +176,10 @@ def _path(ax: Any, i: int, points: Mapping[int, tuple[float, float]], style: Map
 
 
 def transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict[str, str]:
-  """Returns a figure by domain: the % of questions won and lost against base, of one arm in all rounds, else in the last."""
+  """Returns a figure by domain: the % of questions won and lost against base.
+
+  Of one arm it has all rounds, of several the last one of each.
+  """
   if len(arms) == 1:
     rows = [(f'{state.round_} {state.which}', arms[0], state) for state in arms[0].states[1:]]
   else:
@@ -212,7 +215,8 @@ def transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict
         annotate(ax, text, (x, 1), (0, 6), color, ha='center', xycoords='axes fraction')
 
     names = [name for name, *_ in rows]
-    told = '; '.join(f'{name} {won:.1f} won, {lost:.1f} lost' for name, (won, lost) in zip(names, pairs, strict=True))
+    named = zip(names, pairs, strict=True)
+    told = '; '.join(f'{name} {won:.1f} won, {lost:.1f} lost' for name, (won, lost) in named)
     return svg(
       draw,
       0.85 + 0.2 * len(rows),
@@ -223,7 +227,10 @@ def transitions(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict
 
 
 def layers(arms: Sequence[Arm]) -> dict[str, str]:
-  """Returns a figure by arm whose first run was analysed: layers' change in its newest such round over their importance."""
+  """Returns a figure by arm: how much layers changed, over their importance.
+
+  It is of the newest round of the arm's first run that was analysed; an arm without one has none.
+  """
   figures = {}
   for arm in arms:
     if arm.last_analysis:
@@ -232,7 +239,8 @@ def layers(arms: Sequence[Arm]) -> dict[str, str]:
       if len(arms) > 1:
         title = f'{arm.name}, {title}'
       importance = arm.runs[0].analyses[0]['importance']['nll_rise']
-      figures[arm.name] = _layers(title, importance, found['change']['layers'], found['spearman']['nll_rise'])
+      correlation = found['spearman']['nll_rise']
+      figures[arm.name] = _layers(title, importance, found['change']['layers'], correlation)
   return figures
 
 
@@ -242,7 +250,8 @@ def _layers(name, importance, change, spearman) -> str:
     rho = f'ρ = {spearman["rho"]:+.2f} (p = {spearman["p"]:.2g})'.replace('-', '−')
 
   def draw(ax):
-    ax.set(title=f'{name}: {rho}', xlabel='importance, nats a token', ylabel='change, % of the norm')
+    ax.set(title=f'{name}: {rho}')
+    ax.set(xlabel='importance, nats a token', ylabel='change, % of the norm')
     ax.grid(axis='y')
     for layer, (x, y) in enumerate(zip(importance, change, strict=True)):
       ax.plot(x, 100 * y, 'o', color=COLORS[0])
@@ -253,7 +262,7 @@ def _layers(name, importance, change, spearman) -> str:
 
 
 def collapse(arms: Sequence[Arm]) -> dict[str, str]:
-  """Returns a figure by measure of diversity, over rounds, a line an arm: means over tasks and runs.
+  """Returns a figure by measure of diversity: means over tasks and runs by round, a line an arm.
 
   Of a round in which not all runs of an arm have measured there is none, as where nothing was
   sampled.
@@ -290,7 +299,10 @@ def _collapse(measure: str, lines: Mapping[str, Mapping[int, float]], names: Seq
 
 
 def secs(arms: Sequence[Arm]) -> str:
-  """Returns the time by phase: of one arm a bar a round, of several one an arm for rounds from 1 on; means over its runs."""
+  """Returns the time by phase, means over runs.
+
+  Of one arm it has a bar a round, of several a bar an arm for its rounds from 1 on.
+  """
   rows: dict[str, dict[str, float]] = {}
   for arm in arms:
     for run in arm.runs:
@@ -313,7 +325,8 @@ def secs(arms: Sequence[Arm]) -> str:
         color = COLORS[phases.index(phase) % len(COLORS)]
         ax.barh(i, value / size, 0.66, left / size, color=color, edgecolor='white', linewidth=0.6)
         if value > 0.1 * longest:
-          annotate(ax, f'{value / size:.1f}', ((left + value / 2) / size, i), (0, 0), 'white', ha='center')
+          middle = ((left + value / 2) / size, i)
+          annotate(ax, f'{value / size:.1f}', middle, (0, 0), 'white', ha='center')
         left += value
     for i, phase in enumerate(phases):
       above = 8 + 11 * ((len(phases) - 1) // 3 - i // 3)  # lines of three names, from the top

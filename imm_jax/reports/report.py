@@ -1,4 +1,4 @@
-"""Finished or running workdirs -> one HTML page that needs nothing but itself: what was gained, what was lost, and how."""
+"""Workdirs -> one HTML page that needs nothing but itself: what was gained, what was lost, how."""
 
 from collections.abc import Mapping, Sequence
 import importlib.metadata
@@ -84,9 +84,12 @@ def page(paths: Sequence[str], completions: dict[int, Kinds] | None = None) -> s
   arms = compare.group(runs)
   tasks = compare.shared_tasks(runs)
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader('imm_jax.reports', '.'), autoescape=True, undefined=jinja2.StrictUndefined,
-    trim_blocks=True, lstrip_blocks=True,
-  )  # fmt: skip
+    loader=jinja2.PackageLoader('imm_jax.reports', '.'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
   environment.filters |= {'points': _signed, 'percent': _percent, 'clip': _clip}
   return environment.get_template('report.html').render(
     paths=paths,
@@ -119,10 +122,11 @@ def _facts(arms: Sequence[Arm]) -> list[str]:
   """Returns what all arms have in common, for a line above the title."""
   paths = {run.config['model']['path'] for arm in arms for run in arm.runs}
   models = {re.sub(r'[-_/]seed\d+', '', path) or 'random weights' for path in paths}
-  num = {arm.states[-1].round_ for arm in arms}
+  rounds = sorted({arm.states[-1].round_ for arm in arms})
   seeds = {run.config['seed'] for arm in arms for run in arm.runs}
   facts = [os.path.basename(model) or model for model in sorted(models)]
-  facts.append(f'rounds {", ".join(map(str, sorted(num)))}' if len(num) > 1 else f'{max(num)} rounds')
+  several = f'rounds {", ".join(map(str, rounds))}'
+  facts.append(several if len(rounds) > 1 else f'{rounds[0]} rounds')
   return [*facts, f'seed{"s" if len(seeds) > 1 else ""} {", ".join(map(str, sorted(seeds)))}']
 
 
@@ -136,11 +140,13 @@ def _percent(fraction: float | None) -> str:
 
 
 def _clip(text: str) -> str:
-  return text if len(text) <= _MAX_CHARACTERS else f'{text[:_MAX_CHARACTERS]} … ({len(text)} characters)'
+  if len(text) <= _MAX_CHARACTERS:
+    return text
+  return f'{text[:_MAX_CHARACTERS]} … ({len(text)} characters)'
 
 
 def _sentences(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> list[str]:
-  """Returns what came out, a sentence a domain, and of one arm what the merge repaired in one more."""
+  """Returns what came out, a sentence a domain; of one arm another says what the merge repaired."""
   sentences = []
   for domain, names in tasks.items():
     sentences.append(f'{DOMAINS[domain].capitalize()}, {_sentence(arms, domain, names)}.')
@@ -174,7 +180,7 @@ def _in_points(change: Interval) -> str:
 
 
 def _columns(tasks: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str], str]]:
-  """Returns the columns of accuracies: (domain, tasks, name), where there are several tasks their mean first."""
+  """Returns the columns of accuracies: (domain, tasks, name); the mean of several comes first."""
   columns = []
   for domain, names in tasks.items():
     columns += [(domain, names, 'mean')] if len(names) > 1 else []
@@ -183,7 +189,7 @@ def _columns(tasks: Mapping[str, Sequence[str]]) -> list[tuple[str, Sequence[str
 
 
 def _row(arm: Arm, state: State, tasks: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-  """Returns a row of the table of results: accuracies, changes from base, and what the round did."""
+  """Returns a row of the table of results: accuracies, their changes from base, and drift."""
   cells = []
   for domain, names, _ in _columns(tasks):
     change = compare.difference((arm, state), (arm, BASE), names)
@@ -221,7 +227,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = '') -> list[tuple[str, Any
 
 
 def _moved(arm: Arm, names: Sequence[str]) -> list[tuple[str, list[dict[str, str]]]]:
-  """Returns some questions that the last round of an arm's first run answers otherwise than the base: lost, gained."""
+  """Returns some questions that an arm's first run lost or won between base and last round."""
   run = arm.runs[0]
   kinds = {'right → wrong': [], 'wrong → right': []}
   for task in names:
@@ -259,8 +265,9 @@ def _kinds(records: Sequence[dict[str, Any]]) -> Kinds:
 
 
 def _learned(arms: Sequence[Arm]) -> list[tuple[str, bool, dict[str, float | None]]]:
-  """Returns a row a round of each arm: (name, whether it is the arm's first, means over runs of what it learned from).
+  """Returns a row a round of each arm: what it learned from, as means over its runs.
 
+  A row is (name, whether it is the arm's first, means).
   A mean is None where a run has none: nothing was sampled, but real solutions only; or no step was
   taken, at max_drift.
   """
@@ -280,7 +287,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _changes(arms: Sequence[Arm]) -> tuple[list[str], list[tuple[str, list[float | None]]]]:
-  """Returns the kinds of modules, and how much each changed in the newest analysed round of an arm's first run."""
+  """Returns the kinds of modules, and how much each changed in an arm's newest analysed round."""
   last = [(arm.name, arm.last_analysis[1]['change']) for arm in arms if arm.last_analysis]
   kinds = list(dict.fromkeys(kind for _, change in last for kind in change))
   kinds = [kind for kind in kinds if kind != 'layers']
@@ -288,11 +295,12 @@ def _changes(arms: Sequence[Arm]) -> tuple[list[str], list[tuple[str, list[float
 
 
 def ran_on(runs: Sequence[Run]) -> list[str]:
-  """Returns what rounds ran on, as they have noted it themselves: a line for each set of versions and devices."""
+  """Returns what rounds ran on, as they noted it: a line for each set of versions and devices."""
   found: dict[str, list[str]] = {}
   for run in runs:
     noted = [row for row in run.rows if 'versions' in row]  # rounds of older programs have not
-    for (packages, where), rows in itertools.groupby(noted, lambda row: (row['versions'], row['devices'])):
+    alike = itertools.groupby(noted, lambda row: (row['versions'], row['devices']))
+    for (packages, where), rows in alike:
       rounds = [row['round'] for row in rows]
       text = ', '.join(f'{name} {version}' for name, version in packages.items())
       runs_of = found.setdefault(f'{text}; {where}', [])

@@ -1,4 +1,4 @@
-"""The statistics of reports: intervals of differences, and rank correlation."""
+"""The statistics of reports: intervals of differences, rank correlation, the Pareto front."""
 
 from collections.abc import Sequence
 import functools
@@ -75,7 +75,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | None:
   """
   if np.ptp(x) == 0 or np.ptp(y) == 0:
     return None
-  # Over permutations of one side, the product of standardised ranks is the correlation.
+  # The correlation is the mean product of standardised ranks.
   ranks_x = stats.zscore(stats.rankdata(x))
   ranks_y = stats.zscore(stats.rankdata(y))
   test = stats.permutation_test(
@@ -86,5 +86,16 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | None:
     n_resamples=_NUM_PERMUTATIONS,
     rng=np.random.default_rng(0),
   )
-  rho, _ = stats.spearmanr(x, y)
-  return {'rho': float(rho), 'p': float(test.pvalue)}
+  return {'rho': float(test.statistic), 'p': float(test.pvalue)}
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+  """Returns the points that no other one reaches in both coordinates and passes in one.
+
+  They are in the order of the first coordinate.
+  """
+  front: list[tuple[float, float]] = []
+  for point in sorted(set(points), reverse=True):
+    if not front or point[1] > front[-1][1]:
+      front.append(point)
+  return front[::-1]

@@ -177,7 +177,7 @@ def test_bootstrap_of_few_seeds_holds_the_truth_as_often_as_it_says(num_seeds):
 def test_the_front_is_what_nothing_beats(seed):
   rng = random.Random(seed)
   points = [(rng.randrange(6), rng.randrange(6)) for _ in range(rng.randrange(1, 20))]
-  front = compare.pareto(points)
+  front = statistics.pareto(points)
 
   def beats(p, q):
     return p[0] >= q[0] and p[1] >= q[1] and p != q
