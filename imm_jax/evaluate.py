@@ -9,6 +9,7 @@ from typing import Any
 from etils import epath
 import jax
 import numpy as np
+from scipy import stats
 
 from imm_jax import console, processes
 from imm_jax.formats.tokenizer import Tokenizer
@@ -43,9 +44,8 @@ class EvaluateConfig:
 
 def wilson(num_right: int, n: int) -> tuple[float, float]:
   """Returns Wilson's score interval of a proportion at 95 % (doi 10.2307/2276774)."""
-  p, z = num_right / n, 1.96
-  center, spread = p + z**2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-  return max(0.0, (center - spread) / (1 + z**2 / n)), min(1.0, (center + spread) / (1 + z**2 / n))
+  low, high = stats.binomtest(num_right, n).proportion_ci(0.95, method='wilson')
+  return float(low), float(high)
 
 
 def pass_at_k(n: int, num_right: int, k: int) -> float:

@@ -5,6 +5,7 @@ the entry point in pyproject.toml; until then lm-eval knows no models but its ow
 """
 
 from collections.abc import Mapping, Sequence
+import functools
 import itertools
 import os
 from typing import Any, cast
@@ -205,6 +206,22 @@ def _decoding(kwargs: Mapping[str, Any]) -> dict[str, Any]:
   return decoding
 
 
+@functools.lru_cache(maxsize=1)
+def find_tasks(tasks: tuple[str, ...], include: str = '') -> lm_eval_tasks.TaskManager:
+  """Returns lm-eval's index of its tasks and of those in the directory `include`, which has all of `tasks`.
+
+  Raises:
+    FileNotFoundError: there is no such directory.
+    ValueError: a task is unknown.
+  """
+  if include and not os.path.isdir(include):
+    raise FileNotFoundError(f'{include}: no such directory of task files')
+  manager = lm_eval_tasks.TaskManager(include_path=include or None)
+  if unknown := [name for name in tasks if name not in manager.all_tasks]:
+    raise ValueError(f'lm-eval: {", ".join(unknown)}: no such task; `python -m imm_jax.harness ls tasks` lists its own')
+  return manager
+
+
 def evaluate(lm: LM, tasks: Sequence[str], include: str = '', batch_size: int = AUTO_ROWS) -> dict[str, Any]:
   """Returns lm-eval's findings about a model, as its simple_evaluate does; `results` in them is {task: {metric: value}}.
 
@@ -218,11 +235,7 @@ def evaluate(lm: LM, tasks: Sequence[str], include: str = '', batch_size: int = 
     FileNotFoundError: there is no such directory.
     ValueError: a task is unknown.
   """
-  if include and not os.path.isdir(include):
-    raise FileNotFoundError(f'{include}: no such directory of task files')
-  manager = lm_eval_tasks.TaskManager(include_path=include or None)
-  if unknown := [name for name in tasks if name not in manager.all_tasks]:
-    raise ValueError(f'lm-eval: {", ".join(unknown)}: no such task; `python -m imm_jax.harness ls tasks` lists its own')
+  manager = find_tasks(tuple(tasks), include)
   model = HarnessLM(lm, batch_size=batch_size)
   return cast(Any, simple_evaluate(model, tasks=list(tasks), task_manager=manager, log_samples=False))
 

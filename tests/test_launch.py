@@ -95,6 +95,7 @@ def rounds(workdir):
   return len(json.loads((workdir / 'summary.json').read_text())['rounds'])
 
 
+@pytest.mark.slow
 def test_xmanager_runs_two_processes_here(tmp_path):
   run = [f'--workdir={tmp_path}/run', '--config=configs/tiny.py', '--num_processes=2', '--']
   for num_rounds in (1, 2):  # The second start finds what the first one has compiled.

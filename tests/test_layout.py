@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / 'imm_jax'
 
 LEVELS = {
-  'text': 0, 'sharding': 0, 'processes': 0, 'console': 0,
+  'text': 0, 'sharding': 0, 'processes': 0, 'console': 0, 'extras': 0,
   'models': 1, 'verifying': 1,
   'formats': 2, 'tasks': 2,
   'merging': 3, 'sampling': 3,

@@ -6,8 +6,8 @@ import types
 
 import jax
 
-from imm_jax import sharding
-from imm_jax.formats import gguf, hf
+from imm_jax import extras, sharding
+from imm_jax.formats import hf
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
 
@@ -39,6 +39,9 @@ def _module(path: str | os.PathLike[str]) -> types.ModuleType:
   if path.is_dir():
     return hf
   if path.is_file() and path.suffix == '.gguf':
+    extras.require(str(path), 'gguf', 'gguf')
+    from imm_jax.formats import gguf
+
     return gguf
   found = 'a file of another kind' if path.exists() else 'nothing'
   wanted = 'a directory with config.json and *.safetensors, or a .gguf file'

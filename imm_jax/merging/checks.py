@@ -122,8 +122,7 @@ def check_trees(trees: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
       if one != two:
         lines.append(f'{name} is {one} in {first} and {two} in {second}')
   if lines:
-    hint, all_lines = 'a given dtype makes dtypes equal', '; '.join(lines)
-    raise ValueError(f'the models differ in {len(lines)} tensors ({hint}): {all_lines}')
+    raise ValueError(f'the models differ in {len(lines)} tensors (a given dtype makes dtypes equal): ' + '; '.join(lines))
   return tree
 
 

@@ -17,7 +17,8 @@ from imm_jax.rounds import experiment
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.rounds.workdir import Workdir
 
-_TRAIN_BYTES = 4 * 5  # a parameter: params, its start, gradient, two moments, float32
+# Of a parameter: itself, its start, its gradient and two moments, all float32.
+_TRAIN_BYTES = 4 * 5
 
 
 def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
@@ -32,14 +33,21 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
   yield 'batch', _batch(exp, mesh)
   model = experiment.read_config(exp.model, mesh)
   num_params = sum(x.size for x in jax.tree.leaves(transformer.abstract_params(model)[0]))
-  yield 'model', f'{exp.model.path or "random"}: {model.family}, {num_params / 1e6:,.0f}M parameters'
+  yield (
+    'model',
+    f'{exp.model.path or "random"}: {model.family}, {num_params / 1e6:,.0f}M parameters',
+  )
   yield 'mesh', transformer.mesh_advice(model, mesh) or 'no mesh.data would split more of the model'
   yield 'memory', _memory(num_params, mesh)
   for name, task in exp.all_tasks.items():
-    yield f'task {name}', f'{len(exp.train_questions(task))} train and {len(task.test)} test questions'
+    yield (
+      f'task {name}',
+      f'{len(exp.train_questions(task))} train and {len(task.test)} test questions',
+    )
   exp.check_questions()
   yield 'sandbox', processes.on_first(_sandbox)
-  num_bytes = 4 * num_params * (exp.num_rounds + 1 + 2 * 3)  # each round's end, and two steps with both moments
+  # Each round's end, and two steps with both moments.
+  num_bytes = 4 * num_params * (exp.num_rounds + 1 + 2 * 3)
   yield 'workdir', processes.on_first(lambda: _workdir(Workdir(path).path, num_bytes))
 
 
@@ -55,13 +63,14 @@ def _versions() -> str:
 
 
 def _batch(exp: Experiment, mesh: jax.sharding.Mesh) -> str:
-  rows, ways = exp.finetune.batch_size // exp.finetune.accumulation_steps, sharding.TRAIN.num_parts('batch', mesh.shape)
-  slots, among = exp.sampler.num_slots, sharding.SAMPLE.num_parts('attention_batch', mesh.shape)
+  steps = exp.finetune.accumulation_steps
+  rows = exp.finetune.batch_size // steps
+  ways = sharding.TRAIN.num_parts('batch', mesh.shape)
   notes = [f'{rows} rows a step on {ways} devices']
   if rows % ways:
-    notes.append(
-      f'{-rows % ways} of them padding: make finetune.batch_size a multiple of {ways * exp.finetune.accumulation_steps}'
-    )
+    notes.append(f'{-rows % ways} of them padding: make finetune.batch_size a multiple of {ways * steps}')
+  slots = exp.sampler.num_slots
+  among = sharding.SAMPLE.num_parts('attention_batch', mesh.shape)
   notes.append(f'{slots} slots on {among}')
   if slots % among:
     notes.append(f'rounded up: make sampler.num_slots a multiple of {among}')

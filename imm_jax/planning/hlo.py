@@ -1,7 +1,10 @@
-"""What a compiled program does, read from its HLO text: FLOPs, estimated cycles, collectives; loops by their trip counts."""
+"""What a compiled program does, read from its HLO text: FLOPs, estimated cycles, collectives.
+
+Loops by their trip counts.
+"""
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import dataclasses
 import math
 import re
@@ -40,14 +43,16 @@ class Cost:
 
   flops: float = 0.0  # of dots and convolutions
   cycles: float = 0.0  # as the compiler estimates; without collectives and kernels
-  kernels: int = 0  # custom calls: the compiler says nothing of their cycles, and their FLOPs are not counted
-  collectives: dict[str, Collective] = dataclasses.field(default_factory=dict)  # by kind and channel
+  # Custom calls: the compiler says nothing of their cycles, and their FLOPs are not counted.
+  kernels: int = 0
+  # By kind and channel.
+  collectives: dict[str, Collective] = dataclasses.field(default_factory=dict)
 
   def add(self, other: 'Cost', times: int = 1) -> None:
     """Adds another cost, `times` over.
 
-    A collective that is spread over several ops, so that others run beside it, has one channel: it happens as often as
-    where it is seen least.
+    A collective that is spread over several ops, so that others run beside it, has one channel: it
+    happens as often as where it is seen least.
     """
     self.flops += times * other.flops
     self.cycles += times * other.cycles
@@ -69,8 +74,8 @@ class Cost:
 def cost(text: str, unknown_trips: int | None = None) -> Cost:
   """Returns the cost of the entry computation of an optimized module's text (compiled.as_text()).
 
-  A loop's body counts as often as it runs: its trip count is what the compiler knows of it, or the constant in its
-  condition, or `unknown_trips`. Raises ValueError when a loop has none of these.
+  A loop's body counts as often as it runs: its trip count is what the compiler knows of it, or the
+  constant in its condition, or `unknown_trips`. Raises ValueError when a loop has none of these.
   """
   entry, computations = _parse(text)
   done: dict[tuple[str, bool], Cost] = {}
@@ -96,11 +101,15 @@ def cost(text: str, unknown_trips: int | None = None) -> Cost:
 
 
 def _parse(text: str) -> tuple[str, dict[str, list[Op]]]:
-  entry, computations, current = '', {}, []
+  """Returns the name of the entry computation, and the ops of each computation by its name."""
+  entry = ''
+  computations: dict[str, list[Op]] = {}
+  current: list[Op] = []
   for line in text.splitlines():
     if match := _COMPUTATION.match(line):
       current = computations[match[2]] = []
-      entry = match[2] if match[1] else entry
+      if match[1]:
+        entry = match[2]
     elif match := _OP.match(line):
       current.append(Op(*match.groups()))
   return entry, computations
@@ -119,13 +128,19 @@ def _own(op: Op, shapes: Mapping[str, str], fused: bool) -> Cost:
     result.kernels = 1
   kind = op.opcode.removesuffix('-start')
   if kind in _COLLECTIVES:
-    sizes = [_size(*shape) for shape in _SHAPE.findall(op.shape)]
-    operands = [_size(*shape) for name in _operands(op) for shape in _SHAPE.findall(shapes.get(name, ''))]
-    # The tuple of a start holds operands and contexts too.
-    size = sum(operands) if kind == 'reduce-scatter' else max(sizes) if op.opcode != kind else sum(sizes)
     channel = re.search(r'channel_id=(\d+)', op.rest)
-    result.collectives[f'{kind} {channel[1] if channel else op.name}'] = Collective(kind, size, 1)
+    name = channel[1] if channel else op.name
+    result.collectives[f'{kind} {name}'] = Collective(kind, _collective_size(op, kind, shapes), 1)
   return result
+
+
+def _collective_size(op: Op, kind: str, shapes: Mapping[str, str]) -> int:
+  """Returns the bytes of a collective on a device: before a reduce-scatter, after any other."""
+  if kind == 'reduce-scatter':
+    return sum(sum(_sizes(shapes.get(name, ''))) for name in _operands(op))
+  if op.opcode != kind:  # The tuple of a start holds operands and contexts too.
+    return max(_sizes(op.shape))
+  return sum(_sizes(op.shape))
 
 
 def _find(pattern: str, text: str) -> str:
@@ -157,8 +172,10 @@ def _dims(shape: str) -> list[int]:
   return [int(n) for n in _find(r'\[([\d,]*)\]', shape).split(',') if n]
 
 
-def _size(dtype: str, dims: str) -> int:
-  return _BYTES.get(dtype, 0) * math.prod(int(n) for n in dims.split(',') if n)
+def _sizes(text: str) -> list[int]:
+  """Returns the bytes of each array in the text of a shape, which may be a tuple's."""
+  found = _SHAPE.findall(text)
+  return [_BYTES.get(dtype, 0) * math.prod(int(n) for n in dims.split(',') if n) for dtype, dims in found]
 
 
 def _dot_flops(op: Op, shapes: Mapping[str, str]) -> float:
@@ -170,12 +187,13 @@ def _dot_flops(op: Op, shapes: Mapping[str, str]) -> float:
 def _convolution_flops(op: Op, shapes: Mapping[str, str]) -> float:
   """Returns 2 x multiplications that meet an element: on TPU a dot is a convolution, maybe padded and dilated."""
   lhs_labels, rhs_labels, out_labels = re.split('_|->', _find(r'dim_labels=([\w>-]+)', op.rest))
-  lhs, rhs = (_dims(shapes[name]) for name in _operands(op)[:2])
-  of = lambda labels, dims, label: dims[labels.index(label)]  # noqa: E731
-  batch = of(lhs_labels, lhs, 'b') // _number(op, 'batch_group_count')
-  total = 2.0 * batch * of(rhs_labels, rhs, 'i') * of(rhs_labels, rhs, 'o')
+  lhs_dims, rhs_dims = (_dims(shapes[name]) for name in _operands(op)[:2])
+  lhs = dict(zip(lhs_labels, lhs_dims, strict=True))
+  rhs = dict(zip(rhs_labels, rhs_dims, strict=True))
+  out = dict(zip(out_labels, _dims(op.shape), strict=True))
+  total = 2.0 * (lhs['b'] // _number(op, 'batch_group_count')) * rhs['i'] * rhs['o']
   for i, window in enumerate(_windows(op)):
-    total *= _meetings(of(lhs_labels, lhs, str(i)), of(out_labels, _dims(op.shape), str(i)), **window)
+    total *= _meetings(lhs[str(i)], out[str(i)], window)
   return total
 
 
@@ -184,24 +202,45 @@ def _number(op: Op, name: str) -> int:
   return int(match[1]) if match else 1
 
 
-def _windows(op: Op) -> Iterator[dict[str, int]]:
-  """Yields for each spatial dimension its size, stride, low padding and dilations."""
+class Window(NamedTuple):
+  """One spatial dimension of a convolution's window."""
+
+  size: int
+  stride: int
+  low: int  # padding before the first element
+  lhs_dilate: int
+  rhs_dilate: int
+
+
+def _windows(op: Op) -> list[Window]:
+  """Returns the window of each spatial dimension."""
   text = re.search(r'window=\{(.*?)\}', op.rest)
-  fields = dict(part.split('=') for part in text[1].split()) if text else {}
-  for i, size in enumerate(fields.get('size', '').split('x') if fields else []):
-    get = lambda name, default: fields[name].split('x')[i] if name in fields else default  # noqa: B023, E731
-    low = get('pad', '0_0').split('_')[0]
-    yield {
-      'size': int(size), 'stride': int(get('stride', '1')), 'low': int(low), 'lhs_dilate': int(get('lhs_dilate', '1')),
-      'rhs_dilate': int(get('rhs_dilate', '1')),
-    }  # fmt: skip
+  if not text:
+    return []
+  fields = dict(part.split('=') for part in text[1].split())
+  num = len(fields.get('size', '').split('x')) if fields.get('size') else 0
+
+  def values(name: str, default: int) -> list[int]:
+    """A field is a number a dimension, 3x3; of padding, 1_1x0_2, the low one counts."""
+    parts = fields[name].split('x') if name in fields else [str(default)] * num
+    return [int(part.split('_')[0]) for part in parts]
+
+  columns = (
+    values('size', 1),
+    values('stride', 1),
+    values('pad', 0),
+    values('lhs_dilate', 1),
+    values('rhs_dilate', 1),
+  )
+  return [Window(*row) for row in zip(*columns, strict=True)]
 
 
-def _meetings(length: int, out: int, *, size: int, stride: int, low: int, lhs_dilate: int, rhs_dilate: int) -> int:
+def _meetings(length: int, out: int, window: Window) -> int:
   """Returns how many pairs of an output and a window position fall on an element of the input."""
-  end = (length - 1) * lhs_dilate + 1
+  end = (length - 1) * window.lhs_dilate + 1
   total = 0
-  for position in range(size):
-    first = position * rhs_dilate - low
-    total += sum(0 <= at < end and at % lhs_dilate == 0 for at in range(first, first + out * stride, stride))
+  for position in range(window.size):
+    first = position * window.rhs_dilate - window.low
+    places = range(first, first + out * window.stride, window.stride)
+    total += sum(0 <= place < end and place % window.lhs_dilate == 0 for place in places)
   return total

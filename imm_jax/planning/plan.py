@@ -99,7 +99,8 @@ def plan(
   Raises:
     ValueError: the topology is unknown, the tpu extra is missing, or the mesh does not fit.
   """
-  chip, devices = chip_of(topology), topology_devices(topology, num_slices)
+  chip = chip_of(topology)
+  devices = topology_devices(topology, num_slices)
   remat = config['model']['remat']
   exp = experiment.resolve({**config, 'model': {**config['model'], 'remat': 'none' if remat == 'auto' else remat}})
   mesh = exp.mesh.make(devices)
@@ -107,13 +108,17 @@ def plan(
   if advice := transformer.mesh_advice(model_config, mesh):
     console.note(advice)
   lengths = prompt_tokens, new_tokens
+  for program in programs:  # What cannot be set up is found before minutes go into the first program.
+    ABSTRACT[program](exp, model_config, mesh, *lengths)
   for program in programs:
     policies = REMATS if program == 'train' and remat == 'auto' else (model_config.remat,)
     reports = []
+    reason = ''
     for policy in policies:
+      of_policy = dataclasses.replace(model_config, remat=policy)
       try:
-        reports.append(compile_program(exp, dataclasses.replace(model_config, remat=policy), mesh, chip, program, lengths))
-      except jax.errors.JaxRuntimeError as error:  # what is far too large does not even compile
+        reports.append(compile_program(exp, of_policy, mesh, chip, program, lengths))
+      except jax.errors.JaxRuntimeError as error:  # A program that is far too large does not even compile.
         if 'RESOURCE_EXHAUSTED' not in str(error):
           raise
         reason = str(error).splitlines()[0]
@@ -121,7 +126,12 @@ def plan(
       raise ValueError(
         f'{program}: does not fit {topology}: {reason}; try a smaller batch, model.remat=full or a larger slice'
       )
-    yield min(reports, key=lambda report: (not report.fits, report.secs if report.fits else report.peak_gib))
+    yield min(reports, key=_rank)
+
+
+def _rank(report: Report) -> tuple[bool, float]:
+  """Returns what is least for the best report: the fastest that fits, or else the smallest."""
+  return (False, report.secs) if report.fits else (True, report.peak_gib)
 
 
 def chip_of(topology: str) -> Chip:
@@ -153,18 +163,26 @@ def compile_program(
   with jax.set_mesh(mesh):
     compiled = jitted.lower(*arguments).compile()
   compile_secs = time.monotonic() - start
-  memory, cost = compiled.memory_analysis(), hlo.cost(compiled.as_text(), unknown_trips=1)
-  parts = memory.argument_size_in_bytes, memory.output_size_in_bytes - memory.alias_size_in_bytes, memory.temp_size_in_bytes
-  needed, kernels = needed_flops(config, program, tokens, keys), kernel_flops(config, program, tokens, keys)
-  share = math.prod(mesh.shape.values())
-  kernels = kernels / share if cost.kernels else 0.0
+  memory = compiled.memory_analysis()
+  outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  cost = hlo.cost(compiled.as_text(), unknown_trips=1)
+  num_devices = math.prod(mesh.shape.values())
+  kernels = kernel_flops(config, program, tokens, keys) / num_devices if cost.kernels else 0.0
   return Report(
-      program=program, remat=config.remat, peak_gib=sum(parts) / 2**30, limit_gib=chip.memory_gib,
-      arguments_gib=parts[0] / 2**30, temporaries_gib=parts[2] / 2**30, flops=cost.flops + kernels,
-      model_flops=needed / share, compute_secs=cost.cycles / chip.clock + kernels / chip.flops,
-      collective_bytes=cost.collective_bytes, collective_secs=sum(cost.collective_bytes.values()) / chip.link_rate,
-      compile_secs=compile_secs, tokens=tokens,
-  )  # fmt: skip
+    program=program,
+    remat=config.remat,
+    peak_gib=(memory.argument_size_in_bytes + outputs + memory.temp_size_in_bytes) / 2**30,
+    limit_gib=chip.memory_gib,
+    arguments_gib=memory.argument_size_in_bytes / 2**30,
+    temporaries_gib=memory.temp_size_in_bytes / 2**30,
+    flops=cost.flops + kernels,
+    model_flops=needed_flops(config, program, tokens, keys) / num_devices,
+    compute_secs=cost.cycles / chip.clock + kernels / chip.flops,
+    collective_bytes=cost.collective_bytes,
+    collective_secs=sum(cost.collective_bytes.values()) / chip.link_rate,
+    compile_secs=compile_secs,
+    tokens=tokens,
+  )
 
 
 def num_weights(config: ModelConfig) -> int:

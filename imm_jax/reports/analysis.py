@@ -1,21 +1,20 @@
-"""What a run did to the model: which layers matter, which changed, whether samples collapse, what is forgotten.
+"""What a run did to the model: layers that matter and changed, diversity of samples, forgetting.
 
-The paper's own formulas are not at hand: those of layer importance, change and superficiality are ours.
+The paper's own formulas are not at hand: those of layer importance, change and superficiality are
+ours.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
-import itertools
 from typing import Any
 
 import numpy as np
-from rich.table import Table
-import sacrebleu
 
+from imm_jax import extras, processes, sharding
 from imm_jax import lm as lm_lib
-from imm_jax import processes, sharding
 from imm_jax.evaluate import pass_at_k
 from imm_jax.lm import LM
+from imm_jax.reports.statistics import spearman
 from imm_jax.rounds import experiment, layerwise, synthesize
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.rounds.records import Sample
@@ -25,44 +24,24 @@ from imm_jax.tasks import Example
 Record = Mapping[str, Any]  # a line of samples.jsonl or evaluations.jsonl
 
 
-def spearman(x: Sequence[float], y: Sequence[float]) -> dict[str, float] | None:
-  """Returns Spearman's rank correlation 'rho' of x and y [n], and its two-sided 'p' by 10,000 permutations, always the same.
-
-  Of importance and change it tells superficiality (ours): below 0, layers that matter more have changed less. None where x
-  or y has one value only, and so no order.
-  """
-  a, b = (_standard_ranks(values) for values in (x, y))
-  if not (a.any() and b.any()):
-    return None
-  rho, num = float(a @ b), 10_000
-  shuffled = np.random.default_rng(0).permuted(np.tile(b, (num, 1)), axis=1) @ a
-  as_far = np.sum(np.abs(shuffled) >= abs(rho) - 1e-12)
-  return {'rho': rho, 'p': float((1 + as_far) / (1 + num))}
-
-
-def _standard_ranks(values: Sequence[float]) -> np.ndarray:
-  """Returns the ranks of values, equal ones sharing theirs, brought to mean 0 and norm 1; all 0 where all are equal."""
-  _, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-  ranks = (np.cumsum(counts) - counts / 2)[index]
-  ranks -= ranks.mean()
-  return ranks / max(np.linalg.norm(ranks), 1e-12)
-
-
 def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[str, float | None]:
-  """Measures how diverse a task's samples of a round are; records are those of samples.jsonl, extract is the task's.
+  """Measures how diverse a task's samples of a round are.
 
-  distinct_1 .. distinct_3: see distinct_n, over all samples' tokens. self_bleu: see there. unique_answers: a question, on
-  average, an answer that cannot be read being none. unique_solutions: likewise the different texts that are right.
-  token_entropy_nats: the mean over sampled tokens of the entropy of the model's own distribution there (temperature 1,
-  nothing cut off); None of samples of older programs, which did not measure it. pass@1 and pass@k: see evaluate.pass_at_k,
-  k being the number of samples a question.
+  records are lines of samples.jsonl, extract is the task's.
+
+  distinct_1 .. distinct_3: see distinct_n, over all samples' tokens. self_bleu: see there.
+  unique_answers: a question, on average, an answer that cannot be read being none.
+  unique_solutions: likewise the different texts that are right. token_entropy_nats: the mean over
+  sampled tokens of the entropy of the model's own distribution there (temperature 1, nothing cut
+  off); None of samples of older programs, which did not measure it. pass@1 and pass@k: see
+  evaluate.pass_at_k, k being the number of samples a question.
   """
   groups = _by_question(records)
   k, num_tokens = min(map(len, groups)), sum(len(record['tokens']) for record in records)
-  right = [sum(record['right'] for record in group) for group in groups]
+  counts = [(len(group), sum(record['right'] for record in group)) for group in groups]
 
   def passes(k: int) -> float:
-    return float(np.mean([pass_at_k(len(group), num, k) for group, num in zip(groups, right, strict=True)]))
+    return float(np.mean([pass_at_k(n, num_right, k) for n, num_right in counts]))
 
   entropies = [record['entropy'] for record in records if record.get('entropy') is not None]
   answers = [{extract(record['text']) for record in group} - {''} for group in groups]
@@ -86,27 +65,35 @@ def _by_question(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def distinct_n(sequences: Sequence[Sequence[int]], n: int) -> float | None:
-  """Returns the share of different ones among all n-grams (arXiv 1510.03055); None where no sequence is that long."""
+  """Returns the share of different ones among all n-grams (arXiv 1510.03055).
+
+  None where no sequence is that long.
+  """
   grams = [tuple(tokens[i : i + n]) for tokens in sequences for i in range(len(tokens) - n + 1)]
   return len(set(grams)) / len(grams) if grams else None
 
 
 def self_bleu(groups: Sequence[Sequence[str]], num_texts: int = 200) -> float | None:
-  """Returns how much a text is like the others of its group, in [0, 1]: the mean BLEU against them (arXiv 1802.01886).
+  """Returns how much a text is like the others of its group, in [0, 1] (arXiv 1802.01886).
 
-  Taken over num_texts texts, always the same ones, so that it takes bounded time. None where no group has two.
+  It is the mean BLEU of a text against the others of its group.
+
+  Taken over num_texts texts, always the same ones, so that it takes bounded time. None where no
+  group has two.
   """
+  import sacrebleu
+
   choices = [(group, i) for group in groups if len(group) > 1 for i in range(len(group))]
-  chosen = np.random.default_rng(0).permutation(len(choices))[:num_texts]
-  scores = [
-    sacrebleu.sentence_bleu(group[i], [*group[:i], *group[i + 1 :]]).score / 100
-    for group, i in (choices[index] for index in chosen)
-  ]
+  scores = []
+  for index in np.random.default_rng(0).permutation(len(choices))[:num_texts]:
+    group, i = choices[index]
+    others = [*group[:i], *group[i + 1 :]]
+    scores.append(sacrebleu.sentence_bleu(group[i], others).score / 100)
   return float(np.mean(scores)) if scores else None
 
 
 def transitions(before: Sequence[Record], after: Sequence[Record]) -> dict[str, dict[str, int]]:
-  """Counts by task how many items went '1->0' (right, then wrong: forgotten), '0->1', '1->1' and '0->0'.
+  """Counts by task how many items went '1->0' (right, then wrong), '0->1', '1->1' and '0->0'.
 
   Both are records of evaluations.jsonl of the same items, of one set of params each.
   """
@@ -119,47 +106,56 @@ def transitions(before: Sequence[Record], after: Sequence[Record]) -> dict[str, 
 
 
 def analyze(path: str, num_completions: int = layerwise.NUM_COMPLETIONS) -> list[dict[str, Any]]:
-  """Analyses the finished rounds of a run, and writes what it finds into its workdir; returns a dict a round.
+  """Analyses the finished rounds of a run; writes into its workdir what it returns, a dict a round.
 
-  Round 0 has the 'importance' of the original model's layers on completions that were accepted in round 1: the same whatever
-  rounds follow. Later rounds have the 'change' of their params from the original, its 'spearman' with each importance, the
-  'collapse' of their samples by task, and the 'transitions' of answers from round 0 by domain.
+  Round 0 has the 'importance' of the original model's layers on completions that were accepted in
+  round 1: the same whatever rounds follow. Later rounds have the 'change' of their params from the
+  original, its 'spearman' with each importance, the 'collapse' of their samples by task, and the
+  'transitions' of answers from round 0 by domain.
 
   Args:
     path: of the workdir.
     num_completions: that importance is measured on; fewer where fewer were accepted.
 
   Raises:
-    ValueError: there is no run, round 1 is not done, or a file of a round is damaged.
+    ValueError: there is no run, round 1 is not done, a file of a round is damaged, or the `report`
+      extra is missing.
     OSError: a file cannot be read or written.
     processes.Stopped: a notice to stop has come; nothing is written.
   """
+  extras.require('imm analyze', 'report', 'sacrebleu')
   workdir = Workdir(path)
   processes.on_first(workdir.check)
   exp = experiment.resolve(workdir.read_config())
   num_rounds = len(workdir.finished())
   if num_rounds < 2:
     raise ValueError(f'{workdir.path}: round 1 is not done, so there is nothing to analyze; go on with imm run')
-  spec = exp.model
   lm = lm_lib.load(
-      f'{workdir.path}@0', dtype=spec.dtype, remat=spec.remat, attention='auto', mesh=sharding.make_mesh(),
-      rules=sharding.TRAIN,
-  )  # fmt: skip
-  learned = [_with_prompt(exp, lm, Sample.from_json(line)) for line in workdir.read_lines(1, 'samples.jsonl')]
+    f'{workdir.path}@0',
+    dtype=exp.model.dtype,
+    remat=exp.model.remat,
+    attention='auto',
+    mesh=sharding.make_mesh(),
+    rules=sharding.TRAIN,
+  )
+  lines = workdir.read_lines(1, 'samples.jsonl')
+  learned = [_with_prompt(exp, lm, Sample.from_json(line)) for line in lines]
   pairs = synthesize.some_pairs(learned, num_completions, exp.seed)
   found = layerwise.importance(lm, lm.params, pairs, max_length=exp.finetune.max_length)._asdict()
-  analyses: list[dict[str, Any]] = [{'importance': {name: values.tolist() for name, values in found.items()}}]
+  importance = {name: values.tolist() for name, values in found.items()}
+  analyses: list[dict[str, Any]] = [{'importance': importance}]
   before = workdir.read_lines(0, 'evaluations.jsonl')
   for round_ in range(1, num_rounds):
     processes.check_stop()
     moved = layerwise.change(lm.params, lm_lib.restore(workdir.path, round_, 'params', lm))
     samples = workdir.read_lines(round_, 'samples.jsonl')
+    after = workdir.read_lines(round_, 'evaluations.jsonl')
     analyses.append(
       {
         'change': moved | {'layers': moved['layers'].tolist()},
         'spearman': {name: spearman(values, moved['layers']) for name, values in found.items()},
         'collapse': _collapse_by_task(exp, samples),
-        'transitions': _transitions_by_domain(exp, before, workdir.read_lines(round_, 'evaluations.jsonl')),
+        'transitions': _transitions_by_domain(exp, before, after),
       }
     )
   workdir.write_analyses(analyses)
@@ -170,71 +166,36 @@ def _with_prompt(exp: Experiment, lm: LM, sample: Sample) -> Sample:
   """Returns a sample with its prompt, which runs before version 0.2 did not record."""
   if sample.prompt_tokens:
     return sample
-  prompt = exp.id_tasks[sample.task].prompt(Example(sample.question_id, sample.question, sample.gold))
-  return dataclasses.replace(sample, prompt_tokens=lm.tokenizer.encode_prompt(prompt))
+  example = Example(sample.question_id, sample.question, sample.gold)
+  prompt = lm.tokenizer.encode_prompt(exp.id_tasks[sample.task].prompt(example))
+  return dataclasses.replace(sample, prompt_tokens=prompt)
 
 
-def _collapse_by_task(exp: Experiment, records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
-  samples = [record for record in records if not record.get('real')]  # and not the data's own solutions
-  by_task = {
-    name: [record for record in samples if record['question_id'].rpartition('/')[0] == name] for name in exp.id_tasks
-  }
-  return {name: collapse(of_task, exp.id_tasks[name].extract) for name, of_task in by_task.items() if of_task}
-
-
-def _transitions_by_domain(exp: Experiment, before: Sequence[Record], after: Sequence[Record]) -> dict[str, Any]:
-  """Returns {'id': {task: counts}, 'ood': ...} of the merged params; of tuned ones, if any, under 'tuned_id', ...."""
+def _collapse_by_task(
+  exp: Experiment,
+  records: Sequence[Record],
+) -> dict[str, dict[str, float | None]]:
+  """Returns `collapse` of each task's samples, which the data's own solutions are not."""
   found = {}
-  for which, prefix in (('merged', ''), ('tuned', 'tuned_')):
-    if answers := [record for record in after if record['params'] == which]:
-      counts = transitions(before, answers)
-      found |= {f'{prefix}id': {name: counts[name] for name in exp.id_tasks}}
-      found |= {f'{prefix}ood': {name: counts[name] for name in exp.ood_tasks}}
+  for name, task in exp.id_tasks.items():
+    of_task = [record for record in records if Sample.from_json(record).task == name]
+    samples = [record for record in of_task if not record.get('real')]
+    if samples:
+      found[name] = collapse(samples, task.extract)
   return found
 
 
-def tables(analyses: Sequence[Mapping[str, Any]]) -> list[Table]:
-  """Returns what `analyze` found as tables for a terminal: layers, samples, answers."""
-  first, later = analyses[0]['importance'], analyses[1:]
-  layers = _table(
-    'layers: what skipping one does to right completions of the original model, given to it (NLL: nats a token; accuracy:'
-    ' the share that greedy decoding would write; Taylor: an estimate of the rise), and how far the'
-    ' merged params are from the original, ‖params - base‖ / ‖base‖; rho (p): rank correlation of both',
-    ['layer', 'NLL rise', 'accuracy drop', 'Taylor', *(f'round {i + 1}' for i in range(len(later)))],
-  )
-  for layer, values in enumerate(zip(*first.values(), strict=True)):
-    changes = [f'{analysis["change"]["layers"][layer]:.2e}' for analysis in later]
-    layers.add_row(str(layer), *(f'{value:.3g}' for value in values), *changes)
-  layers.add_section()
-  for kind in [key for key in later[0]['change'] if key != 'layers']:
-    layers.add_row(kind, *('' for _ in first), *(f'{analysis["change"][kind]:.2e}' for analysis in later))
-  layers.add_section()
-  for place, name in enumerate(first):
-    marks = ['rho (p)' if i == place else '' for i in range(len(first))]
-    found = [analysis['spearman'][name] for analysis in later]
-    layers.add_row('', *marks, *(f'{pair["rho"]:+.2f} ({pair["p"]:.2g})' if pair else '-' for pair in found))
-
-  collapses = [(i, task, row) for i, found in enumerate(later, 1) for task, row in found['collapse'].items()]
-  names = list(dict.fromkeys(itertools.chain.from_iterable(row for _, _, row in collapses)))
-  samples = _table(
-    'samples of a round, before its model is trained (docs/runs.md has what the columns are)', ['round', 'task', *names]
-  )
-  for i, task, row in collapses:
-    values = [row.get(name) for name in names]
-    samples.add_row(str(i), task, *('-' if value is None else f'{value:.3f}' for value in values))
-
-  answers = _table(
-    'answers right (1) or wrong (0) in round 0 -> in this round', ['round', 'domain', 'task', '1->0', '0->1', '1->1', '0->0']
-  )
-  for i, found in enumerate(later, 1):
-    for domain, tasks in found['transitions'].items():
-      for task, counts in tasks.items():
-        answers.add_row(str(i), domain, task, *map(str, counts.values()))
-  return [layers, samples, answers]
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-  table = Table(title=title)
-  for name in columns:
-    table.add_column(name, justify='left' if name in ('domain', 'task') else 'right')
-  return table
+def _transitions_by_domain(
+  exp: Experiment,
+  before: Sequence[Record],
+  after: Sequence[Record],
+) -> dict[str, Any]:
+  """Returns {'id': {task: counts}, 'ood': ...} of merged params; 'tuned_id', ... of tuned ones."""
+  found = {}
+  for which, prefix in (('merged', ''), ('tuned', 'tuned_')):
+    answers = [record for record in after if record['params'] == which]
+    if answers:
+      counts = transitions(before, answers)
+      found[f'{prefix}id'] = {name: counts[name] for name in exp.id_tasks}
+      found[f'{prefix}ood'] = {name: counts[name] for name in exp.ood_tasks}
+  return found

@@ -1,6 +1,9 @@
-"""The README.md of a model that is written: what it was made from, how, what it scored; with front matter for the hub."""
+"""The README.md of a model that is written: what it was made from, how, what it scored.
 
-from collections.abc import Mapping, Sequence
+With front matter for the hub.
+"""
+
+from collections.abc import Iterable, Mapping
 import importlib.metadata
 import json
 import os
@@ -16,7 +19,8 @@ from imm_jax.rounds.workdir import Workdir
 def render(source: str) -> str:
   """Returns the card of a model that was loaded from `source`, '' being none.
 
-  A round of a run has what the run says of it, a Hugging Face directory keeps its own card, others have a short one.
+  A round of a run has what the run says of it, a Hugging Face directory keeps its own card, others
+  have a short one.
 
   Raises:
     ValueError: a file of the run is damaged.
@@ -35,31 +39,50 @@ def _of_round(workdir: Workdir, round_: int) -> str:
   config, rows = workdir.read_config(), workdir.finished()[: round_ + 1]
   base, row = config['model']['path'], rows[-1]
   name = _name(base) or 'random weights'
-  versions = ', '.join(f'{package} {version}' for package, version in row.get('versions', {}).items())  # older rounds: none
-  domains = {domain: list(rows[0][domain]) for domain in compare.DOMAINS}
+  noted = row.get('versions', {})  # Rounds of older programs have none.
+  versions = ', '.join(f'{package} {version}' for package, version in noted.items())
   columns, results = compare.results(rows)
+  cells = [[state.name, *of_state] for state, of_state in results.items()]
   lines = [
     _front_matter(base, 'merge', 'self-improvement', 'iterative-model-merging'),
     f'# {name}, round {round_} of Iterative Model Merging',
     '',
-    'In each round the model answers questions, learns from its answers that a verifier accepts, and is merged with the'
-    ' original ([arXiv 2503.02103](https://arxiv.org/abs/2503.02103)); by imm_jax.',
+    'In each round the model answers questions, learns from its answers that a verifier accepts, and'
+    ' is merged with the original ([arXiv 2503.02103](https://arxiv.org/abs/2503.02103)); by imm_jax.',
     '',
     f'- Original model: {name}',
     f'- Rounds: {round_}; seed: {config["seed"]}',
-    *(f'- {domain.upper()} tasks: {_tasks(names, config, rows[0])}' for domain, names in domains.items() if names),
+    *_domains(config, rows[0]),
     *([f'- Versions: {versions}; {row["devices"]}'] if versions else []),
     '',
-    'Accuracy in %, [95 % interval], change from the original, *base*, in points; ID is what it practised, OOD is not;'
-    ' *tuned* is before the merge.',
+    'Accuracy in %, [95 % interval], change from the original, *base*, in points; ID is what it'
+    ' practised, OOD is not; *tuned* is before the merge.',
     '',
-    *compare.markdown(['params', *columns], [[state.name, *cells] for state, cells in results.items()]),
+    *compare.markdown(['params', *columns], cells),
   ]  # fmt: skip
   if round_:
-    columns = ('round', 'samples', 'acceptance rate', 'learned from', 'steps', 'merge', 'alpha', 'drift')
+    columns = (
+      'round',
+      'samples',
+      'acceptance rate',
+      'learned from',
+      'steps',
+      'merge',
+      'alpha',
+      'drift',
+    )
     lines += ['', *compare.markdown(columns, [_learned(row) for row in rows[1:]])]
-  lines += ['', 'To run it again, put this into `config.py`:', '', '```python', *_config_file(config), '```', '']
-  command = f'imm run --config=config.py --workdir=runs/again && imm convert runs/again@{round_} model/'
+  lines += [
+    '',
+    'To run it again, put this into `config.py`:',
+    '',
+    '```python',
+    *_config_file(config),
+    '```',
+    '',
+  ]
+  run = 'imm run --config=config.py --workdir=runs/again'
+  command = f'{run} && imm convert runs/again@{round_} model/'
   return '\n'.join([*lines, '```', command, '```', ''])
 
 
@@ -86,22 +109,35 @@ def _version() -> str:
   return importlib.metadata.version('imm_jax')
 
 
-def _tasks(names: Sequence[str], config: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+def _domains(config: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
+  """Returns a line a domain that has tasks; first is the row of round 0."""
+  named = [domain for domain in compare.DOMAINS if first[domain]]
+  return [f'- {domain.upper()} tasks: {_tasks(first[domain], config, first)}' for domain in named]
+
+
+def _tasks(names: Iterable[str], config: Mapping[str, Any], first: Mapping[str, Any]) -> str:
   texts = []
   for name in names:
     task = next(tasks[name] for tasks in config['tasks'].values() if name in tasks)
-    counts, data = first['tasks'][name], task.get('dataset') or task.get('operation')
+    counts = first['tasks'][name]
+    data = task.get('dataset') or task.get('operation')
     kind = f'{task["family"]} {data}' if data else task['family']
-    texts.append(f'{name} ({kind}; {counts["num_train"]} train and {counts["num_test"]} test questions)')
+    sizes = f'{counts["num_train"]} train and {counts["num_test"]} test questions'
+    texts.append(f'{name} ({kind}; {sizes})')
   return ', '.join(texts)
 
 
 def _learned(row: Mapping[str, Any]) -> list[str]:
-  sample, merge = row['sample'], row['merge']
-  rate = f'{100 * sample["acceptance_rate"]:.1f} %' if 'acceptance_rate' in sample else ''  # none where all are real
+  sample = row['sample']
+  merge = row['merge']
+  # None where all are real.
+  rate = f'{100 * sample["acceptance_rate"]:.1f} %' if 'acceptance_rate' in sample else ''
   counts = sample['num_samples'], rate, sample['num_accepted'], row['finetune']['steps']
   alpha = merge.get('alpha_by_layer', merge['alpha'])
-  return [*map(str, (row['round'], *counts, merge['method'], json.dumps(alpha))), f'{merge["drift_norm"]:.1e}']
+  return [
+    *map(str, (row['round'], *counts, merge['method'], json.dumps(alpha))),
+    f'{merge["drift_norm"]:.1e}',
+  ]
 
 
 def _config_file(config: Mapping[str, Any]) -> list[str]:

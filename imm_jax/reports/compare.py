@@ -1,40 +1,30 @@
-"""Runs side by side: what they measured, differences paired by question, and which of them no other one beats.
+"""Runs side by side: what they measured, differences paired by question, and what changed.
 
-Workdirs whose configs are equal but for the seed are one arm; its accuracies are means over its runs.
+Workdirs whose configs are equal but for the seed are one arm; its accuracies are means over its
+runs.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+import copy
 import dataclasses
 import functools
 import json
 import os
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy import special
 
+from imm_jax.reports.statistics import Interval, paired_bootstrap
 from imm_jax.rounds.records import BASE, State
 from imm_jax.rounds.workdir import Workdir
 
 DOMAINS = {'id': 'in domain', 'ood': 'out of domain'}
+Answers = dict[str, dict[str, Any]]  # Lines of evaluations.jsonl of one task by the question's id.
+
 # Keys in which the runs of an arm may differ.
 _OF_ONE_ARM = ('seed', 'num_rounds', 'mesh', 'logger', 'profile')
 _SEED = re.compile(r'[-_/](seed|s)?[-_]?(\d+)$')  # at the end of a workdir's name
-_NUM_RESAMPLES = 1000  # of a bootstrap
-
-
-class Interval(NamedTuple):
-  """A number with its 95 % interval, as fractions."""
-
-  mean: float
-  low: float
-  high: float
-
-  @property
-  def is_clear(self) -> bool:
-    """Returns whether 0 is outside of it, by more than rounding errors."""
-    return self.low > 1e-6 or self.high < -1e-6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,18 +37,21 @@ class Run:
   answers: list[list[dict[str, Any]]]  # of each round, evaluations.jsonl
   analyses: list[dict[str, Any]]  # of each round what imm analyze found, {} where it has not looked
 
-  @property
-  def samples(self) -> list[list[dict[str, Any]]]:
-    """Returns samples.jsonl of each round from 1 on; read when asked for, as it is large. Raises ValueError or OSError."""
-    return [Workdir(self.path).read_lines(row['round'], 'samples.jsonl') for row in self.rows[1:]]
+  def read_samples(self, round_: int) -> list[dict[str, Any]]:
+    """Returns samples.jsonl of a round from 1 on, which may be large.
+
+    Raises ValueError or OSError.
+    """
+    return Workdir(self.path).read_lines(round_, 'samples.jsonl')
 
   @functools.cached_property
-  def by_question(self) -> dict[tuple[State, str], dict[str, dict[str, Any]]]:
-    """Returns the answers of each state and task, by the question's id."""
-    found: dict[tuple[State, str], dict[str, dict[str, Any]]] = {}
+  def by_question(self) -> dict[tuple[State, str], Answers]:
+    """The answers of each state and task, by the question's id."""
+    found: dict[tuple[State, str], Answers] = {}
     for round_, records in enumerate(self.answers):
       for record in records:
-        found.setdefault((State(round_, record['params']), record['task']), {})[record['id']] = record
+        state = State(round_, record['params'])
+        found.setdefault((state, record['task']), {})[record['id']] = record
     return found
 
 
@@ -71,47 +64,70 @@ class Arm:
 
   @functools.cached_property
   def states(self) -> list[State]:
-    """Returns the params that all its runs measured, in order."""
-    return states(self.runs[0].rows[: min(len(run.rows) for run in self.runs)])
+    """The params that all its runs measured, in order."""
+    num_rows = min(len(run.rows) for run in self.runs)
+    return states(self.runs[0].rows[:num_rows])
 
   @property
   def last_analysis(self) -> tuple[int, dict[str, Any]] | None:
-    """Returns the newest round of its first run that `imm analyze` has looked at, and what it found; None without one."""
-    found = [(round_, analysis) for round_, analysis in enumerate(self.runs[0].analyses) if round_ and analysis]
-    return found[-1] if found else None
+    """The newest round of its first run that `imm analyze` has looked at, and what it found.
+
+    None without one.
+    """
+    for round_, analysis in reversed(list(enumerate(self.runs[0].analyses))[1:]):
+      if analysis:
+        return round_, analysis
+    return None
 
   def accuracy(self, state: State, domain: str, tasks: Sequence[str]) -> Interval:
     """Returns the mean accuracy over runs and tasks.
 
-    A task's interval is the mean of its runs' Wilson intervals: they answer the same questions. Tasks have different
-    ones: the interval of their mean is put together from theirs (MOVER; Zou and Donner, doi 10.1002/sim.3095).
+    A task's interval is the mean of its runs' Wilson intervals: they answer the same questions.
+    Tasks have different ones: the interval of their mean is put together from theirs (MOVER; Zou
+    and Donner, doi 10.1002/sim.3095).
     """
-    cells = [[run.rows[state.round_][state.key(domain)][task] for run in self.runs] for task in tasks]
-    mean, low, high = (
-      np.mean([[cell[name] for cell in row] for row in cells], axis=1) for name in ('accuracy', 'low', 'high')
-    )
-    middle, down, up = float(mean.mean()), np.linalg.norm(mean - low), np.linalg.norm(high - mean)
-    return Interval(middle, middle - float(down) / len(tasks), middle + float(up) / len(tasks))
+    measured = [run.rows[state.round_][state.key(domain)] for run in self.runs]
+
+    def by_task(name: str) -> np.ndarray:
+      return np.mean([[of_run[task][name] for of_run in measured] for task in tasks], axis=1)
+
+    means = by_task('accuracy')
+    mean = float(means.mean())
+    below = float(np.linalg.norm(means - by_task('low'))) / len(tasks)
+    above = float(np.linalg.norm(by_task('high') - means)) / len(tasks)
+    return Interval(mean, mean - below, mean + above)
 
   def drift(self, state: State) -> float:
     """Returns the mean over its runs of ‖params - base‖ / ‖base‖ of merged params."""
-    return float(np.mean([run.rows[state.round_]['merge']['drift_norm'] if state.round_ else 0.0 for run in self.runs]))
+    if state == BASE:
+      return 0.0
+    return float(np.mean([run.rows[state.round_]['merge']['drift_norm'] for run in self.runs]))
 
   def text_nll(self, state: State) -> float | None:
-    """Returns the mean over its runs of a text's negative log-likelihood, nats a token; None where not all measured it."""
-    rows, key = [run.rows[state.round_] for run in self.runs], state.key('text')
-    return float(np.mean([row[key]['nll_nats'] for row in rows])) if all(key in row for row in rows) else None
+    """Returns the mean over its runs of a text's negative log-likelihood, nats a token.
+
+    None where not all measured it.
+    """
+    key = state.key('text')
+    rows = [run.rows[state.round_] for run in self.runs]
+    if not all(key in row for row in rows):
+      return None
+    return float(np.mean([row[key]['nll_nats'] for row in rows]))
 
   def guess(self, domain: str, tasks: Sequence[str]) -> float:
     """Returns the mean over tasks of the accuracy of always giving the commonest answer."""
     return float(np.mean([self.runs[0].rows[0][domain][task]['guess'] for task in tasks]))
 
   def transitions(self, state: State, tasks: Sequence[str]) -> tuple[float, float]:
-    """Returns which share of questions the base answers wrong and this state right, and the reverse; means over tasks."""
+    """Returns which share of questions became right since the base, and which wrong.
+
+    They are means over tasks and runs.
+    """
     shares = []
     for run in self.runs:
       for task in tasks:
-        before, after = run.by_question[BASE, task], run.by_question[state, task]
+        before = run.by_question[BASE, task]
+        after = run.by_question[state, task]
         moves = [after[id_]['right'] - before[id_]['right'] for id_ in after]
         shares.append((moves.count(1) / len(moves), moves.count(-1) / len(moves)))
     gained, lost = np.mean(shares, axis=0)
@@ -120,13 +136,18 @@ class Arm:
 
 def states(rows: Sequence[Mapping[str, Any]]) -> list[State]:
   """Returns the params that a run's rows tell of, in order."""
-  return [State(i, which) for i, row in enumerate(rows) for which in ('tuned', 'merged') if State(i, which).key('id') in row]
+  found = []
+  for i, row in enumerate(rows):
+    of_row = [State(i, which) for which in ('tuned', 'merged')]
+    found += [state for state in of_row if state.key('id') in row]
+  return found
 
 
 def results(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[State, list[str]]]:
   """Returns the columns of the table of what a run measured, and each state's cells.
 
-  A cell is '27.5 [22, 34] +1.5': accuracy in %, its 95 % interval, and the change from the original in points.
+  A cell is '27.5 [22, 34] +1.5': accuracy in %, its 95 % interval, and the change from the original
+  in points.
   """
   columns = [(domain, task) for domain in DOMAINS for task in rows[0][domain]]
   cells = {state: [_cell(rows, state, *column) for column in columns] for state in states(rows)}
@@ -134,9 +155,11 @@ def results(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[State, l
 
 
 def _cell(rows: Sequence[Mapping[str, Any]], state: State, domain: str, task: str) -> str:
-  result, before = rows[state.round_][state.key(domain)][task], rows[0][domain][task]
+  result = rows[state.round_][state.key(domain)][task]
   text = f'{100 * result["accuracy"]:.1f} [{100 * result["low"]:.0f}, {100 * result["high"]:.0f}]'
-  return text if state == BASE else f'{text} {100 * (result["accuracy"] - before["accuracy"]):+.1f}'
+  if state == BASE:
+    return text
+  return f'{text} {100 * (result["accuracy"] - rows[0][domain][task]["accuracy"]):+.1f}'
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -145,24 +168,45 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def table(arms: Sequence[Arm]) -> str:
-  """Returns a Markdown table: the original's accuracies, and what each arm's last round changed, with its interval.
+  """Returns a Markdown table: the original's accuracies, and what each arm's last round changed.
 
   Where all measured a text there is a column of its negative log-likelihood too, in nats a token.
   """
   tasks = shared_tasks([run for arm in arms for run in arm.runs])
-  levels = [f'{100 * arms[0].accuracy(BASE, *item).mean:.1f}' for item in tasks.items()]
-  nlls = [[nll for state in (BASE, arm.states[-1]) if (nll := arm.text_nll(state)) is not None] for arm in arms]
-  measured = all(len(pair) == 2 for pair in nlls)
-  levels += [f'{nlls[0][0]:.3f} nats'] if measured else []
-  lines = [['original, %', *levels, '', str(len(arms[0].runs))]]
-  for arm, pair in zip(arms, nlls, strict=True):
-    changes = [_points(difference((arm, arm.states[-1]), (arm, BASE), names)) for names in tasks.values()]
-    changes += [f'{pair[1] - pair[0]:+.3f}'] if measured else []
-    lines.append([f'{arm.name}, points', *changes, f'{arm.drift(arm.states[-1]):.1e}', str(len(arm.runs))])
-  return '\n'.join(markdown(['arm', *map(str.upper, tasks), *(['text'] if measured else []), 'drift', 'seeds'], lines))
+  accuracies = [arms[0].accuracy(BASE, domain, names) for domain, names in tasks.items()]
+  original = [f'{100 * accuracy.mean:.1f}' for accuracy in accuracies]
+  lines = []
+  for arm in arms:
+    last = arm.states[-1]
+    changes = [_in_points(difference((arm, last), (arm, BASE), names)) for names in tasks.values()]
+    lines.append([f'{arm.name}, points', *changes, f'{arm.drift(last):.1e}', str(len(arm.runs))])
+  lines.insert(0, ['original, %', *original, '', str(len(arms[0].runs))])
+  header = ['arm', *map(str.upper, tasks), 'drift', 'seeds']
+  texts = _text_column(arms)
+  if texts:
+    for line, cell in zip([header, *lines], texts, strict=True):
+      line.insert(1 + len(tasks), cell)
+  return '\n'.join(markdown(header, lines))
 
 
-def _points(change: Interval) -> str:
+def _text_column(arms: Sequence[Arm]) -> list[str]:
+  """Returns the table's column of a text's negative log-likelihood.
+
+  Nothing where not all arms measured it.
+  """
+  cells = ['text']
+  for arm in arms:
+    before = arm.text_nll(BASE)
+    after = arm.text_nll(arm.states[-1])
+    if before is None or after is None:
+      return []
+    if arm is arms[0]:
+      cells.append(f'{before:.3f} nats')
+    cells.append(f'{after - before:+.3f}')
+  return cells
+
+
+def _in_points(change: Interval) -> str:
   mean, low, high = (f'{100 * value:+.1f}' for value in change)
   return f'{mean} [{low}, {high}]'
 
@@ -184,10 +228,11 @@ def read(path: str) -> Run:
 
 
 def group(runs: Sequence[Run]) -> list[Arm]:
-  """Returns the arms, in the order of their first runs; within one the runs are in the order of their seeds.
+  """Returns the arms, in the order of their first runs, and their runs in the order of seeds.
 
-  An arm is called as its workdirs are but for the seed at their end: runs/dare/seed0 and runs/dare/seed1 are `dare` beside
-  others in runs, and so are runs/dare-0 and runs/dare-1. Where that does not tell arms apart, it is called as its first run.
+  An arm is called as its workdirs are but for the seed at their end: runs/dare/seed0 and
+  runs/dare/seed1 are `dare` beside others in runs, and so are runs/dare-0 and runs/dare-1. Where
+  that does not tell arms apart, it is called as its first run.
 
   Raises ValueError where two runs are of one config and seed.
   """
@@ -196,17 +241,27 @@ def group(runs: Sequence[Run]) -> list[Arm]:
     members = found.setdefault(_without_seeds(run.config), [])
     for other in members:
       if other.config['seed'] == run.config['seed']:
-        raise ValueError(f'{other.path}, {run.path}: are runs of one config and seed; report them one by one')
+        paths = f'{other.path}, {run.path}'
+        raise ValueError(f'{paths}: are runs of one config and seed; report them one by one')
     members.append(run)
-  paths = [[os.path.abspath(run.path) for run in members] for members in found.values()]
-  names = [{_without_seed(run) for run in members} for members in found.values()]
-  stems = [name.pop() if len(name) == 1 else of_arm[0] for name, of_arm in zip(names, paths, strict=True)]
-  stems = stems if len(set(stems)) == len(stems) else [of_arm[0] for of_arm in paths]
+  arms = list(found.values())
+  stems = [_stem(members) for members in arms]
+  if len(set(stems)) < len(stems):
+    stems = [os.path.abspath(members[0].path) for members in arms]
   above = os.path.commonpath([os.path.dirname(stem) for stem in stems])
   return [
     Arm(os.path.relpath(stem, above), sorted(members, key=lambda run: run.config['seed']))
-    for stem, members in zip(stems, found.values(), strict=True)
+    for stem, members in zip(stems, arms, strict=True)
   ]
+
+
+def _stem(runs: Sequence[Run]) -> str:
+  """Returns what the paths of an arm's runs share but for the seed at their end.
+
+  The first one's path if they do not.
+  """
+  stems = {_without_seed(run) for run in runs}
+  return stems.pop() if len(stems) == 1 else os.path.abspath(runs[0].path)
 
 
 def _without_seed(run: Run) -> str:
@@ -217,76 +272,67 @@ def _without_seed(run: Run) -> str:
 
 
 def _without_seeds(config: Mapping[str, Any]) -> str:
-  """Returns the config as text, without the keys in which the runs of an arm may differ, and the seed of their models."""
-  alike = {key: dict(value) if isinstance(value, dict) else value for key, value in config.items() if key not in _OF_ONE_ARM}
+  """Returns the config as text, without what may differ in an arm and without its models' seeds."""
+  alike = copy.deepcopy({key: value for key, value in config.items() if key not in _OF_ONE_ARM})
   for section, key in (('model', 'path'), ('synthesize', 'teacher')):
     alike[section][key] = re.sub(r'seed\d+', 'seed', alike[section][key])
-  if random := alike['model'].get('random'):
-    alike['model']['random'] = {key: value for key, value in random.items() if key != 'seed'}
+  if alike['model'].get('random'):
+    alike['model']['random'].pop('seed', None)
   return json.dumps(alike, sort_keys=True)
 
 
 def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:
-  """Returns {domain: the tasks that all runs measured in it}. Raises ValueError where there is none in domain."""
+  """Returns {domain: the tasks that all runs measured in it}.
+
+  Raises ValueError where there is none in domain.
+  """
   first, *others = (run.rows[0] for run in runs)
-  tasks = {domain: [task for task in first[domain] if all(task in row[domain] for row in others)] for domain in DOMAINS}
+  tasks = {}
+  for domain in DOMAINS:
+    tasks[domain] = [task for task in first[domain] if all(task in row[domain] for row in others)]
   if not tasks['id']:
-    raise ValueError(f'{", ".join(run.path for run in runs)}: have no task in domain in common; report them one by one')
+    paths = ', '.join(run.path for run in runs)
+    raise ValueError(f'{paths}: have no task in domain in common; report them one by one')
   return {domain: names for domain, names in tasks.items() if names}
 
 
 def difference(a: tuple[Arm, State], b: tuple[Arm, State], tasks: Sequence[str]) -> Interval:
-  """Returns how much more accurate a is than b on the questions that both answered: the mean over tasks.
+  """Returns how much more accurate a is than b on the questions of both, the mean over tasks.
 
-  Runs are paired by their seeds; a run of a seed that the other arm has not is left out. Where no seed is in both arms,
-  means over each one's runs are compared, and the interval is of the questions alone.
+  Runs are paired by their seeds; a run of a seed that the other arm has not is left out. Where no
+  seed is in both arms, means over each one's runs are compared, and the interval is of the
+  questions alone.
 
   Raises ValueError where they have no question of a task in common.
   """
-  sides = [({run.config['seed']: run for run in arm.runs}, state) for arm, state in (a, b)]
-  seeds = set.intersection(*(set(runs) for runs, _ in sides))
+  seeds_a, seeds_b = ({run.config['seed'] for run in arm.runs} for arm, _ in (a, b))
+  seeds = sorted(seeds_a & seeds_b)
   differences = []
   for task in tasks:
-    tables = [[runs[seed].by_question[state, task] for seed in sorted(seeds or runs)] for runs, state in sides]
-    ids = sorted(set.intersection(*(set(table) for side in tables for table in side)))
+    answers_a = _answers(*a, task, seeds)
+    answers_b = _answers(*b, task, seeds)
+    ids = sorted(set.intersection(*(set(answers) for answers in [*answers_a, *answers_b])))
     if not ids:
-      raise ValueError(f'{a[0].name}, {b[0].name}: have no question of {task} in common; report them one by one')
-    x, y = (np.array([[table[id_]['right'] for id_ in ids] for table in side], np.float64) for side in tables)
-    differences.append(x - y if seeds else x.mean(axis=0, keepdims=True) - y.mean(axis=0, keepdims=True))
+      names = f'{a[0].name}, {b[0].name}'
+      raise ValueError(f'{names}: have no question of {task} in common; report them one by one')
+    right_a = _right(answers_a, ids)
+    right_b = _right(answers_b, ids)
+    if not seeds:
+      right_a = right_a.mean(axis=0, keepdims=True)
+      right_b = right_b.mean(axis=0, keepdims=True)
+    differences.append(right_a - right_b)
   return paired_bootstrap(differences)
 
 
-def paired_bootstrap(differences: Sequence[np.ndarray]) -> Interval:
-  """Returns the mean over tasks of the differences, between the 2.5 and 97.5 percentiles of 1000 resamples of it.
+def _answers(arm: Arm, state: State, task: str, seeds: Sequence[int]) -> list[Answers]:
+  """Returns the answers by question of the arm's runs that have these seeds, in their order.
 
-  Questions are resampled within each task, and seeds where there are several. A few seeds' resamples vary less than their
-  mean does: what a seed deviates from it is widened first, so that seeds alone would give about Student's interval.
-  The result is a function of the arguments alone.
-
-  Args:
-    differences: for each task [S, n], of each seed and question: 1 where only one side is right, -1 where only the other.
+  Without seeds of all.
   """
-  S = len(differences[0])
-  widening = np.sqrt(S / (S - 1)) * special.stdtrit(S - 1, 0.975) / special.ndtri(0.975) if S > 1 else 1.0
-  seeds, drawn = _weights(S, 0), np.zeros(_NUM_RESAMPLES)
-  for stream, x in enumerate(differences, start=1):
-    of_seeds = x.mean(axis=1, keepdims=True)
-    widened = x + (widening - 1) * (of_seeds - of_seeds.mean())
-    drawn += np.sum((seeds @ widened) * _weights(x.shape[1], stream), axis=1) / len(differences)
-  low, high = np.quantile(drawn, (0.025, 0.975))
-  return Interval(float(np.mean([x.mean() for x in differences])), float(low), float(high))
+  runs = {run.config['seed']: run for run in arm.runs}
+  return [runs[seed].by_question[state, task] for seed in seeds or sorted(runs)]
 
 
-@functools.lru_cache(maxsize=32)
-def _weights(n: int, stream: int) -> np.ndarray:
-  """Returns the share of each of n items in each resample, [_NUM_RESAMPLES, n] f64."""
-  return np.random.default_rng([n, stream]).multinomial(n, np.full(n, 1 / n), size=_NUM_RESAMPLES) / n
-
-
-def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-  """Returns the points that no other one reaches in both coordinates and passes in one, in the order of the first."""
-  front: list[tuple[float, float]] = []
-  for point in sorted(set(points), reverse=True):
-    if not front or point[1] > front[-1][1]:
-      front.append(point)
-  return front[::-1]
+def _right(answers: Sequence[Answers], ids: Sequence[str]) -> np.ndarray:
+  """Returns 1 for each right and 0 for each wrong answer, [runs, questions] f64."""
+  return np.array([[of_run[id_]['right'] for id_ in ids] for of_run in answers], np.float64)

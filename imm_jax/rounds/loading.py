@@ -70,6 +70,18 @@ def check_lengths(exp: Experiment, lm: LM) -> None:
       evaluate.check_lengths(tokenizer, max_length, task, exp.sampled_questions(task))
 
 
+def check_test_lengths(exp: Experiment, mesh: jax.sharding.Mesh) -> None:
+  """Raises ValueError naming the first test question that does not fit the context of config.model, before it is loaded."""
+  max_length = experiment.read_config(exp.model, mesh).max_length
+  if exp.model.path:
+    tokenizer = formats.load_tokenizer(source_of(exp.model.path))
+  else:
+    assert exp.model.random is not None
+    tokenizer = Tokenizer.from_characters(exp.model.random.characters)
+  for task in (exp.id_tasks | exp.ood_tasks).values():
+    evaluate.check_lengths(tokenizer, max_length, task, task.test)
+
+
 def _save_without_weights(lm: LM, path: str) -> None:
   formats.hf.save_config(path, lm.config)
   lm.tokenizer.save(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from imm_jax import processes
+from imm_jax import console, processes
 from imm_jax.rounds import experiment, loading
 from imm_jax.rounds.round import evaluate, fine_tune, measure, merge, sample, text_nll
 from imm_jax.rounds.run import Run
@@ -44,17 +44,34 @@ def run(
     return run.workdir.finished()
 
 
-def evaluate_only(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns what a summary says of config.model.path: its accuracies on the config's tasks."""
+def evaluate_only(
+  config: Mapping[str, Any], after_task: Callable[[Mapping[str, Any]], None] = lambda row: None
+) -> dict[str, Any]:
+  """Returns what a summary says of config.model.path: its accuracies on the config's tasks.
+
+  Every task is read, and every prompt's length checked, before the model is loaded.
+
+  Args:
+    config: of the experiment.
+    after_task: called after each task with what is known so far.
+
+  Raises:
+    ValueError: the config or a task's data are wrong, or a prompt is too long.
+    OSError: a file cannot be read, or a verifier does not work here.
+  """
   exp = experiment.resolve(config)
   exp.check_verifiers()
   mesh = exp.mesh.make()
-  found: dict[str, Any] = {'id': {}, 'ood': {}}
+  loading.check_test_lengths(exp, mesh)
+  found: dict[str, Any] = {'round': 0, 'id': {}, 'ood': {}}
   with jax.set_mesh(mesh):
     lm = loading.load_model(exp, exp.model.path, mesh).to_sample()
     key = jax.random.key(exp.seed)
     for domain, task, result, _ in measure(exp, lm, key, part=lambda name, compute: compute()):
       found[domain][task] = result
+      console.note(f'{domain.upper()} {task}: {100 * result["accuracy"]:.1f} % right')
+      after_task(found)
     if exp.evaluate.text_source:
       found['text'] = text_nll(exp, lm)
+      after_task(found)
   return found

@@ -120,7 +120,7 @@ class Task:
     return [bool(verify(example, completion)) for example, completion in pairs]  # Scorers may give numpy's.
 
   def check_verifier(self) -> None:
-    """Raises OSError when answers cannot be judged on this machine, and says what is missing."""
+    """Raises OSError or ValueError when answers cannot be judged on this machine, and says what is missing."""
 
 
 def make_example(task: str, question: str, answer: str, *, options: tuple[str, ...] = (), **others: Any) -> Example:

@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from imm_jax import cli, lm, sharding
+from imm_jax.cli import tables
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
 from imm_jax.tasks.synthetic import CHARACTERS
@@ -403,7 +404,7 @@ def test_sigterm_leaves_no_half_of_a_merge(tmp_path):
 
 def test_a_task_of_both_domains_has_two_columns(capsys):
   result = {'accuracy': 0.5, 'low': 0.4, 'high': 0.6, 'accuracy_flexible': 0.625}
-  cli._print_table([{'round': 0, 'id': {'sum': result | {'guess': 0.125}}, 'ood': {'sum': result | {'guess': 0.25}}}])
+  tables.results([{'round': 0, 'id': {'sum': result | {'guess': 0.125}}, 'ood': {'sum': result | {'guess': 0.25}}}])
   out = capsys.readouterr().out
   assert re.search(r'guess +│ +12\.5 │ +25\.0 │', out) and out.count('sum: accuracy_flexible 62.5 %') == 2
 

@@ -103,3 +103,43 @@ def test_a_plan_for_a_tpu_slice(monkeypatch, capsys, slices):
   reports = json.loads(capsys.readouterr().out)
   assert set(reports) == set(plan.PROGRAMS)
   assert all(report['compute_secs'] > 0 for report in reports.values())
+
+
+@pytest.fixture
+def planned(monkeypatch, capsys):
+  """Returns a function that runs `imm plan --json` on this machine's devices: (exit code, reports, errors)."""
+  monkeypatch.setattr(plan, 'topology_devices', lambda topology, num_slices: jax.devices())
+
+  def run(*arguments):
+    monkeypatch.setattr('sys.argv', ['imm', 'plan', f'--config={ROOT}/configs/tiny.py', '--json', *arguments])
+    code = 0
+    try:
+      cli.main()
+    except SystemExit as stop:
+      code = stop.code
+    out, errors = capsys.readouterr()
+    return code, json.loads(out or '{}'), errors
+
+  return run
+
+
+def test_all_programs_are_set_up_before_the_first_compiles(planned, monkeypatch):
+  def wrong(*unused):
+    raise ValueError('score cannot be set up')
+
+  monkeypatch.setitem(plan.ABSTRACT, 'score', wrong)
+  monkeypatch.setattr(plan, 'compile_program', lambda *unused: pytest.fail('a program is compiled'))
+  code, reports, errors = planned()
+  assert code == 1 and not reports and errors.endswith('imm: score cannot be set up\n')
+
+
+def test_programs_that_are_compiled_are_printed_when_a_later_one_fails(planned, monkeypatch):
+  def compile_program(exp, config, mesh, chip, program, lengths):
+    if program == 'decode':
+      raise ValueError('decode fails')
+    return plan.Report(program, 'none', 1.5, 15.75, 1.0, 0.5, 1e12, 1e12, 1.0, {}, 0.0, 2.0, 1000)
+
+  monkeypatch.setattr(plan, 'compile_program', compile_program)
+  code, reports, errors = planned()
+  assert code == 1 and list(reports) == ['train', 'prefill']
+  assert 'train: compiled in 2 s; 1.50 GiB a device' in errors and errors.endswith('imm: decode fails\n')

@@ -17,7 +17,7 @@ from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.lm import LM
 from imm_jax.models import transformer
 from imm_jax.models.transformer import target_logprobs, Transformer
-from imm_jax.reports import analysis
+from imm_jax.reports import analysis, statistics
 from imm_jax.rounds import layerwise, loop
 from imm_jax.tasks.synthetic import CHARACTERS
 from tests.conftest import load_config, random_params
@@ -115,12 +115,12 @@ def test_change_is_relative_to_the_original(config, params, mesh):
 def test_spearman_is_scipys_and_p_is_that_of_chance():
   rng = np.random.default_rng(3)
   x, y = rng.integers(0, 6, 30), rng.integers(0, 6, 30)  # with ties
-  found, wanted = analysis.spearman(x, y), scipy.stats.spearmanr(x, y)
+  found, wanted = statistics.spearman(x, y), scipy.stats.spearmanr(x, y)
   np.testing.assert_allclose([found['rho'], found['p']], [wanted.statistic, wanted.pvalue], atol=0.02)
   np.testing.assert_allclose(found['rho'], wanted.statistic, atol=1e-12)
-  falling = analysis.spearman([1, 2, 3], [5, 4, -1])  # of six orders two are as far out
+  falling = statistics.spearman([1, 2, 3], [5, 4, -1])  # of six orders two are as far out
   np.testing.assert_allclose([falling['rho'], falling['p']], [-1, 1 / 3], atol=0.02)
-  assert analysis.spearman([1, 2, 3], [0, 0, 0]) is None
+  assert statistics.spearman([1, 2, 3], [0, 0, 0]) is None
 
 
 def record(question, tokens, text, right, entropy):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from imm_jax.evaluate import wilson
-from imm_jax.reports import compare
+from imm_jax.reports import compare, statistics
 from imm_jax.reports.compare import Arm
 from imm_jax.rounds.records import BASE, State
 from imm_jax.rounds.workdir import Workdir
@@ -141,16 +141,16 @@ def answers(rng, shape, share=0.5):
 
 
 def test_bootstrap_of_no_difference_is_0_and_of_the_largest_1():
-  np.testing.assert_array_equal(compare.paired_bootstrap([np.zeros((3, 50)), np.zeros((3, 20))]), (0, 0, 0))
-  np.testing.assert_allclose(compare.paired_bootstrap([np.ones((3, 50)), np.ones((3, 20))]), (1, 1, 1))
+  np.testing.assert_array_equal(statistics.paired_bootstrap([np.zeros((3, 50)), np.zeros((3, 20))]), (0, 0, 0))
+  np.testing.assert_allclose(statistics.paired_bootstrap([np.ones((3, 50)), np.ones((3, 20))]), (1, 1, 1))
 
 
 def test_bootstrap_agrees_with_the_normal_approximation_and_is_antisymmetric():
   rng = np.random.default_rng(0)
   x = answers(rng, (1, 900), 0.6) - answers(rng, (1, 900), 0.5)
-  found, spread = compare.paired_bootstrap([x]), 1.96 * np.std(x) / np.sqrt(900)
+  found, spread = statistics.paired_bootstrap([x]), 1.96 * np.std(x) / np.sqrt(900)
   np.testing.assert_allclose(found, (np.mean(x), np.mean(x) - spread, np.mean(x) + spread), atol=0.15 * spread)
-  mirrored = compare.paired_bootstrap([-x])
+  mirrored = statistics.paired_bootstrap([-x])
   np.testing.assert_allclose(found, (-mirrored.mean, -mirrored.high, -mirrored.low), atol=1e-6)
 
 
@@ -158,7 +158,7 @@ def test_pairing_makes_the_interval_narrower():
   rng = np.random.default_rng(0)
   a = answers(rng, (1, 300))
   b = np.where(rng.random((1, 300)) < 0.05, 1 - a, a)  # as a, but for 1 in 20
-  paired, apart = (compare.paired_bootstrap([a - x]) for x in (b, rng.permutation(b, axis=1)))
+  paired, apart = (statistics.paired_bootstrap([a - x]) for x in (b, rng.permutation(b, axis=1)))
   assert paired.high - paired.low < 0.5 * (apart.high - apart.low)
 
 
@@ -168,7 +168,7 @@ def test_bootstrap_of_few_seeds_holds_the_truth_as_often_as_it_says(num_seeds):
   true, num, found = 0.1, 400, 0
   for _ in range(num):
     seeds = true + 0.1 * rng.standard_normal((num_seeds, 1))  # and hardly any noise of questions
-    interval = compare.paired_bootstrap([seeds + 0.01 * rng.standard_normal((1, 50))])
+    interval = statistics.paired_bootstrap([seeds + 0.01 * rng.standard_normal((1, 50))])
     found += interval.low <= true <= interval.high
   assert 0.93 < found / num < 0.99
 
@@ -177,7 +177,7 @@ def test_bootstrap_of_few_seeds_holds_the_truth_as_often_as_it_says(num_seeds):
 def test_the_front_is_what_nothing_beats(seed):
   rng = random.Random(seed)
   points = [(rng.randrange(6), rng.randrange(6)) for _ in range(rng.randrange(1, 20))]
-  front = compare.pareto(points)
+  front = statistics.pareto(points)
 
   def beats(p, q):
     return p[0] >= q[0] and p[1] >= q[1] and p != q

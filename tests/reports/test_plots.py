@@ -6,8 +6,9 @@ import xml.etree.ElementTree as ET
 from matplotlib.figure import Figure
 import pytest
 
-from imm_jax.reports import compare, plots
+from imm_jax.reports import compare, drawing, plots
 from imm_jax.reports.compare import Arm
+from imm_jax.reports.drawing import Label
 from tests.reports.test_compare import make_run, TASKS
 
 TASK_NAMES = {domain: list(sizes) for domain, sizes in TASKS.items()}
@@ -42,7 +43,7 @@ def test_figures_are_well_formed_named_and_the_same_again(arms):
 def test_names_stand_apart():
   ax = Figure().subplots()
   ax.set_ylim(0, 100)
-  plots._label(ax, [(0, y, str(y), 'k') for y in (50, 50.5, 90, 10, 51)])
+  drawing.place(ax, [Label(0, y, str(y), 'k') for y in (50, 50.5, 90, 10, 51)])
   heights = {text.get_text(): text.xy[1] for text in ax.texts}
   ordered = sorted(heights.values())
   assert min(b - a for a, b in zip(ordered, ordered[1:], strict=False)) >= 7.4
@@ -52,10 +53,10 @@ def test_names_stand_apart():
 def test_many_names_stay_within_the_axes():
   ax = Figure().subplots()
   ax.set_ylim(0, 100)
-  plots._label(ax, [(0, y, str(y), 'k') for y in range(90, 100)])
+  drawing.place(ax, [Label(0, y, str(y), 'k') for y in range(90, 100)])
   heights = [text.xy[1] for text in ax.texts]
   assert max(heights) <= 100 and min(b - a for a, b in zip(heights, heights[1:], strict=False)) >= 7.4
 
 
 def test_no_two_arms_look_alike():
-  assert len({plots._look(i) for i in range(40)}) == 40
+  assert len({drawing.look(i) for i in range(40)}) == 40

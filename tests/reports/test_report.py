@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from imm_jax.reports import plots, report
+from imm_jax.reports import drawing, report
 from tests.reports.test_compare import CONFIG, make_run
 
 EVIL = '</pre><script>alert("x")</script>{{ 7 * 7 }}<img src=https://example.com/x.png>'
@@ -84,10 +84,42 @@ def test_rounds_on_other_machines_are_told_apart(several):
   runs = [report.compare.read(path) for path in several[:1]]
   runs[0].rows[2]['versions'] = {'jax': '2'}
   del runs[0].rows[0]['versions']  # as in a run that an older program began
-  assert report._ran_on(runs) == [
+  assert report.ran_on(runs) == [
     f'{several[0]} rounds 1 to 1: jax 1; 1 x cpu',
     f'{several[0]} rounds 2 to 2: jax 2; 1 x cpu',
   ]
+
+
+def test_samples_are_read_once_and_the_page_is_the_same(tmp_path, monkeypatch):
+  reads, read_samples = [], report.Run.read_samples
+
+  def counting(run, round_):
+    reads.append(round_)
+    return read_samples(run, round_)
+
+  monkeypatch.setattr(report.Run, 'read_samples', counting)
+  path, write = make_run(tmp_path / 'run'), report.Writer()
+  for _ in range(3):
+    write(path)
+  assert reads == [1, 2]
+  assert (tmp_path / 'run' / 'report.html').read_text() == report.page([path])
+
+
+def test_a_page_that_cannot_be_written_ends_nothing_and_is_noted_once(tmp_path, capsys):
+  path, write = make_run(tmp_path / 'run'), report.Writer()
+  (tmp_path / 'run' / 'rounds' / '0001' / 'samples.jsonl').write_text('{')
+  for _ in range(2):
+    write(path)
+  assert capsys.readouterr().err.count('report.html is not written') == 1
+  with pytest.raises(ValueError, match='samples.jsonl: is damaged'):
+    report.write(path)
+
+
+def test_a_round_that_accepted_nothing_is_shown(tmp_path):
+  path = make_run(tmp_path / 'run', num_rounds=1)
+  file = tmp_path / 'run' / 'rounds' / '0001' / 'samples.jsonl'
+  file.write_text(''.join(line for line in file.read_text().splitlines(True) if '"reason": ""' not in line))
+  assert '0 accepted, 3 wrong, 1 truncated' in ' '.join(' '.join(Page(report.page([path])).texts).split())
 
 
 ANALYSIS = {
@@ -126,7 +158,7 @@ def test_a_run_with_little_in_it(tmp_path, changes):
 # What a browser drew: how wide the page is, and of each figure whether it is within the page and how many marks in an arm's
 # color are seen.
 MEASURE = (
-  f"""<script>const colors = {list(plots.COLORS)};"""
+  f"""<script>const colors = {list(drawing.COLORS)};"""
   + """
 const colored = (e) => colors.some((color) => (e.getAttribute('style') || '').includes(color));
 const seen = (e) => { const box = e.getBoundingClientRect(); return box.width > 0 || box.height > 0; };
