@@ -19,7 +19,8 @@ from imm_jax import formats, sharding
 from imm_jax.formats import at_round, checkpoint, peft
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
-from imm_jax.models.transformer import ModelConfig, Params, Transformer, XLA_OPTIONS
+from imm_jax.models.config import choose_attention, ModelConfig
+from imm_jax.models.transformer import Params, Transformer, XLA_OPTIONS
 from imm_jax.sampling import scoring
 from imm_jax.sampling.prefill import check_length, Request
 from imm_jax.sampling.sampler import Completion, Sampler, SamplerConfig
@@ -192,7 +193,7 @@ def load(
   path = os.path.expanduser(os.fspath(path))
   named, source = at_round.parse(path), at_round.source_of(path)
   config = dataclasses.replace(formats.read_config(source), dtype=dtype, remat=remat)
-  config = dataclasses.replace(config, attention=transformer.choose_attention(attention, config, mesh))
+  config = dataclasses.replace(config, attention=choose_attention(attention, config, mesh))
   tokenizer = formats.load_tokenizer(source)
   tokenizer.check_vocab_size(config.vocab_size, source)
   lm = LM(config, {}, tokenizer, mesh, rules, path)

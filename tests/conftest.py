@@ -37,6 +37,7 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 from imm_jax import processes, sharding
 from imm_jax.models import transformer
+from imm_jax.models.config import ModelConfig
 
 processes.join()  # as `imm run` does, before anything asks for devices
 
@@ -54,7 +55,7 @@ def load_config(name: str, *arguments: str):
 
 
 @functools.cache
-def random_params(config: transformer.ModelConfig) -> transformer.Params:
+def random_params(config: ModelConfig) -> transformer.Params:
   """Params on one device, with biases and scales that are not 0 and 1, or they could be left out unnoticed."""
   params = jax.device_get(transformer.init_params(config, 0, sharding.make_mesh()))
   rng = np.random.default_rng(1)
@@ -81,9 +82,9 @@ every_family = pytest.mark.parametrize('config', FAMILIES, indirect=True)
 
 
 @pytest.fixture
-def config(request) -> transformer.ModelConfig:
+def config(request) -> ModelConfig:
   """A two-layer model with every feature of Qwen on, or of what `every_family` asks for."""
-  base = transformer.ModelConfig(
+  base = ModelConfig(
       family='llama', vocab_size=64, num_layers=2, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2, head_dim=8,
       max_length=128, rope_theta=10_000.0, rms_norm_eps=1e-5, tie_embeddings=False, qkv_bias=True, qk_norm='head',
   )  # fmt: skip

@@ -14,6 +14,7 @@ from imm_jax import cli, lm, sharding, tasks
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.merging import recipe
 from imm_jax.models import transformer
+from imm_jax.models.config import ModelConfig
 from imm_jax.rounds import experiment
 from tests.conftest import load_config, ROOT
 
@@ -48,7 +49,7 @@ def anchors(page):
 def models(tmp_path_factory):
   """A directory with the models that the examples name, of a token a character."""
   tokenizer = Tokenizer.from_characters(''.join(map(chr, [10, *range(32, 127)])))
-  config = transformer.ModelConfig(
+  config = ModelConfig(
     family='llama', vocab_size=tokenizer.size, num_layers=2, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=4,
     head_dim=8, max_length=128, rope_theta=10_000.0, rms_norm_eps=1e-5, tie_embeddings=False,
   )  # fmt: skip

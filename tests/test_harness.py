@@ -20,6 +20,7 @@ import imm_jax
 from imm_jax import cli, harness, sharding
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
+from imm_jax.models.config import ModelConfig
 from tests.conftest import ROOT
 from tests.formats.test_tokenizer import TEMPLATE, write_llama_like
 
@@ -45,7 +46,7 @@ def write_model(path, *, bos=True):
   del content['post_processor']['single'][-1 if bos else 0 :]
   file.write_text(json.dumps(content | ({} if bos else {'post_processor': None})))
   tokenizer, mesh = Tokenizer.load(path / 'tokenizer'), sharding.make_mesh()
-  config = transformer.ModelConfig(
+  config = ModelConfig(
     family='llama', vocab_size=tokenizer.size, num_layers=2, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2,
     head_dim=8, max_length=MAX_LENGTH, rope_theta=10_000.0, rms_norm_eps=1e-5, tie_embeddings=False,
   )  # fmt: skip

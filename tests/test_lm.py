@@ -13,6 +13,7 @@ import imm_jax
 from imm_jax import sharding
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
+from imm_jax.models.config import ModelConfig
 from tests.conftest import ROOT
 from tests.sampling.test_stopping import write_fallback
 
@@ -20,7 +21,7 @@ from tests.sampling.test_stopping import write_fallback
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
   tokenizer = Tokenizer.from_characters('abcdefghijklmnopqrstuvwxyz \n')
-  config = transformer.ModelConfig(
+  config = ModelConfig(
     family='qwen3', vocab_size=32, num_layers=2, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=2, head_dim=8,
     max_length=64, rope_theta=10_000.0, rms_norm_eps=1e-6, tie_embeddings=True, qk_norm='head',
   )  # fmt: skip
@@ -86,7 +87,7 @@ def test_a_prompt_that_does_not_fit_is_named_by_its_place(saved, prompt, message
 def chain(text, tokenizer):
   """A model whose likeliest next token is, by a wide margin, the next of `text`, in a circle."""
   size = -(-tokenizer.size // 8) * 8
-  config = transformer.ModelConfig(
+  config = ModelConfig(
     family='llama', vocab_size=tokenizer.size, num_layers=1, embed_dim=size, mlp_dim=8, num_heads=1, num_kv_heads=1,
     head_dim=8, max_length=64, rope_theta=10_000.0, rms_norm_eps=1e-6, tie_embeddings=False,
   )  # fmt: skip

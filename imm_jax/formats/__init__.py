@@ -10,9 +10,10 @@ from imm_jax import extras, sharding
 from imm_jax.formats import hf
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
+from imm_jax.models.config import ModelConfig
 
 
-def read_config(path: str | os.PathLike[str]) -> transformer.ModelConfig:
+def read_config(path: str | os.PathLike[str]) -> ModelConfig:
   """Returns the architecture of the model in a Hugging Face directory or a .gguf file."""
   return _module(path).read_config(path)
 
@@ -28,7 +29,7 @@ def read_license(path: str | os.PathLike[str]) -> str:
 
 
 def load_params(
-  path: str | os.PathLike[str], config: transformer.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
+  path: str | os.PathLike[str], config: ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
 ) -> transformer.Params:
   """Returns its weights, float32, sharded over `mesh` by `rules`."""
   return _module(path).load_params(path, config, mesh, rules)

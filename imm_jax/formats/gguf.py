@@ -18,6 +18,7 @@ from imm_jax import sharding
 from imm_jax.formats import table
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
+from imm_jax.models.config import ModelConfig
 
 TABLE = table.gguf_rows()
 
@@ -49,7 +50,7 @@ def _open(path: pathlib.Path, unused_mtime_ns: int) -> tuple[dict[str, gguf.Read
   return reader.fields, {tensor.name: tensor for tensor in reader.tensors}
 
 
-def read_config(path: str | os.PathLike[str]) -> transformer.ModelConfig:
+def read_config(path: str | os.PathLike[str]) -> ModelConfig:
   """Returns the architecture that the file's metadata describes."""
   path = pathlib.Path(path)
   fields, tensors = _open(path, path.stat().st_mtime_ns)
@@ -73,9 +74,7 @@ def read_license(path: str | os.PathLike[str]) -> str:
   return str(fields['general.license'].contents()) if 'general.license' in fields else ''
 
 
-def config_from_gguf(
-  fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: object
-) -> transformer.ModelConfig:
+def config_from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: object) -> ModelConfig:
   """Returns the config of this metadata and these tensor shapes; raises ValueError naming what is not supported."""
   arch = fields.get('general.architecture')
   if arch not in _ARCHITECTURES:
@@ -109,7 +108,7 @@ def config_from_gguf(
   wrong += [f'tensor {name} (scaled rotary frequencies) is not supported' for name in shapes if 'rope_freqs' in name]
   if wrong:
     raise ValueError(f'{source}: ' + '; '.join(wrong) + '; convert from the Hugging Face directory instead')
-  return transformer.ModelConfig(
+  return ModelConfig(
     family=arch,
     vocab_size=shapes['token_embd.weight'][0],
     tie_embeddings='output.weight' not in shapes,
@@ -119,7 +118,7 @@ def config_from_gguf(
 
 
 def load_params(
-  path: str | os.PathLike[str], config: transformer.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
+  path: str | os.PathLike[str], config: ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules
 ) -> transformer.Params:
   """Returns the file's weights, float32, on the devices of `mesh`."""
   path = pathlib.Path(path)

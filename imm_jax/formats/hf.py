@@ -14,9 +14,10 @@ from imm_jax import sharding
 from imm_jax.formats import hf_config, peft, shards, table
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
+from imm_jax.models.config import ModelConfig
 
 
-def read_config(path: str | os.PathLike[str]) -> transformer.ModelConfig:
+def read_config(path: str | os.PathLike[str]) -> ModelConfig:
   """Returns the architecture that the directory's config.json describes."""
   file = pathlib.Path(path) / 'config.json'
   return hf_config.config_from_hf(shards.read_json(file), file)
@@ -37,7 +38,7 @@ def read_license(path: str | os.PathLike[str]) -> str:
 
 def load_params(
   path: str | os.PathLike[str],
-  config: transformer.ModelConfig,
+  config: ModelConfig,
   mesh: jax.sharding.Mesh,
   rules: sharding.Rules,
   adapter: peft.Adapter | None = None,
@@ -71,7 +72,7 @@ def load_params(
 
 def save(
   path: str | os.PathLike[str],
-  config: transformer.ModelConfig,
+  config: ModelConfig,
   params: transformer.Params,
   dtype: str = 'float32',
   max_shard_bytes: float = 5e9,
@@ -103,7 +104,7 @@ def save(
     save_config(path, config, dtype)
 
 
-def save_config(path: str | os.PathLike[str], config: transformer.ModelConfig, dtype: str = 'float32') -> None:
+def save_config(path: str | os.PathLike[str], config: ModelConfig, dtype: str = 'float32') -> None:
   """Writes config.json alone; `dtype` is that of the weights beside it."""
   shards.write_json(pathlib.Path(path) / 'config.json', hf_config.config_to_hf(config) | {'torch_dtype': dtype})
 

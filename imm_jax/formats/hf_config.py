@@ -4,7 +4,8 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
-from imm_jax.models import layers, transformer
+from imm_jax.models import layers
+from imm_jax.models.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +131,7 @@ _ROPES = {
 }
 
 
-def config_from_hf(d: Mapping[str, Any], source: object) -> transformer.ModelConfig:
+def config_from_hf(d: Mapping[str, Any], source: object) -> ModelConfig:
   """Returns the config of a config.json; raises ValueError naming what is missing, wrong or unknown in it."""
   if d.get('model_type') not in _FAMILIES:
     raise ValueError(f'{source}: model_type = {d.get("model_type")!r} is not supported (only {", ".join(_FAMILIES)})')
@@ -157,7 +158,7 @@ def config_from_hf(d: Mapping[str, Any], source: object) -> transformer.ModelCon
   if isinstance(rope['rope_scaling'], layers.LongRope):
     sizes['max_length'] = rope['rope_scaling'].original_max_length
   try:
-    return transformer.ModelConfig(family=d['model_type'], **sizes, **family.flags, **rope, **window)
+    return ModelConfig(family=d['model_type'], **sizes, **family.flags, **rope, **window)
   except ValueError as error:
     raise ValueError(f'{source}: {error}') from None
 
@@ -244,7 +245,7 @@ def _sliding_window(d: Mapping[str, Any], family: _Family, source: object) -> di
   return {'sliding_window': window, 'global_layers': full} if num_sliding else {}
 
 
-def config_to_hf(config: transformer.ModelConfig) -> dict[str, Any]:
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
   """Returns the config.json of this config, in the style of transformers 4, which 5 and vLLM read as well."""
   d = {
     'architectures': [_FAMILIES[config.family].architecture],

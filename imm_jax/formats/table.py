@@ -16,6 +16,7 @@ import numpy as np
 
 from imm_jax import sharding
 from imm_jax.models import transformer
+from imm_jax.models.config import ModelConfig
 
 LAYERS = 'layers/'  # The params under it are stacked [L, ...] with us, and one tensor a layer in a file.
 
@@ -105,7 +106,7 @@ def by_path(params: Any) -> dict[str, Any]:
   return {_path(keys): leaf for keys, leaf in jax.tree.leaves_with_path(params)}
 
 
-def used_rows(table: Sequence[Row], config: transformer.ModelConfig) -> Iterator[tuple[Row, tuple[int, ...]]]:
+def used_rows(table: Sequence[Row], config: ModelConfig) -> Iterator[tuple[Row, tuple[int, ...]]]:
   """Yields the rows whose parameter a model of this config has, and its shape with us (stacked)."""
   abstract, _ = transformer.abstract_params(config)
   shapes = {path: leaf.shape for path, leaf in by_path(abstract).items()}
@@ -115,7 +116,7 @@ def used_rows(table: Sequence[Row], config: transformer.ModelConfig) -> Iterator
       yield row, shapes[row.path]
 
 
-def file_shapes(table: Sequence[Row], config: transformer.ModelConfig) -> dict[str, tuple[int, ...]]:
+def file_shapes(table: Sequence[Row], config: ModelConfig) -> dict[str, tuple[int, ...]]:
   """Returns the name and shape of every tensor that a file of this config holds."""
   shapes = {}
   for row, shape in used_rows(table, config):
@@ -141,7 +142,7 @@ def check(source: object, wanted: Mapping[str, tuple[int, ...]], found: Mapping[
 
 
 def load(
-  table: Sequence[Row], config: transformer.ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules, read: Read
+  table: Sequence[Row], config: ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules, read: Read
 ) -> transformer.Params:
   """Returns float32 params on the devices of `mesh`; each process reads what its devices hold.
 

@@ -5,137 +5,28 @@ return value. `Transformer(config).apply({'params': params}, tokens, positions, 
 """
 
 from collections.abc import Callable
-import dataclasses
 import functools
 from typing import Any
 
 from flax import linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from imm_jax import sharding
-from imm_jax.models import layers
+from imm_jax.models import attention, layers
+from imm_jax.models import cache as cache_lib
+from imm_jax.models.cache import KVCache
+from imm_jax.models.config import ModelConfig, REMAT_POLICIES
 
 Params = dict[str, Any]
 
 
-def _all_but_gathered(primitive, *_, **__) -> bool:
-  return primitive.name != 'sharding_constraint'  # which gathers a weight; of an activation it computes nothing
-
-
-REMAT_POLICIES = {
-  'none': _all_but_gathered,
-  'full': jax.checkpoint_policies.nothing_saveable,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
 LOGIT_BYTES = 2**28  # of the float32 logits that are held at once on a device
+
 
 # For what runs the whole model. XLA's CPU backend would order operations so that many can run side by side: matrix products
 # then wait for threads, and a decode step takes 1.6 times as long. A TPU's compiler knows the option and has no use for it.
 XLA_OPTIONS = {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """The architecture, and how it is computed (dtype, remat)."""
-
-  family: str  # 'llama', 'qwen3', ...: how the model is named in Hugging Face's config.json
-  vocab_size: int
-  num_layers: int
-  embed_dim: int
-  mlp_dim: int
-  num_heads: int
-  num_kv_heads: int
-  head_dim: int
-  max_length: int  # tokens
-  rope_theta: float
-  rms_norm_eps: float
-  tie_embeddings: bool
-  rope_scaling: layers.Llama3Rope | layers.LongRope | None = None
-  local_rope_theta: float | None = None  # of layers with a sliding window; None: rope_theta and rope_scaling
-  rotary_fraction: float = 1.0  # of head_dim, from its start, that rotates
-  qkv_bias: bool = False
-  qk_norm: str = ''  # RMSNorm of queries and keys: 'head', each by itself, or 'all' heads at once
-  query_scalar: int | None = None  # scores are divided by its root; None: head_dim
-  attention_softcap: float | None = None  # of the scores
-  logit_softcap: float | None = None
-  sliding_window: int | None = None  # tokens, the query's own included
-  global_layers: tuple[int, ...] = ()  # that have no sliding window
-  activation: str = 'silu'  # a key of layers.ACTIVATIONS
-  norms: str = 'before'  # where attention and MLP have theirs: 'before', 'after' (and before the sum) or 'both'
-  norm_plus_one: bool = False  # RMSNorm multiplies by 1 + scale
-  scale_embeddings: bool = False  # by the root of embed_dim
-  dtype: str = 'float32'  # of the computation; params are always float32
-  remat: str = 'none'  # a key of REMAT_POLICIES: what the backward pass recomputes
-  attention: str = 'xla'  # of rows to themselves: 'xla', 'splash' (TPU) or 'cudnn' (GPU, bfloat16)
-
-  def __post_init__(self):
-    if self.num_heads % self.num_kv_heads:
-      raise ValueError(f'model: num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}')
-    if self.dtype not in ('float32', 'bfloat16'):
-      raise ValueError(f"model.dtype: '{self.dtype}' is not one of float32, bfloat16")
-    if self.remat not in REMAT_POLICIES:
-      raise ValueError(f"model.remat: '{self.remat}' is not one of {', '.join(REMAT_POLICIES)} (auto: imm plan)")
-    if self.attention not in ('xla', 'splash', 'cudnn'):
-      raise ValueError(f"model.attention: '{self.attention}' is not one of auto, xla, splash, cudnn")
-    if self.attention == 'cudnn' and self.attention_softcap is not None:
-      raise ValueError(f'model.attention: cudnn cannot softcap scores, which a {self.family} does; take auto or xla')
-
-  def is_global(self) -> np.ndarray | None:
-    """Returns which layers have no sliding window, [L] bool; None where all are alike."""
-    return np.isin(np.arange(self.num_layers), self.global_layers) if self.global_layers else None
-
-  def frequencies(self, is_global: jax.Array | None) -> np.ndarray | jax.Array:
-    """Returns the rotary frequencies [R / 2] f32 of a layer; is_global [] bool says which, where they are not alike."""
-    rotary_dim = int(self.head_dim * self.rotary_fraction)
-    freqs = layers.rope_frequencies(rotary_dim, self.rope_theta, self.rope_scaling)
-    if self.local_rope_theta is None or self.sliding_window is None:
-      return freqs
-    local = layers.rope_frequencies(rotary_dim, self.local_rope_theta, None)
-    return local if is_global is None else jnp.where(is_global, freqs, local)
-
-
-def choose_attention(attention: str, config: ModelConfig, mesh: jax.sharding.Mesh) -> str:
-  """Returns what 'auto' stands for on the mesh's devices: the kernel that its platform has, else XLA's own fusion.
-
-  cuDNN's is for bfloat16, cannot softcap scores, and takes heads of more than 128 on some GPUs only.
-  """
-  has_cudnn = config.dtype == 'bfloat16' and config.attention_softcap is None and config.head_dim <= 128
-  kernels = {'tpu': 'splash', 'gpu': 'cudnn' if has_cudnn else 'xla'}
-  return kernels.get(mesh.devices.flat[0].platform, 'xla') if attention == 'auto' else attention
-
-
-def mesh_advice(config: ModelConfig, mesh: jax.sharding.Mesh) -> str:
-  """Returns what of the model each device of a mesh has whole, and which mesh.data would split it; '' if none would."""
-  data, fsdp, tensor = (mesh.shape[axis] for axis in sharding.AXES)
-  sizes = {'embed_dim (training)': (config.embed_dim, 1), 'num_heads (sampling)': (config.num_heads, tensor)}
-  whole = [f'{name} = {size}' for name, (size, parts) in sizes.items() if size % (fsdp * parts)]
-  better = [n for n in range(1, fsdp) if fsdp % n == 0 and not any(size % (n * parts) for size, parts in sizes.values())]
-  if not whole or not better:
-    return ''
-  return f'fsdp = {fsdp} leaves {" and ".join(whole)} whole on every device; try mesh.data={data * fsdp // max(better)}'
-
-
-@flax.struct.dataclass
-class KVCache:
-  """Keys and values of tokens seen, all layers.
-
-  A slot is not a position: `positions` says which token a slot holds, so all rows can write at the same `index`.
-  """
-
-  k: jax.Array  # [L, B, K, H, S] in the compute dtype
-  v: jax.Array  # [L, B, K, S, H]
-  positions: jax.Array  # [B, S] int32; layers.EMPTY where nothing is written
-  index: jax.Array  # [] int32, the slot that the next tokens are written to
-
-
-def empty_cache(config: ModelConfig, batch_size: int, length: int) -> KVCache:
-  """Returns a cache of `batch_size` rows and `length` slots with nothing in it."""
-  v = jnp.zeros((config.num_layers, batch_size, config.num_kv_heads, length, config.head_dim), config.dtype)
-  return KVCache(v.swapaxes(3, 4), v, jnp.full((batch_size, length), layers.EMPTY, jnp.int32), jnp.zeros((), jnp.int32))
 
 
 class Block(nn.Module):
@@ -153,11 +44,11 @@ class Block(nn.Module):
 
     unchanged = x = sharding.constrain(x, ('batch', 'length', 'embed'), self.rules)
     past = [
-      layers.KeyValues(k, v, where, jnp.full_like(where, layers.SHARED))
+      attention.KeyValues(k, v, where, jnp.full_like(where, attention.SHARED))
       for (k, v), where in zip(past_kv, past_positions, strict=True)
     ]
-    attention = layers.Attention(c, self.rules, name='attn')
-    mixed, kv = attention(norm('attn_norm', x, 'before'), positions, segment_ids, past, is_global)
+    attend = layers.Attention(c, self.rules, name='attn')
+    mixed, kv = attend(norm('attn_norm', x, 'before'), positions, segment_ids, past, is_global)
     x += norm('attn_post_norm', mixed, 'after')
     x += norm('mlp_post_norm', layers.MLP(c, self.rules, name='mlp')(norm('mlp_norm', x, 'before')), 'after')
     return x if gate is None else jnp.where(gate == 0, unchanged, x), kv
@@ -199,8 +90,8 @@ class Transformer(nn.Module):
 
     Args:
       tokens: [B, T] int32.
-      positions: [B, T] int32; layers.EMPTY marks padding, which no token sees.
-      segment_ids: [B, T] int32; a token sees its own segment, and layers.SHARED. None: all one.
+      positions: [B, T] int32; attention.EMPTY marks padding, which no token sees.
+      segment_ids: [B, T] int32; a token sees its own segment, and attention.SHARED. None: all one.
       cache: read, and written at its index. None: the cache returned holds just these tokens.
       prefix: a cache of batch 1 that every row reads.
       gates: [L] f32; a block whose gate is 0 is skipped, one whose gate is 1 is as it is. None: all are.
@@ -216,7 +107,7 @@ class Transformer(nn.Module):
     if cache is None:
       return self.final_norm(x), KVCache(k, v, positions, jnp.int32(tokens.shape[1]))
     return self.final_norm(x), KVCache(
-      *_write(cache, k, v),
+      *cache_lib.write(cache, k, v),
       jax.lax.dynamic_update_slice_in_dim(cache.positions, positions, cache.index, axis=1),
       cache.index + tokens.shape[1],
     )
@@ -226,26 +117,12 @@ class Transformer(nn.Module):
     head = self.embedding if self.config.tie_embeddings else self.lm_head()
     equation = 'BTD,VD->BTV' if self.config.tie_embeddings else 'BTD,DV->BTV'
     logits = jnp.einsum(equation, x, head.astype(x.dtype), preferred_element_type=jnp.float32)
-    return layers.softcap(logits, self.config.logit_softcap)
+    return attention.softcap(logits, self.config.logit_softcap)
 
   def __call__(self, tokens, positions, segment_ids=None, cache=None, prefix=None, gates=None) -> tuple[jax.Array, KVCache]:
     """Returns (logits [B, T, V] f32, cache); the arguments are those of `features`."""
     x, cache = self.features(tokens, positions, segment_ids, cache, prefix, gates)
     return self.unembed(x), cache
-
-
-def _write(cache: KVCache, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the cache's keys and values with k [L, B, K, H, T] and v [L, B, K, T, H] written at its index.
-
-  Layer by layer: in one update a TPU would pad the keys of one token, of all layers, to 128 times their bytes.
-  """
-
-  def write(layer, caches):
-    starts = (layer, 0, 0, 0, cache.index), (layer, 0, 0, cache.index, 0)
-    new = k[layer][None], v[layer][None]
-    return tuple(jax.lax.dynamic_update_slice(*update) for update in zip(caches, new, starts, strict=True))
-
-  return jax.lax.fori_loop(0, k.shape[0], write, (cache.k, cache.v))
 
 
 def of_logits(model: Transformer, params: Params, x: jax.Array, targets: jax.Array, function: Callable[..., Any]) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 
 from imm_jax import processes, sharding, verifying
 from imm_jax.models import transformer
+from imm_jax.models.config import mesh_advice
 from imm_jax.rounds import experiment
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.rounds.workdir import Workdir
@@ -37,7 +38,7 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
     'model',
     f'{exp.model.path or "random"}: {model.family}, {num_params / 1e6:,.0f}M parameters',
   )
-  yield 'mesh', transformer.mesh_advice(model, mesh) or 'no mesh.data would split more of the model'
+  yield 'mesh', mesh_advice(model, mesh) or 'no mesh.data would split more of the model'
   yield 'memory', _memory(num_params, mesh)
   for name, task in exp.all_tasks.items():
     yield (

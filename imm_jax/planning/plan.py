@@ -21,7 +21,8 @@ from imm_jax import console, merging, sharding
 from imm_jax.formats import checkpoint
 from imm_jax.merging import coefficients
 from imm_jax.models import transformer
-from imm_jax.models.transformer import ModelConfig, Transformer
+from imm_jax.models.config import mesh_advice, ModelConfig
+from imm_jax.models.transformer import Transformer
 from imm_jax.planning import hlo
 from imm_jax.rounds import experiment
 from imm_jax.rounds.experiment import Experiment
@@ -105,7 +106,7 @@ def plan(
   exp = experiment.resolve({**config, 'model': {**config['model'], 'remat': 'none' if remat == 'auto' else remat}})
   mesh = exp.mesh.make(devices)
   model_config = experiment.read_config(exp.model, mesh)
-  if advice := transformer.mesh_advice(model_config, mesh):
+  if advice := mesh_advice(model_config, mesh):
     console.note(advice)
   lengths = prompt_tokens, new_tokens
   for program in programs:  # What cannot be set up is found before minutes go into the first program.

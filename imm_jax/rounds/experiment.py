@@ -15,7 +15,7 @@ from imm_jax.formats.at_round import source_of
 from imm_jax.formats.checkpoint import CheckpointConfig
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.merging import MergeConfig
-from imm_jax.models.transformer import choose_attention, ModelConfig
+from imm_jax.models.config import choose_attention, ModelConfig
 from imm_jax.rounds import metrics, upgrade
 from imm_jax.rounds.synthesize import SynthesizeConfig
 from imm_jax.sampling.sampler import SamplerConfig

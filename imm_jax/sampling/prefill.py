@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from imm_jax.models import layers
-from imm_jax.models.transformer import KVCache, Params, Transformer, XLA_OPTIONS
+from imm_jax.models import attention
+from imm_jax.models.cache import KVCache
+from imm_jax.models.transformer import Params, Transformer, XLA_OPTIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,7 @@ def prefill(
   """
   bound = model.bind({'params': params})
   offsets = jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
-  positions = jnp.where(offsets < lengths[:, None], start + offsets, layers.EMPTY)
+  positions = jnp.where(offsets < lengths[:, None], start + offsets, attention.EMPTY)
   x, cache = bound.features(tokens, positions, prefix=prefix)
   last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
   return Prefilled(cache, bound.unembed(last)[:, 0], start + lengths)

@@ -10,16 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from imm_jax import processes
-from imm_jax.models import layers
-from imm_jax.models.transformer import (
-  is_likeliest,
-  KVCache,
-  of_logits,
-  Params,
-  target_logprobs,
-  Transformer,
-  XLA_OPTIONS,
-)
+from imm_jax.models import attention
+from imm_jax.models.cache import KVCache
+from imm_jax.models.transformer import is_likeliest, of_logits, Params, target_logprobs, Transformer, XLA_OPTIONS
 from imm_jax.sampling.prefill import bucket, check_length, Request, share_prefix
 
 Options = Sequence[Sequence[int]]  # The token ids of each option of a prompt.
@@ -38,8 +31,8 @@ class OptionRows(NamedTuple):
   Attributes:
     tokens: [B, T] int32.
     offsets: [B, T] int32. A token's place behind the shared prefix; options of a prompt all begin
-      at the same one. layers.EMPTY marks padding.
-    segment_ids: [B, T] int32. layers.SHARED for the prompt, then 1, 2, ...: a token sees its prompt
+      at the same one. attention.EMPTY marks padding.
+    segment_ids: [B, T] int32. attention.SHARED for the prompt, then 1, 2, ...: a token sees its prompt
       and its own option.
     sources: [B, M] int32. Where the features are that predict each token of the options.
     targets: [B, M] int32. These tokens.
@@ -139,7 +132,7 @@ def score_rows(model: Transformer, params: Params, prefix: KVCache | None, rows:
   """
   # No attention kernel knows the segment that all others see.
   model = model.clone(config=dataclasses.replace(model.config, attention='xla'))
-  positions = jnp.where(rows.offsets == layers.EMPTY, layers.EMPTY, start + rows.offsets)
+  positions = jnp.where(rows.offsets == attention.EMPTY, attention.EMPTY, start + rows.offsets)
   bound = model.bind({'params': params})
   x, _ = bound.features(rows.tokens, positions, rows.segment_ids, prefix=prefix)
   x = jnp.take_along_axis(x, rows.sources[..., None], axis=1)
@@ -160,8 +153,8 @@ def _pack(rows: Sequence[tuple[Sequence[int], Options]], num_rows: int) -> Optio
   M = bucket(max(sum(map(len, options)) for _, options in rows))
   batch = OptionRows(
     tokens=np.zeros((num_rows, T), np.int32),
-    offsets=np.full((num_rows, T), layers.EMPTY, np.int32),
-    segment_ids=np.full((num_rows, T), layers.SHARED, np.int32),
+    offsets=np.full((num_rows, T), attention.EMPTY, np.int32),
+    segment_ids=np.full((num_rows, T), attention.SHARED, np.int32),
     sources=np.zeros((num_rows, M), np.int32),
     targets=np.zeros((num_rows, M), np.int32),
   )

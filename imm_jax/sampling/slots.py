@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from imm_jax import sharding
-from imm_jax.models import layers
-from imm_jax.models.transformer import empty_cache, KVCache, Params, Transformer, XLA_OPTIONS
+from imm_jax.models import attention
+from imm_jax.models.cache import empty_cache, KVCache
+from imm_jax.models.transformer import Params, Transformer, XLA_OPTIONS
 from imm_jax.sampling.choice import Choice, choose, Rule
 from imm_jax.sampling.prefill import Prefilled
 
@@ -166,7 +167,7 @@ def _put_prompts(cache: KVCache, prompts: KVCache, rows: jax.Array) -> KVCache:
   """
   T = prompts.positions.shape[1]
   n = rows.shape[0] // prompts.positions.shape[0]
-  behind = jnp.full((rows.shape[0], cache.positions.shape[1] - T), layers.EMPTY, jnp.int32)
+  behind = jnp.full((rows.shape[0], cache.positions.shape[1] - T), attention.EMPTY, jnp.int32)
   positions = jnp.concatenate([jnp.repeat(prompts.positions, n, axis=0), behind], axis=1)
   return dataclasses.replace(
     cache,

@@ -7,7 +7,8 @@ import zlib
 import jax
 import jax.numpy as jnp
 
-from imm_jax.models.transformer import abstract_params, ModelConfig, param_shardings, Params
+from imm_jax.models.config import ModelConfig
+from imm_jax.models.transformer import abstract_params, param_shardings, Params
 
 # Params' tree down to the kernels; in the place of each is {'lora_a': [L, inputs, rank], 'lora_b': [L, rank, outputs]}.
 Adapters = dict[str, Any]

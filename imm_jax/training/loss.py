@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from imm_jax.models.layers import softcap
+from imm_jax.models.attention import softcap
 from imm_jax.models.transformer import chunk_length, Params, split, target_logprobs, Transformer
 
 

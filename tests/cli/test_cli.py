@@ -20,6 +20,7 @@ from imm_jax import cli, lm, sharding
 from imm_jax.cli import tables
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
+from imm_jax.models.config import ModelConfig
 from imm_jax.tasks.synthetic import CHARACTERS
 from tests.conftest import ROOT
 from tests.reports.test_compare import make_run
@@ -64,7 +65,7 @@ def fails(imm):
 def model_dir(tmp_path_factory):
   """A tiny model as a Hugging Face directory."""
   tokenizer = Tokenizer.from_characters(CHARACTERS)
-  config = transformer.ModelConfig(
+  config = ModelConfig(
     family='llama', vocab_size=tokenizer.size, num_layers=1, embed_dim=32, mlp_dim=64, num_heads=4, num_kv_heads=4,
     head_dim=8, max_length=64, rope_theta=10_000.0, rms_norm_eps=1e-5, tie_embeddings=False,
   )  # fmt: skip

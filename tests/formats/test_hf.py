@@ -15,6 +15,7 @@ import safetensors.numpy
 from imm_jax import formats, sharding
 from imm_jax.formats import hf, hf_config, peft, table
 from imm_jax.models import layers, transformer
+from imm_jax.models.config import ModelConfig
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / 'tests' / 'golden'
@@ -181,7 +182,7 @@ def test_transformers_loads_what_we_save(tmp_path, family):
   np.testing.assert_allclose(logits_of(config, params, tokens), expected, rtol=0, atol=TOLERANCE)
 
 
-BASE = transformer.ModelConfig(
+BASE = ModelConfig(
     family='llama', vocab_size=64, num_layers=2, embed_dim=32, mlp_dim=48, num_heads=4, num_kv_heads=2, head_dim=8,
     max_length=256, rope_theta=10000.0, rms_norm_eps=1e-5, tie_embeddings=False,
 )  # fmt: skip

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from imm_jax import sharding
-from imm_jax.models import layers, transformer
+from imm_jax.models import attention, layers, transformer
+from imm_jax.models.cache import empty_cache
+from imm_jax.models.config import choose_attention, mesh_advice
 from imm_jax.models.transformer import Transformer
 from tests.conftest import every_family, random_params
 
@@ -56,7 +58,7 @@ def test_a_token_depends_on_the_past_within_the_window_only(config, params, toke
 @pytest.mark.parametrize('prefill', [1, 5, 11])
 def test_cached_decode_equals_the_full_forward(config, params, tokens, prefill):
   where = positions_of(tokens)
-  cache = transformer.empty_cache(config, 4, 16)
+  cache = empty_cache(config, 4, 16)
   outputs = []
   for start, end in [(0, prefill), *((i, i + 1) for i in range(prefill, 12))]:
     logits, cache = apply(config, params, tokens[:, start:end], where[:, start:end], cache=cache)
@@ -71,7 +73,7 @@ def test_a_prefix_shared_by_all_rows_equals_the_full_forward(config, params, tok
   _, prefix = apply(config, params, tokens[:1, :5], where[:1, :5])
   logits, cache = apply(config, params, tokens[:, 5:9], where[:, 5:9], prefix=prefix)
   np.testing.assert_allclose(logits, forward(config, params, tokens)[:, 5:9], atol=TOLERANCE)
-  grown = transformer.empty_cache(config, 4, 9)
+  grown = empty_cache(config, 4, 9)
   _, grown = apply(config, params, tokens[:, 5:9], where[:, 5:9], prefix=prefix, cache=grown)
   logits, _ = apply(config, params, tokens[:, 9:10], where[:, 9:10], prefix=prefix, cache=grown)
   np.testing.assert_allclose(logits, forward(config, params, tokens)[:, 9:10], atol=TOLERANCE)
@@ -79,7 +81,7 @@ def test_a_prefix_shared_by_all_rows_equals_the_full_forward(config, params, tok
 
 
 def test_padding_is_seen_by_nobody(config, params, tokens):
-  where = positions_of(tokens).at[:, 8:].set(layers.EMPTY)
+  where = positions_of(tokens).at[:, 8:].set(attention.EMPTY)
   logits, cache = apply(config, params, tokens, where)
   np.testing.assert_allclose(logits[:, :8], forward(config, params, tokens)[:, :8], atol=TOLERANCE)
   assert np.isfinite(logits).all()
@@ -132,7 +134,7 @@ def test_a_kernel_gets_the_window_of_its_layer(config, params, monkeypatch, kern
   tokens = jax.random.randint(jax.random.key(2), (1, 128), 0, 64)
 
   def stand_in(q, kv, segment_ids, window, cap=None, spec=None):
-    return layers.attend(q, kv.positions, segment_ids, [kv], window, cap)
+    return attention.attend(q, kv.positions, segment_ids, [kv], window, cap)
 
   monkeypatch.setattr(layers, kernel, stand_in)
   found, _ = Transformer(dataclasses.replace(config, attention=kernel)).apply(
@@ -207,14 +209,14 @@ def test_the_tpu_kernel_attends_as_attend_does(window, cap, shape, T):
   rows = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
 
   def plain(q, k, v):
-    kv = layers.KeyValues(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), rows, segments)
-    out = layers.attend(q, rows, segments, [kv], window, cap)
+    kv = attention.KeyValues(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), rows, segments)
+    out = attention.attend(q, rows, segments, [kv], window, cap)
     return jnp.sum(out * weights), out
 
   def kernel(q, k, v):
-    kv = layers.KeyValues(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), rows, segments)
+    kv = attention.KeyValues(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2), rows, segments)
     spec = jax.P(('data', 'fsdp'), 'tensor', None, None)
-    out = layers.splash(q, kv, segments, window, cap, spec, interpret=True)
+    out = attention.splash(q, kv, segments, window, cap, spec, interpret=True)
     return jnp.sum(out * weights), out
 
   expected = jax.jit(jax.value_and_grad(plain, (0, 1, 2), has_aux=True))(q, k, v)
@@ -230,8 +232,8 @@ def test_queries_filled_up_to_a_matrix_attend_alike(num_heads):
     jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 1, num_heads, 8), (3, 2, 5, 8), (3, 2, 5, 8))
   )
   positions, segments = jnp.tile(jnp.arange(5)[None], (3, 1)), jnp.zeros((3, 5), jnp.int32)
-  sources = [layers.KeyValues(k.swapaxes(2, 3), v, positions, segments)]
-  plain, filled = (layers.attend(q, positions[:, 3:4], segments[:, :1], sources, None, min_rows=rows) for rows in (1, 8))
+  sources = [attention.KeyValues(k.swapaxes(2, 3), v, positions, segments)]
+  plain, filled = (attention.attend(q, positions[:, 3:4], segments[:, :1], sources, None, min_rows=rows) for rows in (1, 8))
   np.testing.assert_allclose(filled, plain, atol=1e-6)
 
 
@@ -270,7 +272,7 @@ def test_auto_takes_the_kernel_that_can_compute_the_model(config):
   def choose(platform, **changes):
     devices = np.array([SimpleNamespace(platform=platform)])
     changed = dataclasses.replace(config, **{'dtype': 'bfloat16', **changes})
-    return transformer.choose_attention('auto', changed, SimpleNamespace(devices=devices))
+    return choose_attention('auto', changed, SimpleNamespace(devices=devices))
 
   assert choose('gpu') == 'cudnn'
   assert choose('gpu', dtype='float32') == choose('gpu', attention_softcap=50.0) == choose('gpu', head_dim=256) == 'xla'
@@ -288,12 +290,12 @@ def test_auto_takes_the_kernel_that_can_compute_the_model(config):
 )
 def test_a_mesh_that_leaves_dimensions_whole_is_told(config, axes, advice):
   one = dataclasses.replace(config, embed_dim=36, num_heads=16)
-  assert transformer.mesh_advice(one, sharding.make_mesh(*axes)) == advice
+  assert mesh_advice(one, sharding.make_mesh(*axes)) == advice
 
 
 def test_the_advice_is_for_sampling_too(config):
   mesh = sharding.make_mesh(1, 8, 1)
-  advice = transformer.mesh_advice(dataclasses.replace(config, num_heads=4), mesh)
+  advice = mesh_advice(dataclasses.replace(config, num_heads=4), mesh)
   assert advice == 'fsdp = 8 leaves num_heads (sampling) = 4 whole on every device; try mesh.data=2'
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from imm_jax import sharding
 from imm_jax.models import transformer
+from imm_jax.models.config import REMAT_POLICIES
 from imm_jax.models.transformer import Transformer
 from imm_jax.planning import hlo
 from imm_jax.training import finetune, packing
@@ -58,7 +59,7 @@ def test_the_loss_ignores_prompt_targets_and_padding(config, params, pairs):
   np.testing.assert_array_equal(one, two)
 
 
-@pytest.mark.parametrize('remat', transformer.REMAT_POLICIES)
+@pytest.mark.parametrize('remat', REMAT_POLICIES)
 def test_weights_are_gathered_once_forward_and_once_backward_and_not_kept(config, remat):
   one, mesh = dataclasses.replace(config, remat=remat), sharding.make_mesh(1, 8, 1)
   whole = np.zeros((1, 8, 16), np.int32)
