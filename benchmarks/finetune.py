@@ -1,12 +1,14 @@
-"""Fine-tuning against transformers, TRL and Tunix: the same model, data, optimizer and dtype, in turn, pair by pair.
+"""Fine-tuning against transformers, TRL and Tunix: the same model, data, optimizer and dtype, in
+turn, pair by pair.
 
-benchmarks/make_peers.sh peers
-python benchmarks/finetune.py --model=SmolLM2-135M-Instruct --hf=peers/hf/bin/python --tunix=peers/tunix/bin/python \\
+benchmarks/make_peers.sh peers python benchmarks/finetune.py --model=SmolLM2-135M-Instruct
+--hf=peers/hf/bin/python --tunix=peers/tunix/bin/python \\
   --gsm8k=gsm8k_train.jsonl --out=benchmarks/finetune.json
 
-full: optimizer steps of 8 x 256 tokens (--rows, --length), all of them targets; AdamW without decay, gradients clipped at 1.
-pairs: questions of GSM8K and their solutions, which differ in length; padding does not count as tokens. imm_jax and TRL pack
-  them into rows of 512, 4 rows a step; transformers pads 8 pairs a step, about as many tokens, to the longest.
+full: optimizer steps of 8 x 256 tokens (--rows, --length), all of them targets; AdamW without
+decay, gradients clipped at 1. pairs: questions of GSM8K and their solutions, which differ in
+length; padding does not count as tokens. imm_jax and TRL pack them into rows of 512, 4 rows a step;
+transformers pads 8 pairs a step, about as many tokens, to the longest.
 
 On a GPU, --gpu: computed in bfloat16 with float32 weights, beside transformers only.
 """
@@ -44,16 +46,23 @@ def pairs(args, tokenizer: Tokenizer) -> dict[str, harness.Run]:
   lines = pathlib.Path(args.gsm8k).read_text().splitlines()[: 40 if args.quick else 256]
   rows = [json.loads(line) for line in lines]
   texts = [(f'Question: {row["question"]}\nAnswer:', f' {row["answer"]}') for row in rows]
-  ids = [(tokenizer.encode_prompt(prompt), tokenizer.encode(completion)) for prompt, completion in texts]
+  ids = [
+    (tokenizer.encode_prompt(prompt), tokenizer.encode(completion)) for prompt, completion in texts
+  ]
   settings = {'pairs': ids, 'num_steps': args.num_steps, 'learning_rate': 1e-5}
-  warm = {'pairs': ids[: args.padded_rows // 2], 'num_steps': 1}  # one step holds them, packed or padded
+  # One step holds them, packed or padded
+  warm = {'pairs': ids[: args.padded_rows // 2], 'num_steps': 1}
   packed = settings | {'batch_size': args.packed_rows, 'max_length': 512}
   runs = {
-    name: harness.Run(sys.executable, 'imm_jax_worker', 'train_pairs', packed | {'remat': remat}, warm)
+    name: harness.Run(
+      sys.executable, 'imm_jax_worker', 'train_pairs', packed | {'remat': remat}, warm
+    )
     for name, remat in zip(names(args.remat), args.remat, strict=True)
   }
   padded = settings | {'batch_size': args.padded_rows}
-  runs['transformers, padded'] = harness.Run(args.hf, 'transformers_worker', 'train_pairs', padded, warm)
+  runs['transformers, padded'] = harness.Run(
+    args.hf, 'transformers_worker', 'train_pairs', padded, warm
+  )
   if args.gpu:
     return runs
   # The first step of each request is not measured.
@@ -62,20 +71,28 @@ def pairs(args, tokenizer: Tokenizer) -> dict[str, harness.Run]:
 
 
 def names(remat: list[str]) -> list[str]:
-  """Returns what the runs of imm_jax are called: the first, which the peers are compared with, has the plain name."""
+  """Returns what the runs of imm_jax are called: the first, which the peers are compared with, has
+  the plain name.
+  """
   return ['imm_jax', *(f'imm_jax, remat {policy}' for policy in remat[1:])]
 
 
 def main() -> None:
   """Measures, prints a table and writes JSON."""
   parser = harness.parser(__doc__, 'finetune.json')
-  parser.add_argument('--gsm8k', default='', help='a .jsonl file of GSM8K; without it, pairs is left out')
+  parser.add_argument(
+    '--gsm8k', default='', help='a .jsonl file of GSM8K; without it, pairs is left out'
+  )
   parser.add_argument('--workloads', nargs='+', default=['full', 'pairs'])
   parser.add_argument('--num_steps', type=int, default=4, help='optimizer steps a repetition')
-  parser.add_argument('--remat', nargs='+', default=['dots'], help='of imm_jax; the first is compared with the peers')
+  parser.add_argument(
+    '--remat', nargs='+', default=['dots'], help='of imm_jax; the first is compared with the peers'
+  )
   parser.add_argument('--rows', type=int, default=8, help='a step in full')
   parser.add_argument('--length', type=int, default=256, help='tokens a row in full')
-  parser.add_argument('--packed_rows', type=int, default=4, help='a step in pairs, of imm_jax and TRL')
+  parser.add_argument(
+    '--packed_rows', type=int, default=4, help='a step in pairs, of imm_jax and TRL'
+  )
   parser.add_argument('--padded_rows', type=int, default=8, help='a step in pairs, of transformers')
   args = parser.parse_args()
   if args.gpu and args.tunix:
@@ -97,7 +114,12 @@ def main() -> None:
       peaks = {key: max(run['peak_gib'] for run in replies[key]) for key in both}
       speed = harness.ratios(rates['imm_jax'], rates[name])
       losses = {key: reply['losses'][0] for key, reply in warm.items()}
-      results[workload][name] = {'replies': replies, 'speed': speed, 'peak_gib': peaks, 'first_losses': losses}
+      results[workload][name] = {
+        'replies': replies,
+        'speed': speed,
+        'peak_gib': peaks,
+        'first_losses': losses,
+      }
       rows.append(
         [
           workload,

@@ -1,4 +1,6 @@
-"""What the benchmarks share: programs that wait side by side in processes of their own, and are measured in turn."""
+"""What the benchmarks share: programs that wait side by side in processes of their own, and are
+measured in turn.
+"""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -24,17 +26,22 @@ GPU = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}  # others wait beside it
 
 
 class Worker:
-  """A process that loads a model once and answers requests {'task': ..., **settings} with {'secs': ..., ...}, in lines."""
+  """A process that loads a model once and answers requests {'task': ..., **settings} with {'secs':
+  ..., ...}, in lines.
+  """
 
   def __init__(self, python: str, name: str, model: str, poll_secs: float = 1.0, gpu: bool = False):
-    """Starts workers/{name}.py and waits for its imports; while it works, its memory is looked at every poll_secs."""
+    """Starts workers/{name}.py and waits for its imports; while it works, its memory is looked at
+    every poll_secs.
+    """
     self._name, self.poll_secs = name, poll_secs
     script = pathlib.Path(__file__).parent / 'workers' / f'{name}.py'
     env = {key: value for key, value in os.environ.items() if not key.startswith('JAX_')}
     env |= ENVIRONMENT | (GPU if gpu else CPU)
     read, write = os.pipe()
     self._process = subprocess.Popen(
-        [python, script, str(write), model, 'gpu' if gpu else 'cpu'], stdin=subprocess.PIPE, stdout=sys.stderr, env=env,
+        [python, script, str(write), model, 'gpu' if gpu else 'cpu'], stdin=subprocess.PIPE,
+        stdout=sys.stderr, env=env,
         pass_fds=[write], text=True,
     )  # fmt: skip
     os.close(write)
@@ -43,7 +50,8 @@ class Worker:
     self._imports_gib = self._memory_gib('RssAnon')
 
   def __call__(self, task: str, **settings: Any) -> dict[str, Any]:
-    """Returns the reply, with the peak GiB so far, the GPU's or the process's, and how much of the process's is anonymous.
+    """Returns the reply, with the peak GiB so far, the GPU's or the process's, and how much of the
+    process's is anonymous.
 
     What its imports have taken does not count there.
 
@@ -67,7 +75,9 @@ class Worker:
 
   def _memory_gib(self, field: str) -> float:
     lines = pathlib.Path(f'/proc/{self._process.pid}/status').read_text().splitlines()
-    return next((int(line.split()[1]) / 2**20 for line in lines if line.startswith(f'{field}:')), 0.0)
+    return next(
+      (int(line.split()[1]) / 2**20 for line in lines if line.startswith(f'{field}:')), 0.0
+    )
 
   def close(self) -> None:
     """Ends the process."""
@@ -79,7 +89,9 @@ class Worker:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a program is asked to do, and what it does once before it is measured, so that everything is compiled."""
+  """What a program is asked to do, and what it does once before it is measured, so that everything
+  is compiled.
+  """
 
   python: str
   worker: str
@@ -91,18 +103,28 @@ class Run:
 def measure(
   runs: Mapping[str, Run], model: str, repeats: int, poll_secs: float = 1.0, gpu: bool = False
 ) -> tuple[dict[str, dict], dict[str, list[dict]]]:
-  """Returns each run's warm-up reply, and its replies to `repeats` requests, made in turn, each first every other time."""
+  """Returns each run's warm-up reply, and its replies to `repeats` requests, made in turn, each
+  first every other time.
+  """
   with contextlib.ExitStack() as stack:
     workers = {}
     for name, run in runs.items():
       workers[name] = Worker(run.python, run.worker, model, poll_secs, gpu)
       stack.callback(workers[name].close)
-    warm = {name: workers[name](run.task, **run.settings | run.warm) for name, run in runs.items() if run.warm is not None}
+    warm = {
+      name: workers[name](run.task, **run.settings | run.warm)
+      for name, run in runs.items()
+      if run.warm is not None
+    }
     replies: dict[str, list[dict]] = {name: [] for name in runs}
     for i in range(repeats):
       for name in list(runs)[:: 1 if i % 2 == 0 else -1]:
         replies[name].append(workers[name](runs[name].task, **runs[name].settings))
-        brief = {key: round(value, 3) for key, value in replies[name][-1].items() if isinstance(value, (int, float))}
+        brief = {
+          key: round(value, 3)
+          for key, value in replies[name][-1].items()
+          if isinstance(value, (int, float))
+        }
         print(f'{name}: {brief}', flush=True)
   return warm, replies
 
@@ -119,13 +141,23 @@ def spread(values: Sequence[float]) -> str:
 
 def parser(doc: str, out: str) -> argparse.ArgumentParser:
   """Returns a parser of the arguments that all benchmarks take."""
-  result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-  result.add_argument('--model', required=True, help='a Hugging Face directory: SmolLM2-135M-Instruct')
-  result.add_argument('--hf', required=True, help='the Python that has torch, transformers, trl and lm-eval')
-  result.add_argument('--tunix', help='the Python that has google-tunix; without it, Tunix is left out')
+  result = argparse.ArgumentParser(
+    description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  result.add_argument(
+    '--model', required=True, help='a Hugging Face directory: SmolLM2-135M-Instruct'
+  )
+  result.add_argument(
+    '--hf', required=True, help='the Python that has torch, transformers, trl and lm-eval'
+  )
+  result.add_argument(
+    '--tunix', help='the Python that has google-tunix; without it, Tunix is left out'
+  )
   result.add_argument('--repeats', type=int, default=3)
   result.add_argument('--out', default=out)
-  result.add_argument('--gpu', action='store_true', help='in bfloat16 on a GPU, where the peers are transformers')
+  result.add_argument(
+    '--gpu', action='store_true', help='in bfloat16 on a GPU, where the peers are transformers'
+  )
   result.add_argument('--quick', action='store_true', help='tiny: tests the script')
   return result
 
@@ -142,6 +174,10 @@ def report(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 def write(out: str, results: Mapping[str, Any]) -> None:
   """Writes results as JSON, with what they were measured on."""
-  machine = {'cpus': os.cpu_count(), 'machine': platform.machine(), 'python': platform.python_version()}
+  machine = {
+    'cpus': os.cpu_count(),
+    'machine': platform.machine(),
+    'python': platform.python_version(),
+  }
   machine['jax'] = importlib.metadata.version('jax')
   pathlib.Path(out).write_text(json.dumps({'machine': machine, **results}, indent=1) + '\n')

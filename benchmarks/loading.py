@@ -1,11 +1,12 @@
-"""Loading a model against transformers: seconds until every weight is there, and memory, pair by pair.
+"""Loading a model against transformers: seconds until every weight is there, and memory, pair by
+pair.
 
-benchmarks/make_peers.sh peers
-python benchmarks/loading.py --model=SmolLM2-135M-Instruct --hf=peers/hf/bin/python --out=benchmarks/loading.json
+benchmarks/make_peers.sh peers python benchmarks/loading.py --model=SmolLM2-135M-Instruct
+--hf=peers/hf/bin/python --out=benchmarks/loading.json
 
-Each loads model and tokenizer in a fresh process, imports not counted, from the page cache, and then reads every weight: a
-mapped file costs what it costs. Anonymous memory, which is of no file, is relative to the float32 weights; the imports' is
-not counted.
+Each loads model and tokenizer in a fresh process, imports not counted, from the page cache, and
+then reads every weight: a mapped file costs what it costs. Anonymous memory, which is of no file,
+is relative to the float32 weights; the imports' is not counted.
 """
 
 import statistics
@@ -26,11 +27,15 @@ def main() -> None:
   replies = {name: [] for name in runs}
   for i in range(1 if args.quick else args.repeats):
     order = list(runs)[:: 1 if i % 2 == 0 else -1]
-    _, measured = harness.measure({name: runs[name] for name in order}, args.model, 1, poll_secs=0.005)
+    _, measured = harness.measure(
+      {name: runs[name] for name in order}, args.model, 1, poll_secs=0.005
+    )
     for name in runs:
       replies[name] += measured[name]
   ours, theirs = ([reply['secs'] for reply in replies[name]] for name in runs)
-  anonymous = {name: [run['anonymous_gib'] / run['model_gib'] for run in replies[name]] for name in runs}
+  anonymous = {
+    name: [run['anonymous_gib'] / run['model_gib'] for run in replies[name]] for name in runs
+  }
   weights = [reply['weights_secs'] for reply in replies['transformers']]
   sums = [replies[name][0]['sum'] for name in runs]
   results = {
@@ -49,8 +54,17 @@ def main() -> None:
       f'{results["sum_difference"]:.0e}',
     ]
   ]
-  columns = ['speed', 'their weights only', 'seconds', 'anonymous / weights', 'theirs', 'sums differ']
-  harness.report('imm_jax / transformers, loading: median [min, max]; speed > 1 is faster', columns, rows)
+  columns = [
+    'speed',
+    'their weights only',
+    'seconds',
+    'anonymous / weights',
+    'theirs',
+    'sums differ',
+  ]
+  harness.report(
+    'imm_jax / transformers, loading: median [min, max]; speed > 1 is faster', columns, rows
+  )
   harness.write(args.out, results)
 
 

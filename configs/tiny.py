@@ -1,4 +1,5 @@
-"""Every switch of the loop in seconds: a two-layer model with random weights, on tasks made in code.
+"""Every switch of the loop in seconds: a two-layer model with random weights, on tasks made in
+code.
 
 Result: nothing to tell, the model starts from noise. Hardware: a laptop CPU, under a minute.
 Command: imm run --config=configs/tiny.py --workdir=runs/tiny

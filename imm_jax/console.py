@@ -29,11 +29,15 @@ def _digits(rate: float) -> str:
 
 @contextlib.contextmanager
 def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-  """Yields advance(n). On a terminal a bar with rate and remaining time; elsewhere a plain line every now and then."""
+  """Yields advance(n).
+
+  On a terminal a bar with rate and remaining time; elsewhere a plain line every now and then.
+  """
   console = Console(stderr=True, quiet=_muted)
   if console.is_terminal:
     columns = (
-        TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[rate]}'),
+        TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+        TextColumn('{task.fields[rate]}'),
         TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bars:
@@ -56,7 +60,9 @@ def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None
     now = time.monotonic()
     if now - last >= PLAIN_EVERY_SECS and 0 < done < total:
       rate = done / (now - start)
-      text = f'{label}: {done}/{total} {unit}, {_digits(rate)}/s, {(total - done) / rate:.0f} s left'
+      text = (
+        f'{label}: {done}/{total} {unit}, {_digits(rate)}/s, {(total - done) / rate:.0f} s left'
+      )
       console.print(text, highlight=False)
       last = now
 

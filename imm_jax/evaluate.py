@@ -1,4 +1,6 @@
-"""How good a model is at a task: accuracy with its interval, mean@k, maj@k, pass@k, and the guess baseline beside it."""
+"""How good a model is at a task: accuracy with its interval, mean@k, maj@k, pass@k, and the guess
+baseline beside it.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -33,7 +35,9 @@ class EvaluateConfig:
 
   def __post_init__(self):
     if self.num_samples_per_prompt < 0:
-      raise ValueError(f'evaluate.num_samples_per_prompt: {self.num_samples_per_prompt} is negative')
+      raise ValueError(
+        f'evaluate.num_samples_per_prompt: {self.num_samples_per_prompt} is negative'
+      )
     if problem := Rule(self.temperature).problem():
       raise ValueError(f'evaluate.{problem}')
     if self.text_length < 2:
@@ -49,7 +53,9 @@ def wilson(num_right: int, n: int) -> tuple[float, float]:
 
 
 def pass_at_k(n: int, num_right: int, k: int) -> float:
-  """Returns the unbiased estimate of P(one of k samples is right) from n samples (arXiv 2107.03374, eq. 1)."""
+  """Returns the unbiased estimate of P(one of k samples is right) from n samples (arXiv 2107.03374,
+  eq. 1).
+  """
   return 1.0 - math.comb(n - num_right, k) / math.comb(n, k)
 
 
@@ -63,9 +69,11 @@ def evaluate(
   *,
   key: jax.Array,
 ) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
-  """Returns {task: {accuracy, low, high, n, guess, ...}}, and one record an item: what was answered, and if it was right.
+  """Returns {task: {accuracy, low, high, n, guess, ...}}, and one record an item: what was
+  answered, and if it was right.
 
-  accuracy is of answers that are stated as asked; accuracy_flexible is beside it where the task has a lenient reader.
+  accuracy is of answers that are stated as asked; accuracy_flexible is beside it where the task has
+  a lenient reader.
 
   model and params are sharded by sharding.SAMPLE; key seeds the samples of mean@k.
   """
@@ -77,7 +85,9 @@ def evaluate(
     results[name] = {'accuracy': sum(right) / len(right), 'low': low, 'high': high, 'n': len(right)}
     if task.verify_flexible is not None:
       wrong = [i for i, ok in enumerate(right) if not ok]
-      lenient = judge(task, [task.test[i] for i in wrong], [[answers[i]] for i in wrong], flexible=True)
+      lenient = judge(
+        task, [task.test[i] for i in wrong], [[answers[i]] for i in wrong], flexible=True
+      )
       results[name]['accuracy_flexible'] = (sum(right) + sum(ok for [ok] in lenient)) / len(right)
     results[name]['guess'] = processes.on_first(lambda task=task: guess_accuracy(task, task.test))
     if config.num_samples_per_prompt and task.scoring == 'generate':
@@ -103,7 +113,9 @@ def judge(
 
   Process 0 decides for all: a verdict may depend on its clock, and all have to go on with the same.
   """
-  pairs = [(example, text) for example, samples in zip(examples, texts, strict=True) for text in samples]
+  pairs = [
+    (example, text) for example, samples in zip(examples, texts, strict=True) for text in samples
+  ]
   verdicts = iter(processes.on_first(lambda: task.judge(pairs, flexible=flexible)))
   return [[next(verdicts) for _ in samples] for samples in texts]
 
@@ -111,12 +123,16 @@ def judge(
 def text_nll(
   model: Transformer, params: Params, tokenizer: Tokenizer, config: EvaluateConfig, batch_size: int
 ) -> dict[str, float]:
-  """Returns the mean negative log-likelihood of config.text_source, 'nll_nats' a token, and 'num_tokens' it is taken over.
+  """Returns the mean negative log-likelihood of config.text_source, 'nll_nats' a token, and
+  'num_tokens' it is taken over.
 
-  The text is cut into pieces of text_length tokens, of which each token but the first is predicted from those before it.
+  The text is cut into pieces of text_length tokens, of which each token but the first is predicted
+  from those before it.
   """
   tokens, T = tokenizer.encode(epath.Path(config.text_source).read_text()), config.text_length
-  pieces = [tokens[start : start + T] for start in range(0, len(tokens), T) if start + 1 < len(tokens)]
+  pieces = [
+    tokens[start : start + T] for start in range(0, len(tokens), T) if start + 1 < len(tokens)
+  ]
   if not pieces:
     raise ValueError(f'evaluate.text_source: {config.text_source}: has less than two tokens')
   with console.progress('evaluate the text', len(pieces), 'pieces') as advance:
@@ -129,16 +145,25 @@ def text_nll(
 
 def make_requests(tokenizer: Tokenizer, task: Task, examples: Sequence[Example]) -> list[Request]:
   """Returns the prompts of examples, behind the task's solved ones."""
-  return [Request(example.id, tokenizer.encode_prompt(task.prompt(example, task.shots))) for example in examples]
+  return [
+    Request(example.id, tokenizer.encode_prompt(task.prompt(example, task.shots)))
+    for example in examples
+  ]
 
 
-def make_options(tokenizer: Tokenizer, task: Task, examples: Sequence[Example]) -> list[list[list[int]]]:
+def make_options(
+  tokenizer: Tokenizer, task: Task, examples: Sequence[Example]
+) -> list[list[list[int]]]:
   """Returns the token ids of each example's options."""
   return [[tokenizer.encode(text) for text in task.continuations(example)] for example in examples]
 
 
-def check_lengths(tokenizer: Tokenizer, max_length: int, task: Task, examples: Sequence[Example]) -> None:
-  """Raises ValueError naming the first example whose prompt, with what follows it, exceeds max_length tokens."""
+def check_lengths(
+  tokenizer: Tokenizer, max_length: int, task: Task, examples: Sequence[Example]
+) -> None:
+  """Raises ValueError naming the first example whose prompt, with what follows it, exceeds
+  max_length tokens.
+  """
   requests = make_requests(tokenizer, task, examples)
   if task.scoring == 'likelihood':
     scoring.check_requests(requests, make_options(tokenizer, task, examples), max_length)
@@ -150,12 +175,16 @@ def _generate(model, params, tokenizer, task, config, key, label):
   requests = make_requests(tokenizer, task, task.test)
   decoding = config.decoding(task.max_new_tokens, task.stop)
   with console.progress(label, len(requests) * decoding.num_samples, 'answers') as advance:
-    return Sampler(model, params, tokenizer, config).sample(requests, decoding, key=key, advance=advance)
+    return Sampler(model, params, tokenizer, config).sample(
+      requests, decoding, key=key, advance=advance
+    )
 
 
 def _greedy(model, params, tokenizer, task, sampler_config) -> tuple[list[bool], list[str]]:
   config = dataclasses.replace(sampler_config, num_samples_per_prompt=1, temperature=0.0)
-  completions = _generate(model, params, tokenizer, task, config, jax.random.key(0), f'evaluate {task.name}')
+  completions = _generate(
+    model, params, tokenizer, task, config, jax.random.key(0), f'evaluate {task.name}'
+  )
   answers = [samples[0].text for samples in completions]
   return [ok for [ok] in judge(task, task.test, [[answer] for answer in answers])], answers
 
@@ -165,21 +194,36 @@ def _likelihood(model, params, tokenizer, task, sampler_config) -> tuple[list[bo
   requests = make_requests(tokenizer, task, task.test)
   options = make_options(tokenizer, task, task.test)
   with console.progress(f'evaluate {task.name}', sum(map(len, options)), 'options') as advance:
-    scores = scoring.score(model, params, requests, options, batch_size=sampler_config.num_slots, advance=advance)
+    scores = scoring.score(
+      model, params, requests, options, batch_size=sampler_config.num_slots, advance=advance
+    )
   best = []
   for example, of_options in zip(task.test, scores, strict=True):
     sizes = [len(option) if task.normalize == 'per_character' else 1 for option in example.options]
-    best.append(int(np.argmax([np.sum(score.logprobs) / size for score, size in zip(of_options, sizes, strict=True)])))
+    best.append(
+      int(
+        np.argmax(
+          [np.sum(score.logprobs) / size for score, size in zip(of_options, sizes, strict=True)]
+        )
+      )
+    )
   answers = [example.options[i] for example, i in zip(task.test, best, strict=True)]
   return [ok for [ok] in judge(task, task.test, [[answer] for answer in answers])], answers
 
 
 def _sampled(model, params, tokenizer, task, config, sampler_config, key) -> dict[str, float]:
   k = config.num_samples_per_prompt
-  decoding = dataclasses.replace(sampler_config, num_samples_per_prompt=k, temperature=config.temperature)
-  completions = _generate(model, params, tokenizer, task, decoding, key, f'evaluate {task.name} x {k}')
+  decoding = dataclasses.replace(
+    sampler_config, num_samples_per_prompt=k, temperature=config.temperature
+  )
+  completions = _generate(
+    model, params, tokenizer, task, decoding, key, f'evaluate {task.name} x {k}'
+  )
   right = judge(task, task.test, [[sample.text for sample in samples] for samples in completions])
-  majority = [_majority([task.extract(c.text) for c in samples], ok) for samples, ok in zip(completions, right, strict=True)]
+  majority = [
+    _majority([task.extract(c.text) for c in samples], ok)
+    for samples, ok in zip(completions, right, strict=True)
+  ]
   return {
     f'mean@{k}': float(np.mean(right)),
     f'maj@{k}': float(np.mean(majority)),
@@ -188,7 +232,8 @@ def _sampled(model, params, tokenizer, task, config, sampler_config, key) -> dic
 
 
 def _majority(answers: Sequence[str], right: Sequence[bool]) -> bool:
-  """Returns whether the commonest answer is right; of equally common ones the first sampled decides.
+  """Returns whether the commonest answer is right; of equally common ones the first sampled
+  decides.
 
   An empty answer is no vote.
   """

@@ -1,7 +1,9 @@
-"""lm-eval's tasks on our models: the model class `imm_jax` of lm-evaluation-harness (the `eval` extra).
+"""lm-eval's tasks on our models: the model class `imm_jax` of lm-evaluation-harness (the `eval`
+extra).
 
-`python -m imm_jax.harness ARGUMENTS` is lm-eval's own command with the class registered. Versions after 0.4.13 find it by
-the entry point in pyproject.toml; until then lm-eval knows no models but its own.
+`python -m imm_jax.harness ARGUMENTS` is lm-eval's own command with the class registered. Versions
+after 0.4.13 find it by the entry point in pyproject.toml; until then lm-eval knows no models but
+its own.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +26,16 @@ from imm_jax.lm import LM
 AUTO_ROWS = 64  # of a batch of size 'auto'
 MAX_NEW_TOKENS = 256  # where a task says nothing, as in lm-eval's own models
 _ROW_TOKENS = 512  # of options scored in one row: attention takes all pairs of them
-_LIMITS = ('max_gen_toks', 'max_new_tokens', 'max_tokens', 'max_completion_tokens')  # all mean the same to lm-eval
+# All mean the same to lm-eval
+_LIMITS = ('max_gen_toks', 'max_new_tokens', 'max_tokens', 'max_completion_tokens')
 
 
 class HarnessLM(TemplateLM):
-  """A model as lm-eval asks for it; texts become tokens, and too long ones are cut, as in its class `hf`.
+  """A model as lm-eval asks for it; texts become tokens, and too long ones are cut, as in its class
+  `hf`.
 
-  Contexts are computed once for all their continuations, and what all contexts of a task share once for the task.
+  Contexts are computed once for all their continuations, and what all contexts of a task share once
+  for the task.
   """
 
   def __init__(
@@ -49,16 +54,11 @@ class HarnessLM(TemplateLM):
   ):
     """Loads the model.
 
-    Args:
-      pretrained: what imm_jax.load takes, or a model that is loaded, with sharding.SAMPLE as its rules.
-      dtype: of the computation.
-      data: devices along this mesh axis; -1 is the rest.
-      fsdp: likewise.
-      tensor: likewise.
-      max_length: tokens of a context and what follows it; default: the model's.
-      batch_size: rows computed at once, a number or 'auto'.
-      seed: of what is sampled at a temperature.
-      device: lm-eval gives it to every model; ours lives on the mesh.
+    Args: pretrained: what imm_jax.load takes, or a model that is loaded, with sharding.SAMPLE as
+      its rules. dtype: of the computation. data: devices along this mesh axis; -1 is the rest.
+      fsdp: likewise. tensor: likewise. max_length: tokens of a context and what follows it;
+      default: the model's. batch_size: rows computed at once, a number or 'auto'. seed: of what is
+      sampled at a temperature. device: lm-eval gives it to every model; ours lives on the mesh.
       max_batch_size: likewise.
 
     Raises:
@@ -82,17 +82,28 @@ class HarnessLM(TemplateLM):
 
   @property
   def prefix_token_id(self) -> int:
-    """Returns the token that stands for an empty context. Raises ValueError when the tokenizer has none."""
+    """Returns the token that stands for an empty context.
+
+    Raises ValueError when the tokenizer has none.
+    """
     tokenizer = self._lm.tokenizer
     token = tokenizer.end_id if tokenizer.bos_id is None else tokenizer.bos_id
     if token is None:
-      raise ValueError(f'{self._name}: the tokenizer names no bos and no eos token to stand for an empty context')
+      raise ValueError(
+        f'{self._name}: the tokenizer names no bos and no eos token to stand for an empty context'
+      )
     return token
 
-  def tok_encode(self, string: str, add_special_tokens: bool | None = None, **unused_kwargs: Any) -> list[int]:
-    """Returns the tokens of a text, by default with what the tokenizer puts in front of a prompt."""
+  def tok_encode(
+    self, string: str, add_special_tokens: bool | None = None, **unused_kwargs: Any
+  ) -> list[int]:
+    """Returns the tokens of a text, by default with what the tokenizer puts in front of a
+    prompt.
+    """
     tokenizer = self._lm.tokenizer
-    return tokenizer.encode(string) if add_special_tokens is False else tokenizer.encode_prompt(string)
+    return (
+      tokenizer.encode(string) if add_special_tokens is False else tokenizer.encode_prompt(string)
+    )
 
   @property
   def tokenizer_name(self) -> str:
@@ -103,23 +114,38 @@ class HarnessLM(TemplateLM):
     """Returns the text of the template, for the results."""
     return (chat_template and self._lm.tokenizer.chat_template) or ''
 
-  def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-    """Returns a chat as text, its last message left open where no answer is to begin. Raises ValueError."""
+  def apply_chat_template(
+    self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+  ) -> str:
+    """Returns a chat as text, its last message left open where no answer is to begin.
+
+    Raises ValueError.
+    """
     return self._lm.tokenizer.render_chat(chat_history, add_generation_prompt)
 
-  def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-    """Returns (log-probability in nats, whether greedy decoding writes it) of each (context, continuation)."""
+  def loglikelihood(
+    self, requests: Sequence[Any], disable_tqdm: bool = False
+  ) -> list[tuple[float, bool]]:
+    """Returns (log-probability in nats, whether greedy decoding writes it) of each (context,
+    continuation).
+    """
     answers = []
     for _, of_task in itertools.groupby(requests, key=lambda request: request.task_name):
       answers += super().loglikelihood(list(of_task), disable_tqdm)
     return answers
 
-  def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
-    """Returns the log-probability in nats of each text, window by window where it is longer than the context."""
+  def loglikelihood_rolling(
+    self, requests: Sequence[Any], disable_tqdm: bool = False
+  ) -> list[float]:
+    """Returns the log-probability in nats of each text, window by window where it is longer than
+    the context.
+    """
     windows, owners = [], []
     for i, request in enumerate(requests):
       tokens = self.tok_encode(request.args[0])
-      for window in lm_eval_utils.get_rolling_token_windows(tokens, self.prefix_token_id, self.max_length, context_len=1):
+      for window in lm_eval_utils.get_rolling_token_windows(
+        tokens, self.prefix_token_id, self.max_length, context_len=1
+      ):
         windows.append((None, *lm_eval_utils.make_disjoint_window(window)))
         owners.append(i)
     sums = [0.0] * len(requests)
@@ -130,18 +156,26 @@ class HarnessLM(TemplateLM):
     return sums
 
   def _loglikelihood_tokens(
-    self, requests: Sequence[tuple[tuple[str, str] | None, list[int], list[int]]], **unused_kwargs: Any
+    self,
+    requests: Sequence[tuple[tuple[str, str] | None, list[int], list[int]]],
+    **unused_kwargs: Any,
   ) -> list[tuple[float, bool]]:
-    """Returns the answers to requests (the texts, tokens of the context, tokens of the continuation)."""
+    """Returns the answers to requests (the texts, tokens of the context, tokens of the
+    continuation).
+    """
     by_context: dict[tuple[int, ...], list[int]] = {}
     for i, (_, context, continuation) in enumerate(requests):
       room = max(1, self.max_length + 1 - len(continuation))  # the last token is never read
       by_context.setdefault(tuple(context[-room:]), []).append(i)
     sizes = [len(continuation) for _, _, continuation in requests]
-    rows = [(context, row) for context, members in by_context.items() for row in _rows(members, sizes)]
+    rows = [
+      (context, row) for context, members in by_context.items() for row in _rows(members, sizes)
+    ]
     options = [[requests[i][2] for i in row] for _, row in rows]
     with console.progress('score', len(requests), 'continuations') as advance:
-      scores = self._lm.score([context for context, _ in rows], options, batch_size=self.batch_size, advance=advance)
+      scores = self._lm.score(
+        [context for context, _ in rows], options, batch_size=self.batch_size, advance=advance
+      )
     answers = [(0.0, True)] * len(requests)
     for (_, row), of_row in zip(rows, scores, strict=True):
       for i, score in zip(row, of_row, strict=True):
@@ -157,17 +191,22 @@ class HarnessLM(TemplateLM):
     Raises ValueError when a generation argument is unknown, or leaves no room for the context.
     """
     answers = []
-    for (_, kwargs), of_task in itertools.groupby(requests, key=lambda request: (request.task_name, request.args[1])):
+    for (_, kwargs), of_task in itertools.groupby(
+      requests, key=lambda request: (request.task_name, request.args[1])
+    ):
       group, decoding = list(of_task), _decoding(kwargs)
       room = self.max_length - decoding['max_new_tokens']
       if room < 1:
         raise ValueError(
-          f'max_gen_toks: {decoding["max_new_tokens"]} leaves no room for a prompt in the context of {self.max_length};'
+          f'max_gen_toks: {decoding["max_new_tokens"]} leaves no room for a prompt in the context'
+          f' of {self.max_length};'
           ' give fewer with --gen_kwargs'
         )
       prompts = [self.tok_encode(request.args[0])[-room:] for request in group]
       with console.progress('generate', len(prompts), 'answers') as advance:
-        completions = self._lm.generate(prompts, **decoding, seed=self._seed, num_slots=self.batch_size, advance=advance)
+        completions = self._lm.generate(
+          prompts, **decoding, seed=self._seed, num_slots=self.batch_size, advance=advance
+        )
       for request, [completion] in zip(group, completions, strict=True):
         answers.append(completion.text)
         self.cache_hook.add_partial('generate_until', request.args, completion.text)
@@ -175,7 +214,9 @@ class HarnessLM(TemplateLM):
 
 
 def _rows(members: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
-  """Returns the continuations of a context in rows of at most _ROW_TOKENS tokens, and at least one continuation."""
+  """Returns the continuations of a context in rows of at most _ROW_TOKENS tokens, and at least one
+  continuation.
+  """
   rows, left = [], 0
   for i in members:
     if not rows or sizes[i] > left:
@@ -187,7 +228,10 @@ def _rows(members: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
 
 
 def _decoding(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a task's generation arguments as LM.generate has them. Raises ValueError for those it has not."""
+  """Returns a task's generation arguments as LM.generate has them.
+
+  Raises ValueError for those it has not.
+  """
   given = dict(kwargs)
   until = given.pop('until', None) or []
   limits = [given.pop(name) for name in _LIMITS if name in given]
@@ -208,7 +252,8 @@ def _decoding(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def find_tasks(tasks: tuple[str, ...], include: str = '') -> lm_eval_tasks.TaskManager:
-  """Returns lm-eval's index of its tasks and of those in the directory `include`, which has all of `tasks`.
+  """Returns lm-eval's index of its tasks and of those in the directory `include`, which has all of
+  `tasks`.
 
   Raises:
     FileNotFoundError: there is no such directory.
@@ -218,12 +263,18 @@ def find_tasks(tasks: tuple[str, ...], include: str = '') -> lm_eval_tasks.TaskM
     raise FileNotFoundError(f'{include}: no such directory of task files')
   manager = lm_eval_tasks.TaskManager(include_path=include or None)
   if unknown := [name for name in tasks if name not in manager.all_tasks]:
-    raise ValueError(f'lm-eval: {", ".join(unknown)}: no such task; `python -m imm_jax.harness ls tasks` lists its own')
+    raise ValueError(
+      f'lm-eval: {", ".join(unknown)}: no such task; `python -m imm_jax.harness ls tasks` lists'
+      ' its own'
+    )
   return manager
 
 
-def evaluate(lm: LM, tasks: Sequence[str], include: str = '', batch_size: int = AUTO_ROWS) -> dict[str, Any]:
-  """Returns lm-eval's findings about a model, as its simple_evaluate does; `results` in them is {task: {metric: value}}.
+def evaluate(
+  lm: LM, tasks: Sequence[str], include: str = '', batch_size: int = AUTO_ROWS
+) -> dict[str, Any]:
+  """Returns lm-eval's findings about a model, as its simple_evaluate does; `results` in them is
+  {task: {metric: value}}.
 
   Args:
     lm: with sharding.SAMPLE as its rules.
@@ -237,7 +288,9 @@ def evaluate(lm: LM, tasks: Sequence[str], include: str = '', batch_size: int = 
   """
   manager = find_tasks(tuple(tasks), include)
   model = HarnessLM(lm, batch_size=batch_size)
-  return cast(Any, simple_evaluate(model, tasks=list(tasks), task_manager=manager, log_samples=False))
+  return cast(
+    Any, simple_evaluate(model, tasks=list(tasks), task_manager=manager, log_samples=False)
+  )
 
 
 def table(results: Mapping[str, Any]) -> str:

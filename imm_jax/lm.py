@@ -36,7 +36,8 @@ class LM:
   tokenizer: Tokenizer
   mesh: jax.sharding.Mesh
   rules: sharding.Rules = sharding.SAMPLE
-  source: str = ''  # where it was loaded from, for the card of what is saved; '' where params are your own
+  # Where it was loaded from, for the card of what is saved; '' where params are your own
+  source: str = ''
 
   @property
   def model(self) -> Transformer:
@@ -44,22 +45,36 @@ class LM:
     return Transformer(self.config, self.rules)
 
   def to_sample(self) -> 'LM':
-    """Returns it with params as sampling shards them and in the compute dtype: a decode step reads each of them once.
+    """Returns it with params as sampling shards them and in the compute dtype: a decode step reads
+    each of them once.
 
     Where they are so already, nothing moves.
     """
     lm = dataclasses.replace(self, rules=sharding.SAMPLE)
     if jax.tree.leaves(self.params)[0].dtype.name == self.config.dtype:
-      lm.params = jax.device_put(self.params, transformer.param_shardings(self.config, self.mesh, sharding.SAMPLE))
+      lm.params = jax.device_put(
+        self.params, transformer.param_shardings(self.config, self.mesh, sharding.SAMPLE)
+      )
     else:
       lm.params = _make_cast(lm.model, self.mesh)(self.params)  # pyright: ignore[reportArgumentType]
     return lm
 
   def logits(self, tokens: jax.Array | np.ndarray) -> jax.Array:
-    """Returns the logits [B, T, V] f32 after each of tokens [B, T] int32. Raises ValueError for what are no such ids."""
+    """Returns the logits [B, T, V] f32 after each of tokens [B, T] int32.
+
+    Raises ValueError for what are no such ids.
+    """
     tokens = np.asarray(tokens)
-    if tokens.ndim != 2 or not tokens.size or tokens.min() < 0 or tokens.max() >= self.config.vocab_size:
-      raise ValueError(f'tokens: are not [B, T] ids below {self.config.vocab_size}, as rows of tokenizer.encode(text) are')
+    if (
+      tokens.ndim != 2
+      or not tokens.size
+      or tokens.min() < 0
+      or tokens.max() >= self.config.vocab_size
+    ):
+      raise ValueError(
+        f'tokens: are not [B, T] ids below {self.config.vocab_size}, as rows of'
+        ' tokenizer.encode(text) are'
+      )
     with jax.set_mesh(self.mesh):
       return _logits(self.model, self.params, jnp.asarray(tokens, jnp.int32))
 
@@ -77,20 +92,18 @@ class LM:
     num_slots: int = 64,
     advance: Callable[[int], None] = lambda num_completions: None,
   ) -> list[list[Completion]]:
-    """Returns num_samples completions of each prompt: Completion(text, tokens, logprobs, entropies, finish_reason).
+    """Returns num_samples completions of each prompt: Completion(text, tokens, logprobs, entropies,
+    finish_reason).
 
-    Args:
-      prompts: texts, chats as lists of {'role', 'content'}, or token ids.
-      num_samples: completions of each prompt; the prompt is computed once for all.
-      temperature: 0 is greedy.
-      top_k: keep the so many likeliest tokens; 0 keeps all.
-      top_p: keep the fewest tokens that hold this probability; 1 keeps all.
-      max_new_tokens: at most so many tokens a completion.
-      stop: strings that end a completion and are left out of its text; they may be or contain special tokens. The
-        model's own end tokens always end one.
-      seed: a completion is a function of the seed, its prompt and its index, whatever else is asked for in the same call.
-      num_slots: rows decoded at once; what is free of it is refilled.
-      advance: called with the number of completions that have just ended.
+    Args: prompts: texts, chats as lists of {'role', 'content'}, or token ids. num_samples:
+      completions of each prompt; the prompt is computed once for all. temperature: 0 is greedy.
+      top_k: keep the so many likeliest tokens; 0 keeps all. top_p: keep the fewest tokens that hold
+      this probability; 1 keeps all. max_new_tokens: at most so many tokens a completion. stop:
+      strings that end a completion and are left out of its text; they may be or contain special
+      tokens. The model's own end tokens always end one. seed: a completion is a function of the
+      seed, its prompt and its index, whatever else is asked for in the same call. num_slots: rows
+      decoded at once; what is free of it is refilled. advance: called with the number of
+      completions that have just ended.
 
     Raises:
       ValueError: a prompt is empty or too long, or an argument is out of range.
@@ -123,15 +136,17 @@ class LM:
   ) -> list[list[Score]]:
     """Returns the Score(logprobs, greedy) of each option of each prompt, all given as token ids.
 
-    batch_size prompts are computed at once, each with all its options. Raises ValueError when a prompt or an option is
-    empty or too long.
+    batch_size prompts are computed at once, each with all its options. Raises ValueError when a
+    prompt or an option is empty or too long.
     """
     requests = [Request(f'prompt {i}', prompt) for i, prompt in enumerate(prompts)]
     for request, own in zip(requests, options, strict=True):
       scoring.check_options(request.id, request.tokens, own, self.config.max_length)
     lm = self.to_sample()
     with jax.set_mesh(self.mesh):
-      return scoring.score(lm.model, lm.params, requests, options, batch_size=batch_size, advance=advance)
+      return scoring.score(
+        lm.model, lm.params, requests, options, batch_size=batch_size, advance=advance
+      )
 
   def _encode(self, prompt: str | list[dict[str, str]] | Sequence[int]) -> list[int]:
     if isinstance(prompt, str) or any(isinstance(message, Mapping) for message in prompt):
@@ -139,9 +154,11 @@ class LM:
     return [operator.index(token) for token in prompt]  # pyright: ignore[reportArgumentType]
 
   def save(self, path: str | os.PathLike[str], dtype: str = 'float32', card: str = '') -> None:
-    """Writes a Hugging Face directory that transformers loads: weights in `dtype`, configs, tokenizer and card.
+    """Writes a Hugging Face directory that transformers loads: weights in `dtype`, configs,
+    tokenizer and card.
 
-    It appears whole or not at all. Raises ValueError when `path` exists and is not an empty directory.
+    It appears whole or not at all. Raises ValueError when `path` exists and is not an empty
+    directory.
     """
     path = check_target(path)
     temporary = f'{path}.tmp{os.getpid()}'
@@ -159,10 +176,15 @@ class LM:
 
 
 def check_target(path: str | os.PathLike[str]) -> str:
-  """Returns the absolute path. Raises ValueError when something is there that would be overwritten."""
+  """Returns the absolute path.
+
+  Raises ValueError when something is there that would be overwritten.
+  """
   path = os.path.abspath(os.path.expanduser(os.fspath(path)))
   if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
-    raise ValueError(f'{path}: exists and is not an empty directory; remove it or choose another target')
+    raise ValueError(
+      f'{path}: exists and is not an empty directory; remove it or choose another target'
+    )
   return path
 
 
@@ -207,20 +229,24 @@ def load(
 def load_adapter(path: str | os.PathLike[str], base: str | None = None) -> LM:
   """Loads the base of a LoRA adapter with the adapter in it, W + scale * B A in float32.
 
-  Args:
-    path: the adapter's directory, as PEFT and TRL write it; where it has a tokenizer, that one is taken.
-    base: the Hugging Face directory of its base; None takes the one that the adapter names.
+  Args: path: the adapter's directory, as PEFT and TRL write it; where it has a tokenizer, that one
+    is taken. base: the Hugging Face directory of its base; None takes the one that the adapter
+    names.
 
-  Raises:
-    FileNotFoundError: there is no such base.
-    ValueError: the adapter has something that is not supported, or does not fit its base; it is named.
+  Raises: FileNotFoundError: there is no such base. ValueError: the adapter has something that is
+    not supported, or does not fit its base; it is named.
   """
   adapter = peft.open_adapter(path, base)
   config, mesh = formats.read_config(adapter.base), sharding.make_mesh()
   source = path if os.path.isfile(os.path.join(path, 'tokenizer.json')) else adapter.base
   tokenizer = formats.load_tokenizer(source)
   tokenizer.check_vocab_size(config.vocab_size, source)
-  return LM(config, formats.hf.load_params(adapter.base, config, mesh, sharding.SAMPLE, adapter), tokenizer, mesh)
+  return LM(
+    config,
+    formats.hf.load_params(adapter.base, config, mesh, sharding.SAMPLE, adapter),
+    tokenizer,
+    mesh,
+  )
 
 
 def restore(workdir: str, round_: int, name: str, like: LM) -> Params:
@@ -238,9 +264,14 @@ def restore(workdir: str, round_: int, name: str, like: LM) -> Params:
 
 @functools.lru_cache
 def _make_cast(model: Transformer, mesh: jax.sharding.Mesh) -> Any:
-  """Returns the jitted cast(params) -> params in the compute dtype, sharded as the model samples."""
+  """Returns the jitted cast(params) -> params in the compute dtype, sharded as the model
+  samples.
+  """
   shardings = transformer.param_shardings(model.config, mesh, model.rules)
-  return jax.jit(lambda params: jax.tree.map(lambda x: x.astype(model.config.dtype), params), out_shardings=shardings)
+  return jax.jit(
+    lambda params: jax.tree.map(lambda x: x.astype(model.config.dtype), params),
+    out_shardings=shardings,
+  )
 
 
 @jax.jit(static_argnames='model', compiler_options=XLA_OPTIONS)

@@ -1,7 +1,8 @@
-"""One program in many processes: joining them, what they run on, what one does for all, whole arrays, notices to stop.
+"""One program in many processes: joining them, what they run on, what one does for all, whole
+arrays, notices to stop.
 
-Every process runs the same program on the same host values; only arrays are split. Nothing is sent but what jax sends, and
-process 0 writes what goes to disk.
+Every process runs the same program on the same host values; only arrays are split. Nothing is sent
+but what jax sends, and process 0 writes what goes to disk.
 """
 
 from collections.abc import Callable
@@ -30,8 +31,9 @@ class Stopped(Exception):
 def join() -> None:
   """Joins this process with the others of its run, before anything asks for devices.
 
-  Cloud TPU, GKE and Slurm tell jax who the others are; elsewhere JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-  JAX_PROCESS_ID do. A process that nothing is told is a group of one: that is how it hears of SIGTERM.
+  Cloud TPU, GKE and Slurm tell jax who the others are; elsewhere JAX_COORDINATOR_ADDRESS,
+  JAX_NUM_PROCESSES and JAX_PROCESS_ID do. A process that nothing is told is a group of one: that is
+  how it hears of SIGTERM.
 
   Raises ValueError when only some of these are set.
   """
@@ -45,16 +47,21 @@ def join() -> None:
     # On CPUs a device that waits for others holds a thread, and XLA has as many as there are cores.
     os.environ.setdefault('NPROC', '32')
     jax.distributed.initialize(address, int(num), int(index))
-    # On CPUs a program that is loaded from the cache meets the other processes in another order, and aborts (JAX 0.10).
+    # On CPUs a program that is loaded from the cache meets the other processes in another order,
+    # and aborts (JAX 0.10).
     if jax.default_backend() == 'cpu':
       jax.config.update('jax_enable_compilation_cache', False)
     return
   try:
     jax.distributed.initialize()
   except ValueError:  # jax has found nobody to ask
-    jax.config.update('jax_cpu_collectives_implementation', None)  # its devices need no network between them
-    # A process that is suspended (Ctrl-Z, SIGSTOP) sends no heartbeats, and would be ended as dead when it goes on.
-    jax.distributed.initialize(f'localhost:{free_port()}', 1, 0, heartbeat_timeout_seconds=_MAX_SUSPENDED_SECS)
+    # Its devices need no network between them
+    jax.config.update('jax_cpu_collectives_implementation', None)
+    # A process that is suspended (Ctrl-Z, SIGSTOP) sends no heartbeats, and would be ended as dead
+    # when it goes on.
+    jax.distributed.initialize(
+      f'localhost:{free_port()}', 1, 0, heartbeat_timeout_seconds=_MAX_SUSPENDED_SECS
+    )
 
 
 def free_port() -> int:
@@ -66,7 +73,9 @@ def free_port() -> int:
 
 def versions() -> dict[str, str]:
   """Returns the versions of Python and of the packages that results depend on."""
-  return {name: importlib.metadata.version(name) for name in _PACKAGES} | {'python': platform.python_version()}
+  return {name: importlib.metadata.version(name) for name in _PACKAGES} | {
+    'python': platform.python_version()
+  }
 
 
 def devices() -> str:
@@ -81,7 +90,10 @@ def is_first() -> bool:
 
 
 def write_text(path: epath.Path, text: str) -> None:
-  """Writes a file whole or not at all, with the directory it is in, in process 0. Raises OSError when it cannot."""
+  """Writes a file whole or not at all, with the directory it is in, in process 0.
+
+  Raises OSError when it cannot.
+  """
   if not is_first():
     return
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,11 +102,14 @@ def write_text(path: epath.Path, text: str) -> None:
     temporary.write_text(text)
     temporary.replace(path)
   except OSError as error:
-    raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say where
+    # A full disk does not say where
+    raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def on_first(function: Callable[[], Any]) -> Any:
-  """Returns on all processes what function() gives in process 0, a value of JSON, or raises its ValueError or OSError."""
+  """Returns on all processes what function() gives in process 0, a value of JSON, or raises its
+  ValueError or OSError.
+  """
   if jax.process_count() == 1:
     return function()
   text, kind = '', 0
@@ -116,12 +131,20 @@ def _broadcast(x: np.ndarray) -> np.ndarray:
 
 def fetch(tree: Any) -> Any:
   """Returns global arrays as whole NumPy arrays, on every process."""
-  return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else jax.device_get(tree)
+  return (
+    multihost_utils.process_allgather(tree, tiled=True)
+    if jax.process_count() > 1
+    else jax.device_get(tree)
+  )
 
 
 def should_stop() -> bool:
-  """Returns whether some process was told to stop (SIGTERM, a pod's notice): on all of them at the same call of this."""
-  return jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(next(_checks))
+  """Returns whether some process was told to stop (SIGTERM, a pod's notice): on all of them at the
+  same call of this.
+  """
+  return jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(
+    next(_checks)
+  )
 
 
 def check_stop() -> None:

@@ -1,7 +1,7 @@
 """Which mesh axis every tensor dimension lives on: one table, two columns.
 
-Model code names logical axes only ('batch', 'embed', 'heads', ...). This file maps them to the mesh axes `data` (replicas,
-over the data-centre network), `fsdp` and `tensor`.
+Model code names logical axes only ('batch', 'embed', 'heads', ...). This file maps them to the mesh
+axes `data` (replicas, over the data-centre network), `fsdp` and `tensor`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 AXES = ('data', 'fsdp', 'tensor')
-Axis = str | tuple[str, int] | None  # of a dimension; ('heads', 64) is split between blocks of 64 only
+# Of a dimension; ('heads', 64) is split between blocks of 64 only
+Axis = str | tuple[str, int] | None
 
-# Logical axis -> (mesh axes when training, mesh axes when sampling).
-# Training shards every weight over `fsdp` and gathers it where it is used. While decoding, weights stay put: they are split
-# over `tensor` and `fsdp` along output dimensions, and only activations travel. Attention, and with it the cache, is split
-# by rows over `fsdp` too: each device reads the keys and values of its own rows.
+# Logical axis -> (mesh axes when training, mesh axes when sampling). Training shards every weight
+# over `fsdp` and gathers it where it is used. While decoding, weights stay put: they are split over
+# `tensor` and `fsdp` along output dimensions, and only activations travel. Attention, and with it
+# the cache, is split by rows over `fsdp` too: each device reads the keys and values of its own
+# rows.
 _TABLE = {
   'batch': (('data', 'fsdp'), ('data',)),
   'length': ((), ()),
@@ -42,11 +44,13 @@ class Rules:
 
   table: tuple[tuple[str, tuple[str, ...]], ...]
 
-  def spec(self, axes: tuple[Axis, ...], shape: tuple[int, ...], mesh_shape: Mapping[str, int]) -> jax.P:
+  def spec(
+    self, axes: tuple[Axis, ...], shape: tuple[int, ...], mesh_shape: Mapping[str, int]
+  ) -> jax.P:
     """Returns the PartitionSpec of a tensor with these logical axes.
 
-    A mesh axis serves one dimension, the first that asks for it, and only one that it divides (9 heads on 8 devices are
-    replicated, an MLP of 1536 is split).
+    A mesh axis serves one dimension, the first that asks for it, and only one that it divides (9
+    heads on 8 devices are replicated, an MLP of 1536 is split).
     """
     table, free = dict(self.table), {name for name, size in mesh_shape.items() if size > 1}
     entries = []
@@ -69,8 +73,12 @@ TRAIN = Rules(tuple((axis, train) for axis, (train, _) in _TABLE.items()))
 SAMPLE = Rules(tuple((axis, sample) for axis, (_, sample) in _TABLE.items()))
 
 
-def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
-  """Returns a mesh over all devices; an axis of -1 takes the rest. `data` runs over slices first, where there are several.
+def make_mesh(
+  data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[Any] | None = None
+) -> jax.sharding.Mesh:
+  """Returns a mesh over all devices; an axis of -1 takes the rest.
+
+  `data` runs over slices first, where there are several.
 
   Raises ValueError when the sizes do not fit.
   """
@@ -78,7 +86,9 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[
   sizes, num_devices = [data, fsdp, tensor], len(devices)
   described = f'mesh data={data} fsdp={fsdp} tensor={tensor}'
   if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-    raise ValueError(f'{described}: each axis is a positive size, and one at most is -1 (the rest of the devices)')
+    raise ValueError(
+      f'{described}: each axis is a positive size, and one at most is -1 (the rest of the devices)'
+    )
   if -1 in sizes:
     known = int(np.prod([size for size in sizes if size != -1]))
     sizes[sizes.index(-1)] = max(1, num_devices // known)
@@ -89,19 +99,30 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[
   if num_slices == 1:
     return jax.make_mesh(tuple(sizes), AXES, axis_types=types, devices=devices)
   if sizes[0] % num_slices:
-    raise ValueError(f'{described}: there are {num_slices} slices, and data is no multiple of that: only it runs over them')
+    raise ValueError(
+      f'{described}: there are {num_slices} slices, and data is no multiple of that: only it runs'
+      ' over them'
+    )
   within = (sizes[0] // num_slices, *sizes[1:])
   grid = mesh_utils.create_hybrid_device_mesh(within, (num_slices, 1, 1), devices=devices)
   return jax.sharding.Mesh(grid, AXES, axis_types=types)
 
 
 def shardings(mesh: jax.sharding.Mesh, rules: Rules, abstract: Any, axes: Any) -> Any:
-  """Returns the tree of NamedShardings of a tree of ShapeDtypeStructs and its tree of logical axes."""
-  return jax.tree.map(lambda leaf, names: jax.NamedSharding(mesh, rules.spec(names, leaf.shape, mesh.shape)), abstract, axes)
+  """Returns the tree of NamedShardings of a tree of ShapeDtypeStructs and its tree of logical
+  axes.
+  """
+  return jax.tree.map(
+    lambda leaf, names: jax.NamedSharding(mesh, rules.spec(names, leaf.shape, mesh.shape)),
+    abstract,
+    axes,
+  )
 
 
 def element_index(shape: tuple[int, ...]) -> jax.Array:
-  """Returns the place of each element in its flattened array, uint32, modulo 2^32: computed where the element lives."""
+  """Returns the place of each element in its flattened array, uint32, modulo 2^32: computed where
+  the element lives.
+  """
   index = jnp.zeros(shape, jnp.uint32)
   for axis, size in enumerate(shape):
     index = index * size + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)

@@ -6,7 +6,9 @@ from typing import Any
 
 
 def normalise(text: str) -> str:
-  """Returns `text` case-folded and with single spaces: questions that are equal in this form are one question."""
+  """Returns `text` case-folded and with single spaces: questions that are equal in this form are
+  one question.
+  """
   return ' '.join(text.casefold().split())
 
 

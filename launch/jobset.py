@@ -1,9 +1,11 @@
-"""Prints a JobSet that runs `imm run` on TPU slices of a GKE cluster; `--execute` applies it with kubectl.
+"""Prints a JobSet that runs `imm run` on TPU slices of a GKE cluster; `--execute` applies it with
+kubectl.
 
-python -m launch.jobset --tpu=v5p-128 --image=IMAGE --workdir=gs://BUCKET/run --config=configs/FILE.py -- --config.seed=1
+python -m launch.jobset --tpu=v5p-128 --image=IMAGE --workdir=gs://BUCKET/run
+--config=configs/FILE.py -- --config.seed=1
 
-A run that is preempted or stopped (exit code 42) is started again, by --max_restarts times, and goes on; a user's error (1)
-ends the job.
+A run that is preempted or stopped (exit code 42) is started again, by --max_restarts times, and
+goes on; a user's error (1) ends the job.
 """
 
 from collections.abc import Sequence
@@ -16,8 +18,12 @@ import yaml
 from launch import tpu
 
 tpu.define_flags()
-flags.DEFINE_integer('max_restarts', 1000, 'How many times the slices may be preempted.', lower_bound=0)
-flags.DEFINE_integer('grace_secs', 120, 'Between SIGTERM and SIGKILL; spot nodes may give 15 only.', lower_bound=1)
+flags.DEFINE_integer(
+  'max_restarts', 1000, 'How many times the slices may be preempted.', lower_bound=0
+)
+flags.DEFINE_integer(
+  'grace_secs', 120, 'Between SIGTERM and SIGKILL; spot nodes may give 15 only.', lower_bound=1
+)
 
 
 def manifest(values: flags.FlagValues, overrides: Sequence[str]) -> dict[str, Any]:
@@ -31,7 +37,8 @@ def manifest(values: flags.FlagValues, overrides: Sequence[str]) -> dict[str, An
     'name': 'imm',
     'image': values.image or 'python:3.12',
     'command': ['bash', '-c', tpu.command(values, overrides)],
-    'ports': [{'containerPort': port} for port in (8471, 8080)],  # of the TPU runtime, and of the coordinator
+    # Of the TPU runtime, and of the coordinator
+    'ports': [{'containerPort': port} for port in (8471, 8080)],
     'resources': {'limits': {'google.com/tpu': slice_.num_chips // slice_.num_hosts}},
   }
   pod = {
@@ -43,14 +50,26 @@ def manifest(values: flags.FlagValues, overrides: Sequence[str]) -> dict[str, An
     'containers': [container],
   }
   if values.spot:
-    pod['tolerations'] = [{'key': 'cloud.google.com/gke-spot', 'operator': 'Equal', 'value': 'true', 'effect': 'NoSchedule'}]
+    pod['tolerations'] = [
+      {
+        'key': 'cloud.google.com/gke-spot',
+        'operator': 'Equal',
+        'value': 'true',
+        'effect': 'NoSchedule',
+      }
+    ]
   job = {
     'parallelism': slice_.num_hosts,
     'completions': slice_.num_hosts,
     'completionMode': 'Indexed',
     'backoffLimit': 0,
     'podFailurePolicy': {
-      'rules': [{'action': 'FailJob', 'onExitCodes': {'containerName': 'imm', 'operator': 'In', 'values': [1]}}]
+      'rules': [
+        {
+          'action': 'FailJob',
+          'onExitCodes': {'containerName': 'imm', 'operator': 'In', 'values': [1]},
+        }
+      ]
     },
     'template': {'spec': pod},
   }
@@ -59,14 +78,18 @@ def manifest(values: flags.FlagValues, overrides: Sequence[str]) -> dict[str, An
     'kind': 'JobSet',
     'metadata': {
       'name': values.name,
-      'annotations': {'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'},
+      'annotations': {
+        'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'
+      },
     },
     'spec': {
       'failurePolicy': {
         'maxRestarts': values.max_restarts,
         'rules': [{'action': 'FailJobSet', 'onJobFailureReasons': ['PodFailurePolicy']}],
       },
-      'replicatedJobs': [{'name': 'slice', 'replicas': values.num_slices, 'template': {'spec': job}}],
+      'replicatedJobs': [
+        {'name': 'slice', 'replicas': values.num_slices, 'template': {'spec': job}}
+      ],
     },
   }
 

@@ -1,13 +1,15 @@
 """Runs the arms of an experiment, each with several seeds, one after the other, and compares them.
 
-python -m launch.study --config=configs/testbed.py --base=base --arms=vanilla,imm --seeds=0,1,2 --workdir=runs/testbed
+python -m launch.study --config=configs/testbed.py --base=base --arms=vanilla,imm --seeds=0,1,2
+--workdir=runs/testbed
 
-An arm is what the config's get_config takes, its workdir WORKDIR/ARM/seedN. `--base` names the arm whose last round is the
-model that the others start from. All arms of a seed have the same model and tasks: the first evaluates the original, and the
-others copy that. In a config's synthesize.teacher {workdir} is the study's and {seed} the run's: so it may name the model of
-an arm before. Overrides of the config stand behind `--`; they are not for the base, which is what the config makes it.
-All runs are analysed at the end, for the report. The same command goes on where a study stopped; when a study is told to
-stop, so is its run, which saves.
+An arm is what the config's get_config takes, its workdir WORKDIR/ARM/seedN. `--base` names the arm
+whose last round is the model that the others start from. All arms of a seed have the same model and
+tasks: the first evaluates the original, and the others copy that. In a config's synthesize.teacher
+{workdir} is the study's and {seed} the run's: so it may name the model of an arm before. Overrides
+of the config stand behind `--`; they are not for the base, which is what the config makes it. All
+runs are analysed at the end, for the report. The same command goes on where a study stopped; when a
+study is told to stop, so is its run, which saves.
 """
 
 from collections.abc import Sequence
@@ -36,17 +38,23 @@ _PATH = os.pathsep.join(filter(None, [_ROOT, os.environ.get('PYTHONPATH')]))
 _CONFIG = flags.DEFINE_string('config', None, 'File of the experiment.', required=True)
 _ARMS = flags.DEFINE_list('arms', None, 'What get_config takes, for each arm.', required=True)
 _SEEDS = flags.DEFINE_list('seeds', ['0'], 'A run of each arm for each of them.')
-_BASE = flags.DEFINE_string('base', '', 'The arm that makes the model the others start from; without, the config names it.')
+_BASE = flags.DEFINE_string(
+  'base', '', 'The arm that makes the model the others start from; without, the config names it.'
+)
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Of the study.', required=True)
-_ANALYZE = flags.DEFINE_bool('analyze', True, 'Analyse the runs, for the report; it takes minutes a run of a large model.')
+_ANALYZE = flags.DEFINE_bool(
+  'analyze', True, 'Analyse the runs, for the report; it takes minutes a run of a large model.'
+)
 
 
 def teachers(overrides: Sequence[str]) -> dict[str, str]:
   """Returns synthesize.teacher of each arm as its config has it.
 
-  Raises whatever the config of an arm or the base raises, and ValueError when an arm's has not the key of an override.
+  Raises whatever the config of an arm or the base raises, and ValueError when an arm's has not the
+  key of an override.
   """
-  sys.path.insert(0, str(pathlib.Path(_CONFIG.value).parent))  # A config imports what stands beside it, as a script does.
+  # A config imports what stands beside it, as a script does.
+  sys.path.insert(0, str(pathlib.Path(_CONFIG.value).parent))
   get_config = runpy.run_path(_CONFIG.value)['get_config']
   configs = {arm: get_config(arm) for arm in filter(None, [_BASE.value, *_ARMS.value])}
   for arm, override in itertools.product(_ARMS.value, overrides):
@@ -73,7 +81,13 @@ def run(arm: str, seed: str, overrides: Sequence[str], round_0_of: str = '') -> 
     shutil.copy(source / 'config.json', copy)
     copy.rename(workdir)
   print(f'{arm}, seed {seed}: {workdir}', file=sys.stderr, flush=True)
-  _imm('run', f'--config={_CONFIG.value}:{arm}', f'--workdir={workdir}', f'--config.seed={seed}', *overrides)
+  _imm(
+    'run',
+    f'--config={_CONFIG.value}:{arm}',
+    f'--workdir={workdir}',
+    f'--config.seed={seed}',
+    *overrides,
+  )
 
 
 def analyze(arm: str, seed: str) -> None:
@@ -87,11 +101,13 @@ def analyze(arm: str, seed: str) -> None:
 def _imm(*arguments: str, stdout: int | None = subprocess.DEVNULL) -> None:
   """Runs `imm ARGUMENTS`. Raises SystemExit with its exit code when it is not 0."""
   command = [sys.executable, '-m', 'imm_jax', *arguments]
-  if shutil.which('setpriv'):  # Linux: a process that has lost its launcher gets SIGTERM. One that comes here is passed on.
+  # Linux: a process that has lost its launcher gets SIGTERM. One that comes here is passed on.
+  if shutil.which('setpriv'):
     command = ['setpriv', '--pdeathsig=TERM', '--', *command]
   cache = {'JAX_COMPILATION_CACHE_DIR': f'{_WORKDIR.value}/.xla_cache'}
   child = subprocess.Popen(command, stdout=stdout, env=cache | os.environ | {'PYTHONPATH': _PATH})
-  handlers = {signal.SIGTERM: lambda *_: child.terminate(), signal.SIGINT: lambda *_: None}  # a terminal tells the child too
+  # A terminal tells the child too
+  handlers = {signal.SIGTERM: lambda *_: child.terminate(), signal.SIGINT: lambda *_: None}
   before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
   code = child.wait()
   for number, handler in before.items():
@@ -112,28 +128,42 @@ def _read(arm: str, seed: str) -> Run:
 
 
 def rounds(run: Run) -> list[dict[str, Any]]:
-  """Returns what a run's summary says of each round, with accuracies alone, and of each question whether it was right.
+  """Returns what a run's summary says of each round, with accuracies alone, and of each question
+  whether it was right.
 
   That is a text of 0 and 1 a task, in the order of the questions' ids.
   """
   rows = []
   for entry in run.rows:
     domains = [name for name in ('tuned_id', 'tuned_ood', 'id', 'ood') if name in entry]
-    row = {name: {task: values['accuracy'] for task, values in entry[name].items()} for name in domains}
+    row = {
+      name: {task: values['accuracy'] for task, values in entry[name].items()} for name in domains
+    }
     row |= {'text_nll_nats': entry['text']['nll_nats']} if 'text' in entry else {}
     row |= {key: entry[key] for key in ('sample', 'merge', 'secs') if key in entry}
-    answers = {task: run.by_question[State(entry['round'], 'merged'), task] for name in DOMAINS for task in entry[name]}
-    right = {task: ''.join(str(int(of_task[id_]['right'])) for id_ in sorted(of_task)) for task, of_task in answers.items()}
+    answers = {
+      task: run.by_question[State(entry['round'], 'merged'), task]
+      for name in DOMAINS
+      for task in entry[name]
+    }
+    right = {
+      task: ''.join(str(int(of_task[id_]['right'])) for id_ in sorted(of_task))
+      for task, of_task in answers.items()
+    }
     rows.append({'round': entry['round'], **row, 'right': right})
   return rows
 
 
 def main(arguments: Sequence[str]) -> None:
-  """Runs what the flags say, with the overrides behind `--`, prints the table, writes study.json and report.html."""
+  """Runs what the flags say, with the overrides behind `--`, prints the table, writes study.json
+  and report.html.
+  """
   given = list(arguments[1:])
   for name, values in (('arms', _ARMS.value), ('seeds', _SEEDS.value)):
     if not values or not all(values) or len(set(values)) < len(values):
-      raise SystemExit(f'study: --{name}: {",".join(values)!r} has no entry, an empty one or one twice')
+      raise SystemExit(
+        f'study: --{name}: {",".join(values)!r} has no entry, an empty one or one twice'
+      )
   try:  # A config is a program of the user's: whatever it raises is a mistake in it.
     teacher = teachers(given)
   except Exception as error:
@@ -147,7 +177,12 @@ def main(arguments: Sequence[str]) -> None:
     first = _ARMS.value[0]
     for arm in _ARMS.value:
       named = teacher[arm].replace('{workdir}', _WORKDIR.value).replace('{seed}', seed)
-      run(arm, seed, [f'--config.synthesize.teacher={named}', *overrides], round_0_of='' if arm == first else first)
+      run(
+        arm,
+        seed,
+        [f'--config.synthesize.teacher={named}', *overrides],
+        round_0_of='' if arm == first else first,
+      )
   for arm, seed in itertools.product(_ARMS.value, _SEEDS.value if _ANALYZE.value else ()):
     analyze(arm, seed)
   arms = [Arm(arm, [_read(arm, seed) for seed in _SEEDS.value]) for arm in _ARMS.value]

@@ -1,10 +1,11 @@
 """Prints a script that runs `imm run` on Cloud TPU VMs without GKE; `--execute` runs it.
 
-python -m launch.tpu_vm --project=P --zone=Z --tpu=v5e-16 --source=https://github.com/ME/imm_jax --workdir=gs://BUCKET/run \\
-  --config=configs/FILE.py
+python -m launch.tpu_vm --project=P --zone=Z --tpu=v5e-16 --source=https://github.com/ME/imm_jax
+  --workdir=gs://BUCKET/run \\ --config=configs/FILE.py
 
-It asks for a queued resource, waits for it, installs and runs on all workers, and when the slice is preempted or the run
-stops with 42 deletes it and asks again, until the run is complete (0) or has a user's error (1).
+It asks for a queued resource, waits for it, installs and runs on all workers, and when the slice is
+preempted or the run stops with 42 deletes it and asks again, until the run is complete (0) or has a
+user's error (1).
 """
 
 from collections.abc import Sequence
@@ -43,13 +44,17 @@ def script(values: flags.FlagValues, overrides: Sequence[str]) -> str:
   """Returns the script. Raises ValueError for several slices or an image, which tpu_vm has not."""
   slice_ = tpu.find(values.tpu)
   if values.num_slices != 1:
-    raise ValueError('--num_slices: a TPU VM is one slice; for several take launch.jobset or launch.xpk')
+    raise ValueError(
+      '--num_slices: a TPU VM is one slice; for several take launch.jobset or launch.xpk'
+    )
   if values.image:
     raise ValueError('--image: TPU VMs run no container; give --source')
   where = shlex.join([f'--project={values.project}', f'--zone={values.zone}'])
   create = [
-    'gcloud', 'compute', 'tpus', 'queued-resources', 'create', values.name, f'--node-id={values.name}',
-    f'--accelerator-type={slice_.accelerator_type}', f'--runtime-version={slice_.generation.runtime_version}',
+    'gcloud', 'compute', 'tpus', 'queued-resources', 'create', values.name,
+    f'--node-id={values.name}',
+    f'--accelerator-type={slice_.accelerator_type}',
+    f'--runtime-version={slice_.generation.runtime_version}',
     f'--project={values.project}', f'--zone={values.zone}', *(['--spot'] if values.spot else []),
   ]  # fmt: skip
   name, run = shlex.quote(values.name), f'rm -rf imm && {tpu.command(values, overrides)}'

@@ -1,8 +1,11 @@
-"""Prints the `xpk workload create` line that runs `imm run` on TPU slices of an xpk cluster; `--execute` runs it.
+"""Prints the `xpk workload create` line that runs `imm run` on TPU slices of an xpk cluster;
+`--execute` runs it.
 
-python -m launch.xpk --cluster=CLUSTER --tpu=v5e-16 --image=IMAGE --workdir=gs://BUCKET/run --config=configs/FILE.py
+python -m launch.xpk --cluster=CLUSTER --tpu=v5e-16 --image=IMAGE --workdir=gs://BUCKET/run
+--config=configs/FILE.py
 
-xpk starts a workload again when it exits with 42, as `imm run` does when it is stopped, or is killed.
+xpk starts a workload again when it exits with 42, as `imm run` does when it is stopped, or is
+killed.
 """
 
 from collections.abc import Sequence
@@ -15,15 +18,20 @@ from launch import tpu
 
 tpu.define_flags()
 flags.DEFINE_string('cluster', None, 'Of xpk.', required=True)
-flags.DEFINE_integer('max_restarts', 1000, 'How many times the slices may be preempted.', lower_bound=0)
+flags.DEFINE_integer(
+  'max_restarts', 1000, 'How many times the slices may be preempted.', lower_bound=0
+)
 
 
 def create(values: flags.FlagValues, overrides: Sequence[str]) -> list[str]:
   """Returns the command line."""
-  image = [f'--docker-image={values.image}'] if values.image else ['--base-docker-image=python:3.12']
+  image = (
+    [f'--docker-image={values.image}'] if values.image else ['--base-docker-image=python:3.12']
+  )
   return [
     'xpk', 'workload', 'create', f'--workload={values.name}', f'--cluster={values.cluster}',
-    f'--tpu-type={tpu.find(values.tpu).accelerator_type}', f'--num-slices={values.num_slices}', *image,
+    f'--tpu-type={tpu.find(values.tpu).accelerator_type}', f'--num-slices={values.num_slices}',
+    *image,
     f'--max-restarts={values.max_restarts}', *(['--spot'] if values.spot else []),
     f'--command={tpu.command(values, overrides)}',
   ]  # fmt: skip

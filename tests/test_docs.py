@@ -6,9 +6,6 @@ import shlex
 import subprocess
 import sys
 
-import pytest
-import yaml
-
 from docs import generate
 from imm_jax import cli, lm, sharding, tasks
 from imm_jax.formats.tokenizer import Tokenizer
@@ -16,7 +13,9 @@ from imm_jax.merging import recipe
 from imm_jax.models import transformer
 from imm_jax.models.config import ModelConfig
 from imm_jax.rounds import experiment
+import pytest
 from tests.conftest import load_config, ROOT
+import yaml
 
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
 _FENCE = re.compile(r'^```([^\n]*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)

@@ -4,11 +4,6 @@ import dataclasses
 import itertools
 import json
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-
 from imm_jax import evaluate, sharding
 from imm_jax.evaluate import EvaluateConfig
 from imm_jax.formats.tokenizer import Tokenizer
@@ -18,6 +13,10 @@ from imm_jax.rounds.experiment import make_task
 from imm_jax.sampling.sampler import SamplerConfig
 from imm_jax.tasks import catalog
 from imm_jax.tasks.synthetic import CHARACTERS
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 from tests.conftest import random_params
 
 SAMPLER = SamplerConfig(num_samples_per_prompt=1, temperature=1.0, top_k=0, top_p=1.0, num_slots=8, chunk_steps=8)

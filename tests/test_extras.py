@@ -2,9 +2,8 @@
 
 import sys
 
-import pytest
-
 from imm_jax import extras
+import pytest
 from tests.cli.test_cli import fails, imm, SMALL, TINY  # noqa: F401 - fixtures
 from tests.reports.test_compare import make_run
 

@@ -6,11 +6,6 @@ import os
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-
 from imm_jax import merging, sharding
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
@@ -20,6 +15,10 @@ from imm_jax.sampling.sampler import Sampler, SamplerConfig
 from imm_jax.training import finetune, packing
 from imm_jax.training.finetune import FinetuneConfig, Trainer
 from imm_jax.training.optimizer import OptimizerConfig
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 from tests.conftest import every_family, ON_GPU, random_params, ROOT
 
 TOLERANCE = 1e-4  # float32 sums in another order

@@ -13,14 +13,13 @@ import numpy as np
 import pytest
 
 lm_eval = pytest.importorskip('lm_eval')
-from lm_eval import tasks
-from lm_eval.api.instance import Instance
-
 import imm_jax
 from imm_jax import cli, harness, sharding
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
 from imm_jax.models.config import ModelConfig
+from lm_eval import tasks
+from lm_eval.api.instance import Instance
 from tests.conftest import ROOT
 from tests.formats.test_tokenizer import TEMPLATE, write_llama_like
 

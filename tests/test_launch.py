@@ -8,11 +8,10 @@ import signal
 import subprocess
 import sys
 
-import pytest
-import yaml
-
 from launch import tpu
+import pytest
 from tests.conftest import ROOT
+import yaml
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'launch'
 RUN = ['--workdir=gs://bucket/run', '--config=configs/gsm8k_qwen25_0p5b.py']

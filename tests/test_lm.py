@@ -4,16 +4,15 @@ import importlib.util
 import json
 import pathlib
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-
 import imm_jax
 from imm_jax import sharding
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
 from imm_jax.models.config import ModelConfig
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 from tests.conftest import ROOT
 from tests.sampling.test_stopping import write_fallback
 

@@ -13,12 +13,11 @@ if __name__ == '__main__':
   sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
   import tests.conftest  # noqa: F401 - sets up the devices, as for the test
 
+import imm_jax
+from imm_jax.rounds import loop
 import jax
 import numpy as np
 import pytest
-
-import imm_jax
-from imm_jax.rounds import loop
 from tests.conftest import load_config, ROOT
 
 FILE = ROOT / 'tests' / 'golden' / 'pinned.json'

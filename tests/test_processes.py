@@ -5,11 +5,10 @@ import subprocess
 import sys
 
 from etils import epath
+from imm_jax import processes
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from imm_jax import processes
 from tests.conftest import ROOT
 
 PROGRAM = """

@@ -1,11 +1,10 @@
 """Meshes and specs: what the tables say, a mesh axis once, only dimensions that divide."""
 
+from imm_jax import sharding
+from imm_jax.models import transformer
 import jax
 import jax.numpy as jnp
 import pytest
-
-from imm_jax import sharding
-from imm_jax.models import transformer
 
 MESH = {'data': 2, 'fsdp': 4, 'tensor': 2}
 

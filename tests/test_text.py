@@ -1,8 +1,7 @@
 """What may have been meant is said, and nothing else."""
 
-import pytest
-
 from imm_jax.text import nearest
+import pytest
 
 
 @pytest.mark.parametrize(

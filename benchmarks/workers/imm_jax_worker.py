@@ -40,21 +40,37 @@ def load():
   model = imm_jax.load(serve.MODEL)
   leaves = jax.tree.leaves(model.params)
   total = sum(float(np.asarray(x).sum()) for x in leaves)
-  return {'secs': time.monotonic() - start, 'sum': total, 'model_gib': sum(x.nbytes for x in leaves) / 2**30}
+  return {
+    'secs': time.monotonic() - start,
+    'sum': total,
+    'model_gib': sum(x.nbytes for x in leaves) / 2**30,
+  }
 
 
 def generate(prompts, texts, num_samples, temperature, max_new_tokens, stop, stop_ids, batch_size):
-  """Completes texts; batch_size is in slots, and the other programs' prompts and stop_ids are not needed."""
+  """Completes texts; batch_size is in slots, and the other programs' prompts and stop_ids are not
+  needed.
+  """
   del prompts, stop_ids
   lm()
   compile_secs.clear()
   start = time.monotonic()
   completions = lm().generate(
-    texts, num_samples=num_samples, temperature=temperature, max_new_tokens=max_new_tokens, stop=stop, num_slots=batch_size
+    texts,
+    num_samples=num_samples,
+    temperature=temperature,
+    max_new_tokens=max_new_tokens,
+    stop=stop,
+    num_slots=batch_size,
   )
   secs = time.monotonic() - start
   rows = [completion.tokens for samples in completions for completion in samples]
-  return {'secs': secs, 'num_tokens': sum(map(len, rows)), 'num_rows': len(rows), 'compile_secs': sum(compile_secs)}
+  return {
+    'secs': secs,
+    'num_tokens': sum(map(len, rows)),
+    'num_rows': len(rows),
+    'compile_secs': sum(compile_secs),
+  }
 
 
 def decode(prompts, max_new_tokens):
@@ -70,7 +86,12 @@ def decode(prompts, max_new_tokens):
     completions = sampler.sample(_requests(prompts), config.decoding(max_new_tokens), key=key)
   secs = time.monotonic() - start
   rows = [samples[0].tokens for samples in completions]
-  return {'secs': secs, 'num_tokens': sum(map(len, rows)), 'tokens': rows, 'compile_secs': sum(compile_secs)}
+  return {
+    'secs': secs,
+    'num_tokens': sum(map(len, rows)),
+    'tokens': rows,
+    'compile_secs': sum(compile_secs),
+  }
 
 
 def score(prompts, options, texts, batch_size):
@@ -83,7 +104,12 @@ def score(prompts, options, texts, batch_size):
     scores = scoring.score(model, lm().params, _requests(prompts), options, batch_size=batch_size)
   secs = time.monotonic() - start
   sums = [[float(score.logprobs.sum()) for score in own] for own in scores]
-  return {'secs': secs, 'sums': sums, 'num_options': sum(map(len, sums)), 'compile_secs': sum(compile_secs)}
+  return {
+    'secs': secs,
+    'sums': sums,
+    'num_options': sum(map(len, sums)),
+    'compile_secs': sum(compile_secs),
+  }
 
 
 def _requests(prompts):
@@ -93,7 +119,8 @@ def _requests(prompts):
 def _train(batches, remat, learning_rate):
   """Takes an optimizer step a batch; returns its seconds and losses."""
   config = optimizer.OptimizerConfig(
-      learning_rate=learning_rate, warmup_fraction=0.0, weight_decay=0.0, b1=0.9, b2=0.999, eps=1e-8, clip_norm=1.0,
+      learning_rate=learning_rate, warmup_fraction=0.0, weight_decay=0.0, b1=0.9, b2=0.999,
+      eps=1e-8, clip_norm=1.0,
       keep_opt_state=False,
   )  # fmt: skip
   model = Transformer(dataclasses.replace(lm().config, remat=remat), sharding.TRAIN)
@@ -107,7 +134,9 @@ def _train(batches, remat, learning_rate):
     compile_secs.clear()
     start = time.monotonic()
     for batch in batches:
-      training[0], metrics = trainer.step(training[0], jax.device_put(batch), np.float32(learning_rate))
+      training[0], metrics = trainer.step(
+        training[0], jax.device_put(batch), np.float32(learning_rate)
+      )
       losses.append(metrics['loss_nats'])
     losses = [float(loss) for loss in losses]
   return {'secs': time.monotonic() - start, 'losses': losses, 'compile_secs': sum(compile_secs)}
@@ -118,19 +147,32 @@ def train(tokens, num_steps, remat, learning_rate):
   tokens = np.array(tokens, np.int32)[None]
   shape = (1, tokens.shape[1], tokens.shape[2] - 1)
   positions = np.broadcast_to(np.arange(shape[2], dtype=np.int32), shape)
-  batch = packing.Batch(tokens[..., :-1], tokens[..., 1:], np.ones(shape, bool), np.ones(shape, np.int32), positions)
-  return _train([batch] * num_steps, remat, learning_rate) | {'num_tokens': num_steps * shape[1] * shape[2]}
+  batch = packing.Batch(
+    tokens[..., :-1], tokens[..., 1:], np.ones(shape, bool), np.ones(shape, np.int32), positions
+  )
+  return _train([batch] * num_steps, remat, learning_rate) | {
+    'num_tokens': num_steps * shape[1] * shape[2]
+  }
 
 
 def train_pairs(pairs, num_steps, batch_size, max_length, remat, learning_rate):
   """Takes steps on (prompt, completion) pairs in packed rows."""
-  config = finetune.FinetuneConfig(num_epochs=1, batch_size=batch_size, accumulation_steps=1, max_length=max_length)
+  config = finetune.FinetuneConfig(
+    num_epochs=1, batch_size=batch_size, accumulation_steps=1, max_length=max_length
+  )
   batches = finetune.batches(packing.pack(pairs, max_length), config, seed=0, round_=0)[:num_steps]
   num_tokens = sum(int((batch.segment_ids > 0).sum()) for batch in batches)
   return _train(batches, remat, learning_rate) | {'num_tokens': num_tokens}
 
 
 serve.serve(
-  {'load': load, 'generate': generate, 'decode': decode, 'score': score, 'train': train, 'train_pairs': train_pairs},
+  {
+    'load': load,
+    'generate': generate,
+    'decode': decode,
+    'score': score,
+    'train': train,
+    'train_pairs': train_pairs,
+  },
   serve.jax_gpu_bytes,
 )

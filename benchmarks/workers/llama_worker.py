@@ -1,4 +1,6 @@
-"""llama.cpp's side of the benchmarks, by its C API: llama-cpp-python's Llama decodes one sequence at a time."""
+"""llama.cpp's side of the benchmarks, by its C API: llama-cpp-python's Llama decodes one sequence
+at a time.
+"""
 
 import ctypes
 import functools
@@ -10,7 +12,8 @@ import llama_cpp
 import numpy as np
 import serve
 
-quiet = llama_cpp.llama_log_callback(lambda *_: None)  # has a name so that it lives as long as C may call it
+# Has a name so that it lives as long as C may call it
+quiet = llama_cpp.llama_log_callback(lambda *_: None)
 llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
 
 
@@ -39,17 +42,27 @@ def decode(prompts, max_new_tokens, gguf):
   batch = llama_cpp.llama_batch_init(num_prompt, 0, 1)
 
   def step(rows, position):
-    """Runs each row's tokens, the first at its position; returns each row's likeliest next token."""
+    """Runs each row's tokens, the first at its position; returns each row's likeliest next
+    token.
+    """
     n, ends = 0, []
     for k, row in enumerate(rows):
       for i, token in enumerate(row):
-        batch.token[n], batch.pos[n], batch.n_seq_id[n], batch.seq_id[n][0] = token, position[k] + i, 1, k
+        batch.token[n], batch.pos[n], batch.n_seq_id[n], batch.seq_id[n][0] = (
+          token,
+          position[k] + i,
+          1,
+          k,
+        )
         batch.logits[n] = i == len(row) - 1
         n += 1
       ends.append(n - 1)
     batch.n_tokens = n
     assert llama_cpp.llama_decode(context, batch) == 0
-    logits = [np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, end), (vocab_size,)) for end in ends]
+    logits = [
+      np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, end), (vocab_size,))
+      for end in ends
+    ]
     return [int(row.argmax()) for row in logits]
 
   tokens, position, rows = [[] for _ in prompts], [0] * num_rows, prompts

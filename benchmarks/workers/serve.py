@@ -9,8 +9,12 @@ MODEL = sys.argv[2]  # the Hugging Face directory
 GPU = sys.argv[3] == 'gpu'  # where it computes in bfloat16; elsewhere in float32
 
 
-def serve(tasks: Mapping[str, Callable[..., dict[str, Any]]], gpu_bytes: Callable[[], int] | None = None) -> None:
-  """Answers requests until there are no more. gpu_bytes() is the most that was ever held on the GPU, if it can be used."""
+def serve(
+  tasks: Mapping[str, Callable[..., dict[str, Any]]], gpu_bytes: Callable[[], int] | None = None
+) -> None:
+  """Answers requests until there are no more. gpu_bytes() is the most that was ever held on the
+  GPU, if it can be used.
+  """
   with open(int(sys.argv[1]), 'w') as replies:
     replies.write('{}\n')  # ready
     replies.flush()

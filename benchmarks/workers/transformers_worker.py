@@ -37,16 +37,25 @@ def load():
   weights_secs = time.monotonic() - start
   transformers.PreTrainedTokenizerFast.from_pretrained(serve.MODEL)
   model_gib = sum(x.nbytes for x in loaded.parameters()) / 2**30
-  return {'secs': time.monotonic() - start, 'weights_secs': weights_secs, 'sum': total, 'model_gib': model_gib}
+  return {
+    'secs': time.monotonic() - start,
+    'weights_secs': weights_secs,
+    'sum': total,
+    'model_gib': model_gib,
+  }
 
 
 def _generate(prompts, **settings):
   """Returns the new tokens of a batch, padded on the left."""
   pad, length = tokenizer().pad_token_id, max(map(len, prompts))
   ids = torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts], device=DEVICE)
-  mask = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=DEVICE)
+  mask = torch.tensor(
+    [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=DEVICE
+  )
   with torch.inference_mode():
-    return model().generate(ids, attention_mask=mask, pad_token_id=pad, **settings)[:, length:].tolist()
+    return (
+      model().generate(ids, attention_mask=mask, pad_token_id=pad, **settings)[:, length:].tolist()
+    )
 
 
 def generate(prompts, texts, num_samples, temperature, max_new_tokens, stop, stop_ids, batch_size):
@@ -68,11 +77,17 @@ def generate(prompts, texts, num_samples, temperature, max_new_tokens, stop, sto
     )
   rows = serve.cut(rows, stop_ids)
   tokenizer().batch_decode(rows, skip_special_tokens=True)
-  return {'secs': time.monotonic() - start, 'num_tokens': sum(map(len, rows)), 'num_rows': len(rows)}
+  return {
+    'secs': time.monotonic() - start,
+    'num_tokens': sum(map(len, rows)),
+    'num_rows': len(rows),
+  }
 
 
 def decode(prompts, max_new_tokens, cache):
-  """Completes prompts greedily, with nothing that stops; cache is 'dynamic', 'static', or 'compiled', a static one."""
+  """Completes prompts greedily, with nothing that stops; cache is 'dynamic', 'static', or
+  'compiled', a static one.
+  """
   settings = {}
   if cache != 'dynamic':
     settings['cache_implementation'] = 'static'
@@ -90,7 +105,9 @@ def decode(prompts, max_new_tokens, cache):
 def _lm_eval(batch_size):
   from lm_eval.models import huggingface  # pylint: disable=g-import-not-at-top
 
-  return huggingface.HFLM(pretrained=serve.MODEL, dtype='float32', device='cpu', batch_size=batch_size)
+  return huggingface.HFLM(
+    pretrained=serve.MODEL, dtype='float32', device='cpu', batch_size=batch_size
+  )
 
 
 def score(prompts, options, texts, batch_size):
@@ -104,14 +121,23 @@ def score(prompts, options, texts, batch_size):
   start = time.monotonic()
   sums = iter([total for total, _ in lm.loglikelihood(requests, disable_tqdm=True)])
   secs = time.monotonic() - start
-  return {'secs': secs, 'sums': [[next(sums) for _ in own] for _, own in texts], 'num_options': len(pairs)}
+  return {
+    'secs': secs,
+    'sums': [[next(sums) for _ in own] for _, own in texts],
+    'num_options': len(pairs),
+  }
 
 
 def _train(batches, learning_rate):
-  """Takes an optimizer step a batch of (ids, mask, targets); returns its seconds and losses. Weights are float32."""
+  """Takes an optimizer step a batch of (ids, mask, targets); returns its seconds and losses.
+
+  Weights are float32.
+  """
   tuned = model(torch.float32)
   if not optimizers:
-    optimizers['adamw'] = torch.optim.AdamW(tuned.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
+    optimizers['adamw'] = torch.optim.AdamW(
+      tuned.parameters(), lr=learning_rate, weight_decay=0.0, fused=True
+    )
     tuned.train()
   losses = []
   start = time.monotonic()
@@ -119,7 +145,9 @@ def _train(batches, learning_rate):
     ids, mask, targets = (None if x is None else x.to(DEVICE) for x in batch)
     # shift_labels: every position has a target, so none is computed in vain.
     with torch.autocast(DEVICE, torch.bfloat16, enabled=serve.GPU):
-      loss = tuned(input_ids=ids, attention_mask=mask, labels=targets, shift_labels=targets, use_cache=False).loss
+      loss = tuned(
+        input_ids=ids, attention_mask=mask, labels=targets, shift_labels=targets, use_cache=False
+      ).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(tuned.parameters(), 1.0)
     optimizers['adamw'].step()
@@ -165,7 +193,9 @@ class Clock(transformers.TrainerCallback):
 
 
 def train_trl(pairs, num_steps, batch_size, max_length, learning_rate):
-  """Takes steps on (prompt, completion) pairs with TRL's SFTTrainer and its packing; its first step is not measured."""
+  """Takes steps on (prompt, completion) pairs with TRL's SFTTrainer and its packing; its first step
+  is not measured.
+  """
   import datasets  # pylint: disable=g-import-not-at-top
   import trl  # pylint: disable=g-import-not-at-top
 
@@ -213,7 +243,8 @@ def train_trl(pairs, num_steps, batch_size, max_length, learning_rate):
 torch.set_num_threads(2)
 serve.serve(
   {
-    'load': load, 'generate': generate, 'decode': decode, 'score': score, 'train': train, 'train_pairs': train_pairs,
+    'load': load, 'generate': generate, 'decode': decode, 'score': score, 'train': train,
+    'train_pairs': train_pairs,
     'train_trl': train_trl,
   },
   torch.cuda.max_memory_allocated,

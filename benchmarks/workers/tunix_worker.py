@@ -1,6 +1,7 @@
 """Tunix's side of the benchmarks.
 
-Its Llama 3 takes no notice of rope_theta: every call uses a default, which is set here to what the model has.
+Its Llama 3 takes no notice of rope_theta: every call uses a default, which is set here to what the
+model has.
 """
 
 import functools
@@ -68,23 +69,33 @@ class Ids:
     return self._fast.eos_token_id
 
   def pad_id(self):
-    """Returns a special token that the model does not write: what it writes and is padding, it does not see."""
+    """Returns a special token that the model does not write: what it writes and is padding, it does
+    not see.
+    """
     return max(self._fast.added_tokens_decoder)
 
 
 @functools.cache
 def _sampler(cache_size, stop_ids):
-  """Returns a sampler, one for each set of stop tokens: they are constants of its compiled functions."""
+  """Returns a sampler, one for each set of stop tokens: they are constants of its compiled
+  functions.
+  """
   del stop_ids
   c = config()
-  return sampler.Sampler(model(), Ids(), sampler.CacheConfig(cache_size, c.num_layers, c.num_kv_heads, c.head_dim))
+  return sampler.Sampler(
+    model(), Ids(), sampler.CacheConfig(cache_size, c.num_layers, c.num_kv_heads, c.head_dim)
+  )
 
 
 def _sample(prompts, rows, max_new_tokens, stop_ids, **settings):
-  """Returns the new tokens of `rows`, the stop tokens left out; the longest of all prompts sets the length."""
+  """Returns the new tokens of `rows`, the stop tokens left out; the longest of all prompts sets the
+  length.
+  """
   length = max(map(len, prompts))
   sample = _sampler(length + max_new_tokens, tuple(stop_ids))
-  return sample(rows, max_new_tokens, max_prompt_length=length, eos_tokens=stop_ids, **settings).tokens
+  return sample(
+    rows, max_new_tokens, max_prompt_length=length, eos_tokens=stop_ids, **settings
+  ).tokens
 
 
 def generate(prompts, texts, num_samples, temperature, max_new_tokens, stop, stop_ids, batch_size):
@@ -96,10 +107,18 @@ def generate(prompts, texts, num_samples, temperature, max_new_tokens, stop, sto
   lengths = []
   for first in range(0, len(prompts), batch_size):
     rows = [prompt for prompt in prompts[first : first + batch_size] for _ in range(num_samples)]
-    tokens = _sample(prompts, rows, max_new_tokens, stop_ids, temperature=temperature, top_p=1.0, seed=first)
-    lengths += [min(len(row) + 1, max_new_tokens) for row in tokens]  # with the token that stopped it
+    tokens = _sample(
+      prompts, rows, max_new_tokens, stop_ids, temperature=temperature, top_p=1.0, seed=first
+    )
+    # With the token that stopped it
+    lengths += [min(len(row) + 1, max_new_tokens) for row in tokens]
   secs = time.monotonic() - start
-  return {'secs': secs, 'num_tokens': sum(lengths), 'num_rows': len(lengths), 'compile_secs': sum(compile_secs)}
+  return {
+    'secs': secs,
+    'num_tokens': sum(lengths),
+    'num_rows': len(lengths),
+    'compile_secs': sum(compile_secs),
+  }
 
 
 def decode(prompts, max_new_tokens):
@@ -109,7 +128,12 @@ def decode(prompts, max_new_tokens):
   start = time.monotonic()
   rows = [np.asarray(row).tolist() for row in _sample(prompts, prompts, max_new_tokens, [-1])]
   secs = time.monotonic() - start
-  return {'secs': secs, 'num_tokens': sum(map(len, rows)), 'tokens': rows, 'compile_secs': sum(compile_secs)}
+  return {
+    'secs': secs,
+    'num_tokens': sum(map(len, rows)),
+    'tokens': rows,
+    'compile_secs': sum(compile_secs),
+  }
 
 
 @functools.cache
@@ -119,7 +143,9 @@ def _trainer(learning_rate):
 
   def loss_fn(model, ids, targets):
     positions = jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape)
-    mask = jnp.broadcast_to(jnp.tril(jnp.ones((ids.shape[1],) * 2, bool)), (*ids.shape, ids.shape[1]))
+    mask = jnp.broadcast_to(
+      jnp.tril(jnp.ones((ids.shape[1],) * 2, bool)), (*ids.shape, ids.shape[1])
+    )
     logits, _ = model(ids, positions, None, mask)
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
@@ -141,7 +167,12 @@ def train(tokens, num_steps, learning_rate):
   losses = [step(model(), optimizer, tokens[:, :-1], tokens[:, 1:]) for _ in range(num_steps)]
   losses = [float(loss) for loss in losses]
   num_tokens = num_steps * tokens[:, 1:].size
-  return {'secs': time.monotonic() - start, 'losses': losses, 'num_tokens': num_tokens, 'compile_secs': sum(compile_secs)}
+  return {
+    'secs': time.monotonic() - start,
+    'losses': losses,
+    'num_tokens': num_tokens,
+    'compile_secs': sum(compile_secs),
+  }
 
 
 serve.serve({'generate': generate, 'decode': decode, 'train': train})

@@ -13,17 +13,18 @@ COMMANDS = ('run', 'doctor', 'evaluate', 'analyze', 'convert', 'merge', 'report'
 OVERVIEW = """imm: Iterative Model Merging of self-improving language models.
 
   imm run --config=FILE --workdir=DIR      run the rounds, or go on with them
-  imm doctor --config=FILE --workdir=DIR   look whether a run would start, fit and write; nothing runs
+  imm doctor --config=FILE --workdir=DIR   check whether a run would start, fit and write
   imm evaluate --config=FILE               measure config.model.path on the config's tasks
   imm convert SOURCE TARGET                write a Hugging Face directory that transformers loads
-  imm analyze --workdir=DIR                layers that matter and that changed, diversity of samples, what is forgotten
+  imm analyze --workdir=DIR                layer importance and change, diversity, forgetting
   imm merge --base=A --tuned=B --out=DIR   merge models on disk, or --recipe=FILE.yml, mergekit's
   imm report WORKDIR [WORKDIR ...]         one HTML page of a run, or of several side by side
-  imm plan --config=FILE --topology=v5e:4x4   compile a run's programs for TPUs that are not there: memory, FLOPs, time
-  imm tasks [NAME --show=3]                list the known data sets, or print prompts and golds of one
+  imm plan --config=FILE --topology=v5e:4x4   compile for TPUs that are not there: memory, time
+  imm tasks [NAME --show=3]                list the known data sets, or show prompts of one
 
-A model is a Hugging Face directory, a .gguf file, or WORKDIR@ROUND. `imm COMMAND --help` lists a command's flags. Every
-config key is a flag: --config.merge.alpha=0.3. Errors are one line; --traceback shows where they come from.
+A model is a Hugging Face directory, a .gguf file, or WORKDIR@ROUND. `imm COMMAND --help` lists a
+command's flags. Every config key is a flag: --config.merge.alpha=0.3. Errors are one line;
+--traceback shows where they come from.
 """
 
 

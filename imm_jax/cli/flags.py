@@ -86,7 +86,9 @@ class Flags:
     """
     config, _ = self.parse_optional_config()
     if config is None:
-      raise ValueError('--config: is missing; give the file of an experiment, such as configs/quickstart.py')
+      raise ValueError(
+        '--config: is missing; give the file of an experiment, such as configs/quickstart.py'
+      )
     return config
 
   def parse_optional_config(
@@ -96,7 +98,8 @@ class Flags:
     source = self.string(
       'config',
       None,
-      'File of the experiment, and FILE:ARGUMENT for its get_config. Each of its keys is a flag --config.KEY.',
+      'File of the experiment, and FILE:ARGUMENT for its get_config. Each of its keys is a flag'
+      ' --config.KEY.',
     )
     # Overrides and positional arguments are left.
     rest = self._values(self._argv(), known_only=True)
@@ -174,7 +177,10 @@ def _load(source: str) -> Any:
   """Returns what get_config of FILE or FILE:ARGUMENT returns. Its own errors pass through."""
   path, colon, argument = source.partition(':')
   if not os.path.isfile(path):
-    raise ValueError(f'--config: {path}: no such file; give the file of an experiment, such as configs/quickstart.py')
+    raise ValueError(
+      f'--config: {path}: no such file; give the file of an experiment, such as'
+      ' configs/quickstart.py'
+    )
   # A config imports what stands beside it, as a script does.
   sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
   spec = importlib.util.spec_from_file_location('config', path)

@@ -39,12 +39,18 @@ def main(flags: Flags) -> None:
     report = stream.merge_dirs(recipe, out.value, seed=seed.value, advance=advance)
   print(f'wrote {out.value}: {report.num_tensors} tensors')
   if recipe.method == 'slerp':
-    print('note: slerp is linear interpolation where directions are nearly the same, as those of fine-tuned neighbours are')
+    print(
+      'note: slerp is linear interpolation where directions are nearly the same, as those of'
+      ' fine-tuned neighbours are'
+    )
   for difference in report.config_differences:
     print(f'warning: config.json is that of {recipe.models[0]}: {difference}')
   share = report.num_unmoved / max(1, report.num_changed)
   if share > 0.1 and recipe.alpha != 0:
-    print(f'warning: {share:.0%} of the changed elements came out as in the base: the dtype is too coarse for this merge')
+    print(
+      f'warning: {share:.0%} of the changed elements came out as in the base: the dtype is too'
+      ' coarse for this merge'
+    )
 
 
 def _read(path: str, of_recipe: dict[str, Flag[Any]]) -> Recipe:

@@ -4,7 +4,10 @@ import os
 
 from imm_jax.cli.flags import Flags
 
-_USAGE = 'WORKDIR [WORKDIR ...]: of one run, or of several; those with configs equal but for the seed are one arm'
+_USAGE = (
+  'WORKDIR [WORKDIR ...]: of one run, or of several; those with configs equal but for the seed'
+  ' are one arm'
+)
 
 
 def main(flags: Flags) -> None:

@@ -26,9 +26,15 @@ def main(flags: Flags) -> None:
     raise ValueError(f'imm tasks: takes one NAME and got {len(names)}: {" ".join(names)}')
   if config is None and not names:
     if source.value or show.value:
-      raise ValueError('imm tasks: --source and --show are about one data set; name it first: imm tasks NAME --show=3')
+      raise ValueError(
+        'imm tasks: --source and --show are about one data set; name it first: imm tasks NAME'
+        ' --show=3'
+      )
     tables.terminal().print(_catalog())
-    print('Beside these: any data set of reasoning_gym, rows of your own (custom) and what is made in code (synthetic).')
+    print(
+      'Beside these: any data set of reasoning_gym, rows of your own (custom) and what is made in'
+      ' code (synthetic).'
+    )
     return
   spec = _find(names, _specs(config, show.value))
   if source.value:

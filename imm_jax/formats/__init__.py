@@ -46,5 +46,9 @@ def _module(path: str | os.PathLike[str]) -> types.ModuleType:
     return gguf
   found = 'a file of another kind' if path.exists() else 'nothing'
   wanted = 'a directory with config.json and *.safetensors, or a .gguf file'
-  hub = '; a model of the hub is fetched with: hf download OWNER/NAME --local-dir DIR' if not path.exists() else ''
+  hub = (
+    '; a model of the hub is fetched with: hf download OWNER/NAME --local-dir DIR'
+    if not path.exists()
+    else ''
+  )
   raise FileNotFoundError(f'{path}: looked for {wanted}; found {found}{hub}')

@@ -16,9 +16,11 @@ def parse(path: str) -> tuple[str, int] | None:
 
 
 def source_of(path: str | os.PathLike[str]) -> str:
-  """Returns where the config and the tokenizer of a model are: of WORKDIR@ROUND in the workdir, else the path itself.
+  """Returns where the config and the tokenizer of a model are: of WORKDIR@ROUND in the workdir,
+  else the path itself.
 
-  Raises FileNotFoundError when there is no such workdir, ValueError when the path is one without a round.
+  Raises FileNotFoundError when there is no such workdir, ValueError when the path is one without a
+  round.
   """
   path = os.path.expanduser(os.fspath(path))
   named = parse(path)

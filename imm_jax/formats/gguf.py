@@ -41,12 +41,16 @@ _IGNORED = {'vocab_size'}  # The embedding's shape says it.
 
 
 @functools.lru_cache(maxsize=1)
-def _open(path: pathlib.Path, unused_mtime_ns: int) -> tuple[dict[str, gguf.ReaderField], dict[str, gguf.ReaderTensor]]:
+def _open(
+  path: pathlib.Path, unused_mtime_ns: int
+) -> tuple[dict[str, gguf.ReaderField], dict[str, gguf.ReaderTensor]]:
   """Returns the metadata and the tensors by name. Reading the file's index takes seconds: kept."""
   try:
     reader = gguf.GGUFReader(path)
   except (ValueError, IndexError, KeyError) as error:
-    raise ValueError(f'{path}: not a whole GGUF file ({error}); download or copy it again') from None
+    raise ValueError(
+      f'{path}: not a whole GGUF file ({error}); download or copy it again'
+    ) from None
   return reader.fields, {tensor.name: tensor for tensor in reader.tensors}
 
 
@@ -54,7 +58,11 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig:
   """Returns the architecture that the file's metadata describes."""
   path = pathlib.Path(path)
   fields, tensors = _open(path, path.stat().st_mtime_ns)
-  values = {name: field.contents() for name, field in fields.items() if field.types[0] != gguf.GGUFValueType.ARRAY}
+  values = {
+    name: field.contents()
+    for name, field in fields.items()
+    if field.types[0] != gguf.GGUFValueType.ARRAY
+  }
   shapes = {name: _shape(tensor) for name, tensor in tensors.items()}
   return config_from_gguf(values, shapes, path)
 
@@ -63,7 +71,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
   """Returns the tokenizer that the file's metadata describes."""
   path, start = pathlib.Path(path), 'tokenizer.'
   fields, _ = _open(path, path.stat().st_mtime_ns)
-  values = {name.removeprefix(start): field.contents() for name, field in fields.items() if name.startswith(start)}
+  values = {
+    name.removeprefix(start): field.contents()
+    for name, field in fields.items()
+    if name.startswith(start)
+  }
   return Tokenizer.from_gguf(values, path)
 
 
@@ -74,15 +86,27 @@ def read_license(path: str | os.PathLike[str]) -> str:
   return str(fields['general.license'].contents()) if 'general.license' in fields else ''
 
 
-def config_from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: object) -> ModelConfig:
-  """Returns the config of this metadata and these tensor shapes; raises ValueError naming what is not supported."""
+def config_from_gguf(
+  fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: object
+) -> ModelConfig:
+  """Returns the config of this metadata and these tensor shapes; raises ValueError naming what is
+  not supported.
+  """
   arch = fields.get('general.architecture')
   if arch not in _ARCHITECTURES:
-    raise ValueError(f"{source}: general.architecture '{arch}' is not one of {', '.join(_ARCHITECTURES)}")
-  given = {key.removeprefix(f'{arch}.'): value for key, value in fields.items() if key.startswith(f'{arch}.')}
+    raise ValueError(
+      f"{source}: general.architecture '{arch}' is not one of {', '.join(_ARCHITECTURES)}"
+    )
+  given = {
+    key.removeprefix(f'{arch}.'): value
+    for key, value in fields.items()
+    if key.startswith(f'{arch}.')
+  }
   if 'attention.head_count' in given and 'embedding_length' in given:
     given.setdefault('attention.head_count_kv', given['attention.head_count'])
-    given.setdefault('attention.key_length', given['embedding_length'] // given['attention.head_count'])
+    given.setdefault(
+      'attention.key_length', given['embedding_length'] // given['attention.head_count']
+    )
   given.setdefault('rope.freq_base', 10000.0)
   missing = [f'{arch}.{key}' for key in _FIELDS if key not in given]
   missing += ['the tensor token_embd.weight'] if 'token_embd.weight' not in shapes else []
@@ -101,13 +125,20 @@ def config_from_gguf(fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, 
     'expert_used_count': 0,
   }
   wrong = [
-    f'{arch}.{key} = {value!r} is not supported' + (f' (only {fixed[key]!r})' if key in fixed else '')
+    f'{arch}.{key} = {value!r} is not supported'
+    + (f' (only {fixed[key]!r})' if key in fixed else '')
     for key, value in given.items()
     if key not in _FIELDS and key not in _IGNORED and value != fixed.get(key)
   ]
-  wrong += [f'tensor {name} (scaled rotary frequencies) is not supported' for name in shapes if 'rope_freqs' in name]
+  wrong += [
+    f'tensor {name} (scaled rotary frequencies) is not supported'
+    for name in shapes
+    if 'rope_freqs' in name
+  ]
   if wrong:
-    raise ValueError(f'{source}: ' + '; '.join(wrong) + '; convert from the Hugging Face directory instead')
+    raise ValueError(
+      f'{source}: ' + '; '.join(wrong) + '; convert from the Hugging Face directory instead'
+    )
   return ModelConfig(
     family=arch,
     vocab_size=shapes['token_embd.weight'][0],
@@ -123,21 +154,34 @@ def load_params(
   """Returns the file's weights, float32, on the devices of `mesh`."""
   path = pathlib.Path(path)
   _, tensors = _open(path, path.stat().st_mtime_ns)
-  table.check(path, table.file_shapes(TABLE, config), {name: _shape(tensor) for name, tensor in tensors.items()})
+  table.check(
+    path,
+    table.file_shapes(TABLE, config),
+    {name: _shape(tensor) for name, tensor in tensors.items()},
+  )
 
-  @functools.lru_cache(maxsize=1)  # A block of quantised numbers is decoded whole, and each device asks for its part.
+  # A block of quantised numbers is decoded whole, and each device asks for its part.
+  @functools.lru_cache(maxsize=1)
   def whole(name: str) -> np.ndarray:
     try:
       x = quants.dequantize(tensors[name].data, tensors[name].tensor_type)
     except NotImplementedError:
-      raise ValueError(f'{path}: tensor {name}: cannot decode {tensors[name].tensor_type.name}') from None
+      raise ValueError(
+        f'{path}: tensor {name}: cannot decode {tensors[name].tensor_type.name}'
+      ) from None
     if config.family == 'llama' and '.attn_q.' in name:
       return _unpermute(x, config.num_heads)
     if config.family == 'llama' and '.attn_k.' in name:
       return _unpermute(x, config.num_kv_heads)
     return x
 
-  return table.load(TABLE, config, mesh, rules, lambda name, index: whole(name)[index].astype(np.float32, copy=False))
+  return table.load(
+    TABLE,
+    config,
+    mesh,
+    rules,
+    lambda name, index: whole(name)[index].astype(np.float32, copy=False),
+  )
 
 
 def _unpermute(x: np.ndarray, num_heads: int) -> np.ndarray:

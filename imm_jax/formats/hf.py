@@ -29,9 +29,15 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def read_license(path: str | os.PathLike[str]) -> str:
-  """Returns the license in the front matter of the directory's README.md, '' where there is none."""
+  """Returns the license in the front matter of the directory's README.md, '' where there is
+  none.
+  """
   file = pathlib.Path(path) / 'README.md'
-  front = re.match(r'---\n(.*?)\n---', file.read_text(encoding='utf-8'), re.DOTALL) if file.exists() else None
+  front = (
+    re.match(r'---\n(.*?)\n---', file.read_text(encoding='utf-8'), re.DOTALL)
+    if file.exists()
+    else None
+  )
   found = re.search(r'^license:[ ]*(\S+)', front[1], re.MULTILINE) if front else None
   return found[1] if found else ''
 
@@ -43,7 +49,8 @@ def load_params(
   rules: sharding.Rules,
   adapter: peft.Adapter | None = None,
 ) -> transformer.Params:
-  """Returns the directory's weights, float32 (bfloat16 and float16 are widened), on the devices of `mesh`.
+  """Returns the directory's weights, float32 (bfloat16 and float16 are widened), on the devices of
+  `mesh`.
 
   With an adapter, they are those of its base with the adapter in them.
   """
@@ -52,17 +59,25 @@ def load_params(
   def read(name: str, index: table.Index) -> np.ndarray:
     return tensors[name].array()[index].astype(np.float32, copy=False)
 
-  wanted, found = table.file_shapes(rows, config), {name: tensor.shape for name, tensor in tensors.items()}
+  wanted, found = (
+    table.file_shapes(rows, config),
+    {name: tensor.shape for name, tensor in tensors.items()},
+  )
   embedding, head = 'model.embed_tokens.weight', 'lm_head.weight'
   if config.tie_embeddings and embedding in found and found.get(head) == found[embedding]:
     for start in range(0, config.vocab_size, 4096):
       part = (slice(start, min(start + 4096, config.vocab_size)), slice(None))
       if not np.array_equal(read(head, part), read(embedding, part), equal_nan=True):
-        raise ValueError(f'{path}: tie_word_embeddings is true, and {head} differs from {embedding}; set it to false')
+        raise ValueError(
+          f'{path}: tie_word_embeddings is true, and {head} differs from {embedding}; set it to'
+          ' false'
+        )
     del found[head]
   table.check(path, wanted, found)
   dtypes = {name: tensors[name].dtype_name for name in wanted}
-  narrow = [f'{name} is {dtype}' for name, dtype in dtypes.items() if dtype not in ('F32', 'BF16', 'F16')]
+  narrow = [
+    f'{name} is {dtype}' for name, dtype in dtypes.items() if dtype not in ('F32', 'BF16', 'F16')
+  ]
   if narrow:
     raise ValueError(f'{path}: only F32, BF16 and F16 tensors are supported: {", ".join(narrow)}')
   if adapter:
@@ -77,7 +92,8 @@ def save(
   dtype: str = 'float32',
   max_shard_bytes: float = 5e9,
 ) -> None:
-  """Writes config.json and the weights into `path`, in one file or, with an index, in several of at most max_shard_bytes.
+  """Writes config.json and the weights into `path`, in one file or, with an index, in several of at
+  most max_shard_bytes.
 
   Every process calls it; process 0 writes. The host holds one tensor at a time.
   """
@@ -89,7 +105,10 @@ def save(
     assert leaves[row.path].shape == shape, (row.path, leaves[row.path].shape, shape)
     for layer in range(config.num_layers) if row.path.startswith(table.LAYERS) else (None,):
       parts[row.name.format(layer=layer)].append((leaves[row.path], row, layer))
-  specs = {name: shards.Spec(np.dtype(dtype), shape) for name, shape in table.file_shapes(rows, config).items()}
+  specs = {
+    name: shards.Spec(np.dtype(dtype), shape)
+    for name, shape in table.file_shapes(rows, config).items()
+  }
   writes = jax.process_index() == 0
   if writes:
     path.mkdir(parents=True, exist_ok=True)
@@ -106,7 +125,9 @@ def save(
 
 def save_config(path: str | os.PathLike[str], config: ModelConfig, dtype: str = 'float32') -> None:
   """Writes config.json alone; `dtype` is that of the weights beside it."""
-  shards.write_json(pathlib.Path(path) / 'config.json', hf_config.config_to_hf(config) | {'torch_dtype': dtype})
+  shards.write_json(
+    pathlib.Path(path) / 'config.json', hf_config.config_to_hf(config) | {'torch_dtype': dtype}
+  )
 
 
 def _fetch(x: jax.Array, row: table.Row, layer: int | None, dtype: str) -> np.ndarray:

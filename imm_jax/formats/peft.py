@@ -1,4 +1,6 @@
-"""LoRA adapters (arXiv 2106.09685) as PEFT and TRL write them, read onto their base: W + scale * B A, in float32."""
+"""LoRA adapters (arXiv 2106.09685) as PEFT and TRL write them, read onto their base: W + scale * B
+A, in float32.
+"""
 
 from collections.abc import Mapping
 import dataclasses
@@ -22,9 +24,12 @@ _FIXED = {
 }
 # those that are read, and those that say how it was trained, or what the tensors' names say too.
 _KNOWN = {
-  'alpha_pattern', 'auto_mapping', 'base_model_name_or_path', 'ensure_weight_tying', 'eva_config', 'exclude_modules',
-  'inference_mode', 'layers_pattern', 'layers_to_transform', 'lora_alpha', 'lora_dropout', 'megatron_core',
-  'modules_to_save', 'peft_version', 'qalora_group_size', 'r', 'rank_pattern', 'revision', 'target_modules', 'task_type',
+  'alpha_pattern', 'auto_mapping', 'base_model_name_or_path', 'ensure_weight_tying', 'eva_config',
+  'exclude_modules',
+  'inference_mode', 'layers_pattern', 'layers_to_transform', 'lora_alpha', 'lora_dropout',
+  'megatron_core',
+  'modules_to_save', 'peft_version', 'qalora_group_size', 'r', 'rank_pattern', 'revision',
+  'target_modules', 'task_type',
   'use_rslora',
 }  # fmt: skip
 _TENSOR = re.compile(
@@ -39,21 +44,32 @@ class Adapter:
 
   path: pathlib.Path
   base: str
-  products: Mapping[str, tuple[float, np.ndarray, np.ndarray]]  # name -> (scale, left [out, r], right [r, in])
+  # Name -> (scale, left [out, r], right [r, in])
+  products: Mapping[str, tuple[float, np.ndarray, np.ndarray]]
   whole: Mapping[str, np.ndarray]  # name -> what stands in place of the base's tensor
 
   def check(self, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> None:
-    """Raises ValueError for the first tensor that a base of these tensors has not, or has in another shape."""
+    """Raises ValueError for the first tensor that a base of these tensors has not, or has in
+    another shape.
+    """
     own = {name: x.shape for name, x in self.whole.items()}
     for name, (_, left, right) in self.products.items():
       if left.shape[1] != right.shape[0]:
-        raise ValueError(f'{self.path}: A {right.shape} and B {left.shape} of {name} do not fit each other')
+        raise ValueError(
+          f'{self.path}: A {right.shape} and B {left.shape} of {name} do not fit each other'
+        )
       own[name] = left.shape[0], right.shape[1]
     for name, shape in own.items():
       if tied and name in _WHOLE:
-        raise ValueError(f'{self.path}: changes {name}, which {self.base} ties (tie_word_embeddings); untie it there first')
+        raise ValueError(
+          f'{self.path}: changes {name}, which {self.base} ties (tie_word_embeddings); untie it'
+          ' there first'
+        )
       if shape != shapes.get(name):
-        raise ValueError(f'{self.path}: {name} is {shape} in the adapter, and {shapes.get(name, "not")} in {self.base}')
+        raise ValueError(
+          f'{self.path}: {name} is {shape} in the adapter, and {shapes.get(name, "not")} in'
+          f' {self.base}'
+        )
 
   def apply(self, read: table.Read) -> table.Read:
     """Returns what reads a part of the base's tensors with the adapter in them."""
@@ -76,7 +92,8 @@ def is_adapter(path: str | os.PathLike[str]) -> bool:
 def open_adapter(path: str | os.PathLike[str], base: str | None = None) -> Adapter:
   """Returns the adapter in a directory, onto `base`, or else onto the directory that it names.
 
-  Raises ValueError naming the field or tensor that is not supported, FileNotFoundError when a file or the base is missing.
+  Raises ValueError naming the field or tensor that is not supported, FileNotFoundError when a file
+  or the base is missing.
   """
   path = pathlib.Path(path)
   config = shards.read_json(path / CONFIG)
@@ -84,10 +101,16 @@ def open_adapter(path: str | os.PathLike[str], base: str | None = None) -> Adapt
     raise ValueError(f'{path / CONFIG}: lora_alpha = {config.get("lora_alpha")!r} is not a number')
   for key, value in config.items():
     if key in _FIXED and value not in _FIXED[key]:
-      raise ValueError(f'{path / CONFIG}: {key} = {value!r} is not supported (only {", ".join(map(str, _FIXED[key]))})')
+      raise ValueError(
+        f'{path / CONFIG}: {key} = {value!r} is not supported (only'
+        f' {", ".join(map(str, _FIXED[key]))})'
+      )
     # What PEFT can do and this adapter does not is written as null, false or empty.
     if value and key not in _FIXED.keys() | _KNOWN:
-      raise ValueError(f'{path / CONFIG}: {key} = {value!r} is not supported, and may change what the model computes')
+      raise ValueError(
+        f'{path / CONFIG}: {key} = {value!r} is not supported, and may change what the model'
+        ' computes'
+      )
   base = base or str(config.get('base_model_name_or_path') or '')
   if not os.path.isdir(base):
     raise FileNotFoundError(f'{path}: its base {base!r} is no directory here; give --base=DIR')
@@ -95,17 +118,25 @@ def open_adapter(path: str | os.PathLike[str], base: str | None = None) -> Adapt
   return Adapter(path, base, products, whole)
 
 
-def _tensors(path: pathlib.Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _tensors(
+  path: pathlib.Path, config: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
   """Returns the products and the whole tensors of an adapter."""
   factors, whole = {}, {}
   for name, tensor in shards.open_file(path / WEIGHTS).items():
     found = _TENSOR.fullmatch(name)
     if found is None:
-      raise ValueError(f'{path / WEIGHTS}: {name} is not supported (only lora_A and lora_B, without bias or magnitude)')
+      raise ValueError(
+        f'{path / WEIGHTS}: {name} is not supported (only lora_A and lora_B, without bias or'
+        ' magnitude)'
+      )
     target, factor = f'{found["module"]}.weight', found['linear'] or found['lookup']
     if factor is None:
       if target not in _WHOLE:
-        raise ValueError(f'{path / WEIGHTS}: {name} is not supported (modules_to_save: only embed_tokens and lm_head)')
+        raise ValueError(
+          f'{path / WEIGHTS}: {name} is not supported (modules_to_save: only embed_tokens and'
+          ' lm_head)'
+        )
       whole[target] = tensor.array()
     else:  # of an embedding [V, D] PEFT has the factors of its transpose
       x = tensor.array().astype(np.float32)
@@ -123,5 +154,8 @@ def _tensors(path: pathlib.Path, config: Mapping[str, Any]) -> tuple[dict[str, A
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
   """Returns alpha / r, or alpha / sqrt(r) of rank-stabilised LoRA (arXiv 2312.03732)."""
   patterns = config.get('alpha_pattern') or {}
-  alpha = next((patterns[key] for key in patterns if re.match(rf'(.*\.)?({key})$', module)), config['lora_alpha'])
+  alpha = next(
+    (patterns[key] for key in patterns if re.match(rf'(.*\.)?({key})$', module)),
+    config['lora_alpha'],
+  )
   return alpha / (math.sqrt(rank) if config.get('use_rslora') else rank)

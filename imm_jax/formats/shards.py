@@ -1,4 +1,6 @@
-"""Weights on disk: *.safetensors files of one directory, read tensor by tensor and written as they come."""
+"""Weights on disk: *.safetensors files of one directory, read tensor by tensor and written as they
+come.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 import concurrent.futures
@@ -17,7 +19,8 @@ import safetensors
 # safetensors' names of what NumPy holds.
 DTYPES = {
   'F64': np.dtype(np.float64), 'F32': np.dtype(np.float32), 'F16': np.dtype(np.float16),
-  'BF16': np.dtype(ml_dtypes.bfloat16), 'I64': np.dtype(np.int64), 'I32': np.dtype(np.int32), 'I16': np.dtype(np.int16),
+  'BF16': np.dtype(ml_dtypes.bfloat16), 'I64': np.dtype(np.int64), 'I32': np.dtype(np.int32),
+  'I16': np.dtype(np.int16),
   'I8': np.dtype(np.int8), 'U8': np.dtype(np.uint8), 'BOOL': np.dtype(np.bool_),
 }  # fmt: skip
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -31,9 +34,14 @@ class Spec(NamedTuple):
 
 
 def read_json(file: pathlib.Path) -> dict[str, Any]:
-  """Returns the object in a file of a model directory. Raises FileNotFoundError, or ValueError when it is no JSON."""
+  """Returns the object in a file of a model directory.
+
+  Raises FileNotFoundError, or ValueError when it is no JSON.
+  """
   if not file.exists():
-    raise FileNotFoundError(f'{file.parent}: has no {file.name}: not a Hugging Face model directory')
+    raise FileNotFoundError(
+      f'{file.parent}: has no {file.name}: not a Hugging Face model directory'
+    )
   try:
     return json.loads(file.read_text(encoding='utf-8'))
   except ValueError as error:
@@ -66,7 +74,9 @@ class Tensor(NamedTuple):
     return np.frombuffer(self.file, dtype, math.prod(shape), self.start).reshape(shape)
 
   def release(self) -> None:
-    """Gives the memory back that its bytes have come to take; they are read again when they are looked at again."""
+    """Gives the memory back that its bytes have come to take; they are read again when they are
+    looked at again.
+    """
     start = -(-self.start // mmap.PAGESIZE) * mmap.PAGESIZE
     if self.end - start >= mmap.PAGESIZE:
       self.file.madvise(mmap.MADV_DONTNEED, start, self.end - start)
@@ -81,15 +91,22 @@ def open_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
   for file in _weight_files(pathlib.Path(path)):
     tensors |= open_file(file)
   # Old files carry a table of the rotary embedding, which every program computes.
-  return {name: tensor for name, tensor in tensors.items() if not name.endswith('.rotary_emb.inv_freq')}
+  return {
+    name: tensor for name, tensor in tensors.items() if not name.endswith('.rotary_emb.inv_freq')
+  }
 
 
 def open_file(file: pathlib.Path) -> dict[str, Tensor]:
-  """Returns the tensors of a file by name, in its order. Raises FileNotFoundError, or ValueError when it is damaged."""
+  """Returns the tensors of a file by name, in its order.
+
+  Raises FileNotFoundError, or ValueError when it is damaged.
+  """
   try:
     safetensors.safe_open(file, framework='numpy')  # checks the header against the file
   except safetensors.SafetensorError as error:
-    raise ValueError(f'{file}: not a whole safetensors file ({error}); download or copy it again') from None
+    raise ValueError(
+      f'{file}: not a whole safetensors file ({error}); download or copy it again'
+    ) from None
   with open(file, 'rb') as opened:
     mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
   start = 8 + int.from_bytes(mapped[:8], 'little')
@@ -98,7 +115,9 @@ def open_file(file: pathlib.Path) -> dict[str, Tensor]:
   tensors = {}
   for name, entry in sorted(header.items(), key=lambda item: item[1]['data_offsets']):
     first, last = entry['data_offsets']
-    tensors[name] = Tensor(mapped, entry['dtype'], tuple(entry['shape']), start + first, start + last)
+    tensors[name] = Tensor(
+      mapped, entry['dtype'], tuple(entry['shape']), start + first, start + last
+    )
   return tensors
 
 
@@ -107,11 +126,15 @@ def _weight_files(path: pathlib.Path) -> list[pathlib.Path]:
     return [path / 'model.safetensors']
   index = path / 'model.safetensors.index.json'
   if not index.exists():
-    raise FileNotFoundError(f'{path}: has no model.safetensors and no {index.name}; convert the weights to safetensors')
+    raise FileNotFoundError(
+      f'{path}: has no model.safetensors and no {index.name}; convert the weights to safetensors'
+    )
   names = sorted(set(read_json(index)['weight_map'].values()))
   missing = [name for name in names if not (path / name).exists()]
   if missing:
-    raise FileNotFoundError(f'{path}: {index.name} names files that are not there: {", ".join(missing)}')
+    raise FileNotFoundError(
+      f'{path}: {index.name} names files that are not there: {", ".join(missing)}'
+    )
   return [path / name for name in names]
 
 
@@ -124,15 +147,14 @@ def write_tensors(
   num_threads: int = 1,
   writes: bool = True,
 ) -> None:
-  """Writes tensors into a directory, in one file or, with an index, in several of at most max_shard_bytes.
+  """Writes tensors into a directory, in one file or, with an index, in several of at most
+  max_shard_bytes.
 
-  Args:
-    path: the directory; it is there.
-    specs: name -> what the tensor is.
-    fetch: name -> the tensor, in one array or as parts in order; called in the order of specs, once each.
-    max_shard_bytes: a tensor that is larger has a file of its own.
-    num_threads: tensors fetched and written at the same time; as many are held.
-    writes: False only fetches: in all processes but one.
+  Args: path: the directory; it is there. specs: name -> what the tensor is. fetch: name -> the
+    tensor, in one array or as parts in order; called in the order of specs, once each.
+    max_shard_bytes: a tensor that is larger has a file of its own. num_threads: tensors fetched and
+    written at the same time; as many are held. writes: False only fetches: in all processes but
+    one.
   """
   path = pathlib.Path(path)
   sizes = {name: math.prod(x.shape) * x.dtype.itemsize for name, x in specs.items()}
@@ -143,7 +165,11 @@ def write_tensors(
       ends = dict(zip(names, itertools.accumulate(sizes[name] for name in names), strict=True))
       for name in names:
         dtype, shape = specs[name]
-        header[name] = {'dtype': _NAMES[dtype], 'shape': list(shape), 'data_offsets': [ends[name] - sizes[name], ends[name]]}
+        header[name] = {
+          'dtype': _NAMES[dtype],
+          'shape': list(shape),
+          'data_offsets': [ends[name] - sizes[name], ends[name]],
+        }
       text = json.dumps(header).encode()
       text += b' ' * (-len(text) % 8)
       with open(path / file if writes else os.devnull, 'wb') as out:
@@ -185,4 +211,7 @@ def _split(sizes: Mapping[str, int], max_bytes: float) -> dict[str, list[str]]:
     used += size
   if len(shards) == 1:
     return {'model.safetensors': shards[0]}
-  return {f'model-{i:05}-of-{len(shards):05}.safetensors': names for i, names in enumerate(shards, start=1)}
+  return {
+    f'model-{i:05}-of-{len(shards):05}.safetensors': names
+    for i, names in enumerate(shards, start=1)
+  }

@@ -1,7 +1,8 @@
-"""From the tensors of a file to stacked, sharded params, through a name table: what hf.py and gguf.py share.
+"""From the tensors of a file to stacked, sharded params, through a name table: what hf.py and
+gguf.py share.
 
-The table has a row for each parameter that a model may have: our path, and the tensor's name in each format. The same rows
-are read for loading, for saving and for saying what is missing.
+The table has a row for each parameter that a model may have: our path, and the tensor's name in
+each format. The same rows are read for loading, for saving and for saying what is missing.
 """
 
 import collections
@@ -18,16 +19,20 @@ from imm_jax import sharding
 from imm_jax.models import transformer
 from imm_jax.models.config import ModelConfig
 
-LAYERS = 'layers/'  # The params under it are stacked [L, ...] with us, and one tensor a layer in a file.
+# The params under it are stacked [L, ...] with us, and one tensor a layer in a file.
+LAYERS = 'layers/'
 
 
 Index = tuple[slice, ...]
-Read = Callable[[str, Index], np.ndarray]  # (the file's name of a tensor, which part of it) -> that part, float32
+# (the file's name of a tensor, which part of it) -> that part, float32
+Read = Callable[[str, Index], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-  """One parameter: `path` is ours, the others are the names of its tensor, {layer} the number of its layer."""
+  """One parameter: `path` is ours, the others are the names of its tensor, {layer} the number of
+  its layer.
+  """
 
   path: str
   hf: str
@@ -47,23 +52,35 @@ _TABLE = (
   Names('layers/attn/q_norm/scale', f'{_HF}self_attn.q_norm.weight', f'{_GGUF}attn_q_norm.weight'),
   Names('layers/attn/k_norm/scale', f'{_HF}self_attn.k_norm.weight', f'{_GGUF}attn_k_norm.weight'),
   Names('layers/attn/o/kernel', f'{_HF}self_attn.o_proj.weight', f'{_GGUF}attn_output.weight'),
-  Names('layers/attn_post_norm/scale', f'{_HF}post_attention_layernorm.weight', f'{_GGUF}post_attention_norm.weight'),
-  Names('layers/mlp_norm/scale', f'{_HF}post_attention_layernorm.weight', f'{_GGUF}ffn_norm.weight'),
+  Names(
+    'layers/attn_post_norm/scale',
+    f'{_HF}post_attention_layernorm.weight',
+    f'{_GGUF}post_attention_norm.weight',
+  ),
+  Names(
+    'layers/mlp_norm/scale', f'{_HF}post_attention_layernorm.weight', f'{_GGUF}ffn_norm.weight'
+  ),
   Names('layers/mlp/gate/kernel', f'{_HF}mlp.gate_proj.weight', f'{_GGUF}ffn_gate.weight'),
   Names('layers/mlp/up/kernel', f'{_HF}mlp.up_proj.weight', f'{_GGUF}ffn_up.weight'),
   Names('layers/mlp/down/kernel', f'{_HF}mlp.down_proj.weight', f'{_GGUF}ffn_down.weight'),
-  Names('layers/mlp_post_norm/scale', f'{_HF}post_feedforward_layernorm.weight', f'{_GGUF}post_ffw_norm.weight'),
+  Names(
+    'layers/mlp_post_norm/scale',
+    f'{_HF}post_feedforward_layernorm.weight',
+    f'{_GGUF}post_ffw_norm.weight',
+  ),
   Names('final_norm/scale', 'model.norm.weight', 'output_norm.weight'),
   Names('lm_head/kernel', 'lm_head.weight', 'output.weight'),
 )
 
-# What a family's Hugging Face files call otherwise. Where parameters share a name, the file holds them one behind the other.
+# What a family's Hugging Face files call otherwise. Where parameters share a name, the file holds
+# them one behind the other.
 _QKV, _GATE_UP = f'{_HF}self_attn.qkv_proj.weight', f'{_HF}mlp.gate_up_proj.weight'
 _GEMMA = {'layers/mlp_norm/scale': f'{_HF}pre_feedforward_layernorm.weight'}
 _HF_NAMES = {
   'gemma2': _GEMMA,
   'gemma3_text': _GEMMA,
-  'phi3': {f'layers/attn/{x}/kernel': _QKV for x in 'qkv'} | {f'layers/mlp/{x}/kernel': _GATE_UP for x in ('gate', 'up')},
+  'phi3': {f'layers/attn/{x}/kernel': _QKV for x in 'qkv'}
+  | {f'layers/mlp/{x}/kernel': _GATE_UP for x in ('gate', 'up')},
 }
 
 
@@ -71,14 +88,17 @@ _HF_NAMES = {
 class Row:
   """One parameter: `path` is ours, `name` the file's with {layer}.
 
-  A kernel is a matrix [inputs, outputs] with us, and [outputs, inputs] in a file; what is no kernel lies in both alike.
+  A kernel is a matrix [inputs, outputs] with us, and [outputs, inputs] in a file; what is no kernel
+  lies in both alike.
   """
 
   path: str
   name: str
 
   def order(self, dims: Iterable[Any]) -> tuple[Any, ...]:
-    """Returns what there is for each of our dimensions, of one layer, in the order of the file's; and back."""
+    """Returns what there is for each of our dimensions, of one layer, in the order of the file's;
+    and back.
+    """
     return tuple(dims)[::-1] if self.path.endswith('/kernel') else tuple(dims)
 
   def turn(self, x: Any) -> Any:
@@ -86,7 +106,9 @@ class Row:
     return x.transpose(self.order(range(x.ndim)))
 
   def read(self, read: Read, name: str, index: Index) -> np.ndarray:
-    """Returns the part `index` of one layer's parameter; reads no other part of the file if it can."""
+    """Returns the part `index` of one layer's parameter; reads no other part of the file if it
+    can.
+    """
     return self.turn(read(name, self.order(index)))
 
 
@@ -122,13 +144,19 @@ def file_shapes(table: Sequence[Row], config: ModelConfig) -> dict[str, tuple[in
   for row, shape in used_rows(table, config):
     in_layers = row.path.startswith(LAYERS)
     length, *rest = row.order(shape[1:] if in_layers else shape)
-    for name in [row.name.format(layer=layer) for layer in range(config.num_layers)] if in_layers else [row.name]:
+    for name in (
+      [row.name.format(layer=layer) for layer in range(config.num_layers)]
+      if in_layers
+      else [row.name]
+    ):
       before = shapes[name][0] if name in shapes else 0
       shapes[name] = (before + length, *rest)
   return shapes
 
 
-def check(source: object, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> None:
+def check(
+  source: object, wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> None:
   """Raises ValueError with every tensor that is missing, unknown or of another shape."""
   lines = [f'missing: {name} {shape}' for name, shape in wanted.items() if name not in found]
   lines += [f'unknown: {name} {shape}' for name, shape in found.items() if name not in wanted]
@@ -142,7 +170,11 @@ def check(source: object, wanted: Mapping[str, tuple[int, ...]], found: Mapping[
 
 
 def load(
-  table: Sequence[Row], config: ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules, read: Read
+  table: Sequence[Row],
+  config: ModelConfig,
+  mesh: jax.sharding.Mesh,
+  rules: sharding.Rules,
+  read: Read,
 ) -> transformer.Params:
   """Returns float32 params on the devices of `mesh`; each process reads what its devices hold.
 
@@ -177,11 +209,15 @@ def load(
 
       return jax.make_array_from_callback(struct.shape, where, read_part)
 
-    return jax.tree.map_with_path(read_leaf, abstract, sharding.shardings(mesh, rules, abstract, axes))
+    return jax.tree.map_with_path(
+      read_leaf, abstract, sharding.shardings(mesh, rules, abstract, axes)
+    )
 
 
 def _empty(shape: Sequence[int]) -> np.ndarray:
-  """Returns an array, float32, that starts where XLA's CPU backend wants it to: there it is used without a copy."""
+  """Returns an array, float32, that starts where XLA's CPU backend wants it to: there it is used
+  without a copy.
+  """
   alignment, num_bytes = 64, 4 * math.prod(shape)
   memory = np.empty(num_bytes + alignment, np.uint8)
   start = -memory.ctypes.data % alignment

@@ -19,16 +19,21 @@ _CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
 class Tokenizer:
-  """Encodes and decodes; knows the chat template, the tokens that end a completion and generation_config.json."""
+  """Encodes and decodes; knows the chat template, the tokens that end a completion and
+  generation_config.json.
+  """
 
-  def __init__(self, fast, source: object, generation_config: dict[str, Any], end_tokens: Sequence[str] = ()):
+  def __init__(
+    self, fast, source: object, generation_config: dict[str, Any], end_tokens: Sequence[str] = ()
+  ):
     """Wraps `fast`, a transformers.PreTrainedTokenizerFast; `source` is named in errors."""
     self._fast, self._source = fast, source
     self.generation_config = generation_config
     ends = generation_config.get('eos_token_id')
     ends = ends if isinstance(ends, list) else [ends]
     ends = [fast.eos_token_id, *ends, *(fast.get_vocab().get(token) for token in end_tokens)]
-    self.bos_id, self.end_id = fast.bos_token_id, fast.eos_token_id  # None where the files name none
+    # None where the files name none
+    self.bos_id, self.end_id = fast.bos_token_id, fast.eos_token_id
     self.stop_ids = frozenset(token for token in ends if token is not None)
     self.size = max(fast.get_vocab().values()) + 1
     ordinary = fast.get_vocab().keys() - set(fast.all_special_tokens)
@@ -43,38 +48,52 @@ class Tokenizer:
       raise FileNotFoundError(f'{path}: has no tokenizer.json')
     import transformers  # pylint: disable=g-import-not-at-top
 
-    # Not AutoTokenizer: for some classes, Qwen2Tokenizer for one, it builds its own pre-tokenizer instead of the file's.
+    # Not AutoTokenizer: for some classes, Qwen2Tokenizer for one, it builds its own pre-tokenizer
+    # instead of the file's.
     try:
       json.loads((path / 'tokenizer.json').read_text(encoding='utf-8'))
       fast = transformers.PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
     except ValueError as error:
-      raise ValueError(f'{path}: its tokenizer files are damaged ({error}); download or copy them again') from None
+      raise ValueError(
+        f'{path}: its tokenizer files are damaged ({error}); download or copy them again'
+      ) from None
     return cls(fast, path, _read_generation_config(path))
 
   @classmethod
   def from_gguf(cls, meta: Mapping[str, Any], source: object) -> 'Tokenizer':
-    """Returns the byte-level BPE tokenizer of a GGUF file's metadata, given without 'tokenizer.' in front of the keys."""
+    """Returns the byte-level BPE tokenizer of a GGUF file's metadata, given without 'tokenizer.' in
+    front of the keys.
+    """
     return cls(_from_gguf(meta, source), source, {}, _END_TOKENS)
 
   @classmethod
   def from_characters(cls, chars: str) -> 'Tokenizer':
-    """Returns a tokenizer with one token a character, numbered in the order of `chars`, and an end token after them."""
+    """Returns a tokenizer with one token a character, numbered in the order of `chars`, and an end
+    token after them.
+    """
     import tokenizers  # pylint: disable=g-import-not-at-top
     import transformers  # pylint: disable=g-import-not-at-top
 
     end = '<end>'
     if len(set(chars)) < len(chars):
       raise ValueError(f'from_characters: {chars!r} has a character twice')
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({char: i for i, char in enumerate([*chars, end])}))
+    backend = tokenizers.Tokenizer(
+      tokenizers.models.WordLevel({char: i for i, char in enumerate([*chars, end])})
+    )
     backend.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r'[\s\S]'), 'isolated')
     backend.decoder = tokenizers.decoders.Fuse()
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end, pad_token=end)
+    fast = transformers.PreTrainedTokenizerFast(
+      tokenizer_object=backend, eos_token=end, pad_token=end
+    )
     return cls(fast, 'characters', {})
 
   def encode(self, text: str) -> list[int]:
     """Returns the tokens of `text` and no others."""
     if self._alphabet is not None:
-      unknown = set(re.sub('|'.join(map(re.escape, self._fast.all_special_tokens)), '', text)) - self._alphabet
+      unknown = (
+        set(re.sub('|'.join(map(re.escape, self._fast.all_special_tokens)), '', text))
+        - self._alphabet
+      )
       if unknown:
         raise ValueError(f'{self._source}: no token for {sorted(unknown)} in {text!r}')
     return self._fast.encode(text, add_special_tokens=False, verbose=False)
@@ -82,8 +101,9 @@ class Tokenizer:
   def encode_prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
     """Returns the tokens of a prompt that the model is to continue.
 
-    Plain text gets what the tokenizer puts in front (Llama's bos), unless it begins with that, and nothing behind; messages
-    [{'role', 'content'}] get the chat template and the opening of the assistant's turn.
+    Plain text gets what the tokenizer puts in front (Llama's bos), unless it begins with that, and
+    nothing behind; messages [{'role', 'content'}] get the chat template and the opening of the
+    assistant's turn.
     """
     if not isinstance(prompt, str):
       return self.encode(self.render_chat(prompt))
@@ -96,19 +116,25 @@ class Tokenizer:
     return self._fast.chat_template
 
   def render_chat(self, messages: list[dict[str, str]], opens_answer: bool = True) -> str:
-    """Returns messages in the chat template, the assistant's turn opened behind them, or the last of them left open.
+    """Returns messages in the chat template, the assistant's turn opened behind them, or the last
+    of them left open.
 
     Raises ValueError where there is no template.
     """
     if self.chat_template is None:
       raise ValueError(f"{self._source}: the tokenizer has no chat template; use format='plain'")
     return self._fast.apply_chat_template(
-      messages, tokenize=False, add_generation_prompt=opens_answer, continue_final_message=not opens_answer
+      messages,
+      tokenize=False,
+      add_generation_prompt=opens_answer,
+      continue_final_message=not opens_answer,
     )
 
   @functools.cached_property
   def turn_end(self) -> int | None:
-    """The token that ends an assistant's turn: what the chat template writes behind it, where that ends a completion."""
+    """The token that ends an assistant's turn: what the chat template writes behind it, where that
+    ends a completion.
+    """
     if self.chat_template is None:
       return self.end_id
     probe = 'Seventeen.'  # what no template writes itself
@@ -128,10 +154,15 @@ class Tokenizer:
     return self._fast.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
   def tokens_containing(self, strings: Sequence[str]) -> np.ndarray:
-    """Returns [size] bool: which tokens have one of `strings` whole in their own text. A part of a character has no text."""
+    """Returns [size] bool: which tokens have one of `strings` whole in their own text.
+
+    A part of a character has no text.
+    """
     key = tuple(strings)
     if key not in self._containing:
-      self._containing[key] = np.array([any(string in text for string in key) for text in self._texts])
+      self._containing[key] = np.array(
+        [any(string in text for string in key) for text in self._texts]
+      )
     return self._containing[key]
 
   @functools.cached_property
@@ -141,38 +172,57 @@ class Tokenizer:
     return {i: token.content for i, token in added if token.special}
 
   def ending(self, stop: Sequence[str]) -> frozenset[int]:
-    """Returns the tokens that end a completion: the model's own, and the special ones among `stop`, which have no text."""
+    """Returns the tokens that end a completion: the model's own, and the special ones among `stop`,
+    which have no text.
+    """
     return self.stop_ids | {i for i, name in self.special_tokens.items() if name in stop}
 
   @functools.cached_property
   def tokens_with_text(self) -> frozenset[int]:
-    """The tokens that add a character or more to every text: not special tokens, and not parts of a character."""
+    """The tokens that add a character or more to every text: not special tokens, and not parts of a
+    character.
+    """
     return frozenset(i for i, text in enumerate(self._texts) if text and '\ufffd' not in text)
 
   @functools.cached_property
   def _texts(self) -> list[str]:
-    """The text of each token after another one: some decoders drop the space in front of a first token."""
+    """The text of each token after another one: some decoders drop the space in front of a first
+    token.
+    """
     decode = self._fast.backend_tokenizer.decode_batch
-    firsts, pairs = decode([[i] for i in range(self.size)]), decode([[i, i] for i in range(self.size)])
+    firsts, pairs = (
+      decode([[i] for i in range(self.size)]),
+      decode([[i, i] for i in range(self.size)]),
+    )
     return [pair[len(first) :] for first, pair in zip(firsts, pairs, strict=True)]
 
   def check_vocab_size(self, vocab_size: int, source: object) -> None:
     """Raises ValueError when a model with this vocabulary has no embedding for some token."""
     if self.size > vocab_size:
-      raise ValueError(f'{source}: the tokenizer of {self._source} has {self.size} tokens, the model only {vocab_size}')
+      raise ValueError(
+        f'{source}: the tokenizer of {self._source} has {self.size} tokens, the model only'
+        f' {vocab_size}'
+      )
 
   def check_same(self, other: 'Tokenizer', source: object) -> None:
-    """Raises ValueError when the tokens of another tokenizer, of the model `source`, have other numbers."""
+    """Raises ValueError when the tokens of another tokenizer, of the model `source`, have other
+    numbers.
+    """
     mine, others = self._fast.get_vocab(), other._fast.get_vocab()
-    differing = [token for token in mine.keys() | others.keys() if mine.get(token) != others.get(token)]
+    differing = [
+      token for token in mine.keys() | others.keys() if mine.get(token) != others.get(token)
+    ]
     if differing:
       raise ValueError(
-        f'{source}: its tokenizer has another vocabulary: {len(differing)} tokens differ, such as {min(differing)!r}, from'
+        f'{source}: its tokenizer has another vocabulary: {len(differing)} tokens differ, such as'
+        f' {min(differing)!r}, from'
         f' those of {self._source}; take a model of the same family'
       )
 
   def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes tokenizer files, chat template and generation_config.json; transformers stops at the same ids with them."""
+    """Writes tokenizer files, chat template and generation_config.json; transformers stops at the
+    same ids with them.
+    """
     path = pathlib.Path(path)
     self._fast.save_pretrained(path)
     # transformers 5 writes a class name that 4 does not know.
@@ -189,7 +239,9 @@ class Tokenizer:
 
 
 def _read_generation_config(path: pathlib.Path) -> dict[str, Any]:
-  """Returns generation_config.json, or where there is none, as in transformers, the end tokens of config.json."""
+  """Returns generation_config.json, or where there is none, as in transformers, the end tokens of
+  config.json.
+  """
   file = path / 'generation_config.json'
   if file.exists():
     return json.loads(file.read_text(encoding='utf-8'))
@@ -207,7 +259,9 @@ def _smollm_pre_tokenizer():
   from tokenizers import pre_tokenizers  # pylint: disable=g-import-not-at-top
 
   digits = pre_tokenizers.Digits(individual_digits=True)
-  return pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+  return pre_tokenizers.Sequence(
+    [digits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+  )
 
 
 # tokenizer.ggml.pre -> the pre-tokenizer of that model's own tokenizer.json.
@@ -227,7 +281,9 @@ def _from_gguf(meta: Mapping[str, Any], source: object):
       )
   tokens, kinds = meta['ggml.tokens'], meta['ggml.token_type']
   merges = [tuple(merge.split(' ')) for merge in meta['ggml.merges']]
-  backend = tokenizers.Tokenizer(tokenizers.models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+  backend = tokenizers.Tokenizer(
+    tokenizers.models.BPE({token: i for i, token in enumerate(tokens)}, merges)
+  )
   backend.pre_tokenizer = _PRE_TOKENIZERS[meta['ggml.pre']]()
   backend.decoder = tokenizers.decoders.ByteLevel()
   backend.add_tokens(
@@ -245,4 +301,6 @@ def _from_gguf(meta: Mapping[str, Any], source: object):
     backend.post_processor = tokenizers.processors.TemplateProcessing(
       single=f'{bos} $A', special_tokens=[(bos, tokens.index(bos))]
     )
-  return transformers.PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=meta.get('chat_template'), **special)
+  return transformers.PreTrainedTokenizerFast(
+    tokenizer_object=backend, chat_template=meta.get('chat_template'), **special
+  )

@@ -122,7 +122,10 @@ def check_trees(trees: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
       if one != two:
         lines.append(f'{name} is {one} in {first} and {two} in {second}')
   if lines:
-    raise ValueError(f'the models differ in {len(lines)} tensors (a given dtype makes dtypes equal): ' + '; '.join(lines))
+    raise ValueError(
+      f'the models differ in {len(lines)} tensors (a given dtype makes dtypes equal): '
+      + '; '.join(lines)
+    )
   return tree
 
 

@@ -12,7 +12,8 @@ from imm_jax.models.config import ModelConfig
 class KVCache:
   """Keys and values of tokens seen, all layers.
 
-  A slot is not a position: `positions` says which token a slot holds, so all rows can write at the same `index`.
+  A slot is not a position: `positions` says which token a slot holds, so all rows can write at the
+  same `index`.
   """
 
   k: jax.Array  # [L, B, K, H, S] in the compute dtype
@@ -23,19 +24,30 @@ class KVCache:
 
 def empty_cache(config: ModelConfig, batch_size: int, length: int) -> KVCache:
   """Returns a cache of `batch_size` rows and `length` slots with nothing in it."""
-  v = jnp.zeros((config.num_layers, batch_size, config.num_kv_heads, length, config.head_dim), config.dtype)
-  return KVCache(v.swapaxes(3, 4), v, jnp.full((batch_size, length), attention.EMPTY, jnp.int32), jnp.zeros((), jnp.int32))
+  v = jnp.zeros(
+    (config.num_layers, batch_size, config.num_kv_heads, length, config.head_dim), config.dtype
+  )
+  return KVCache(
+    v.swapaxes(3, 4),
+    v,
+    jnp.full((batch_size, length), attention.EMPTY, jnp.int32),
+    jnp.zeros((), jnp.int32),
+  )
 
 
 def write(cache: KVCache, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the cache's keys and values with k [L, B, K, H, T] and v [L, B, K, T, H] written at its index.
+  """Returns the cache's keys and values with k [L, B, K, H, T] and v [L, B, K, T, H] written at its
+  index.
 
-  Layer by layer: in one update a TPU would pad the keys of one token, of all layers, to 128 times their bytes.
+  Layer by layer: in one update a TPU would pad the keys of one token, of all layers, to 128 times
+  their bytes.
   """
 
   def write(layer, caches):
     starts = (layer, 0, 0, 0, cache.index), (layer, 0, 0, cache.index, 0)
     new = k[layer][None], v[layer][None]
-    return tuple(jax.lax.dynamic_update_slice(*update) for update in zip(caches, new, starts, strict=True))
+    return tuple(
+      jax.lax.dynamic_update_slice(*update) for update in zip(caches, new, starts, strict=True)
+    )
 
   return jax.lax.fori_loop(0, k.shape[0], write, (cache.k, cache.v))

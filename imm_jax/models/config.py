@@ -11,7 +11,8 @@ from imm_jax.models import layers
 
 
 def _all_but_gathered(primitive, *_, **__) -> bool:
-  return primitive.name != 'sharding_constraint'  # which gathers a weight; of an activation it computes nothing
+  # Which gathers a weight; of an activation it computes nothing
+  return primitive.name != 'sharding_constraint'
 
 
 REMAT_POLICIES = {
@@ -38,7 +39,8 @@ class ModelConfig:
   rms_norm_eps: float
   tie_embeddings: bool
   rope_scaling: layers.Llama3Rope | layers.LongRope | None = None
-  local_rope_theta: float | None = None  # of layers with a sliding window; None: rope_theta and rope_scaling
+  # Of layers with a sliding window; None: rope_theta and rope_scaling
+  local_rope_theta: float | None = None
   rotary_fraction: float = 1.0  # of head_dim, from its start, that rotates
   qkv_bias: bool = False
   qk_norm: str = ''  # RMSNorm of queries and keys: 'head', each by itself, or 'all' heads at once
@@ -48,7 +50,8 @@ class ModelConfig:
   sliding_window: int | None = None  # tokens, the query's own included
   global_layers: tuple[int, ...] = ()  # that have no sliding window
   activation: str = 'silu'  # a key of layers.ACTIVATIONS
-  norms: str = 'before'  # where attention and MLP have theirs: 'before', 'after' (and before the sum) or 'both'
+  # Where attention and MLP have theirs: 'before', 'after' (and before the sum) or 'both'
+  norms: str = 'before'
   norm_plus_one: bool = False  # RMSNorm multiplies by 1 + scale
   scale_embeddings: bool = False  # by the root of embed_dim
   dtype: str = 'float32'  # of the computation; params are always float32
@@ -57,22 +60,33 @@ class ModelConfig:
 
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
-      raise ValueError(f'model: num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}')
+      raise ValueError(
+        f'model: num_heads={self.num_heads} is not a multiple of num_kv_heads={self.num_kv_heads}'
+      )
     if self.dtype not in ('float32', 'bfloat16'):
       raise ValueError(f"model.dtype: '{self.dtype}' is not one of float32, bfloat16")
     if self.remat not in REMAT_POLICIES:
-      raise ValueError(f"model.remat: '{self.remat}' is not one of {', '.join(REMAT_POLICIES)} (auto: imm plan)")
+      raise ValueError(
+        f"model.remat: '{self.remat}' is not one of {', '.join(REMAT_POLICIES)} (auto: imm plan)"
+      )
     if self.attention not in ('xla', 'splash', 'cudnn'):
-      raise ValueError(f"model.attention: '{self.attention}' is not one of auto, xla, splash, cudnn")
+      raise ValueError(
+        f"model.attention: '{self.attention}' is not one of auto, xla, splash, cudnn"
+      )
     if self.attention == 'cudnn' and self.attention_softcap is not None:
-      raise ValueError(f'model.attention: cudnn cannot softcap scores, which a {self.family} does; take auto or xla')
+      raise ValueError(
+        f'model.attention: cudnn cannot softcap scores, which a {self.family} does; take auto or'
+        ' xla'
+      )
 
   def is_global(self) -> np.ndarray | None:
     """Returns which layers have no sliding window, [L] bool; None where all are alike."""
     return np.isin(np.arange(self.num_layers), self.global_layers) if self.global_layers else None
 
   def frequencies(self, is_global: jax.Array | None) -> np.ndarray | jax.Array:
-    """Returns the rotary frequencies [R / 2] f32 of a layer; is_global [] bool says which, where they are not alike."""
+    """Returns the rotary frequencies [R / 2] f32 of a layer; is_global [] bool says which, where
+    they are not alike.
+    """
     rotary_dim = int(self.head_dim * self.rotary_fraction)
     freqs = layers.rope_frequencies(rotary_dim, self.rope_theta, self.rope_scaling)
     if self.local_rope_theta is None or self.sliding_window is None:
@@ -82,21 +96,35 @@ class ModelConfig:
 
 
 def choose_attention(attention: str, config: ModelConfig, mesh: jax.sharding.Mesh) -> str:
-  """Returns what 'auto' stands for on the mesh's devices: the kernel that its platform has, else XLA's own fusion.
+  """Returns what 'auto' stands for on the mesh's devices: the kernel that its platform has, else
+  XLA's own fusion.
 
-  cuDNN's is for bfloat16, cannot softcap scores, and takes heads of more than 128 on some GPUs only.
+  cuDNN's is for bfloat16, cannot softcap scores, and takes heads of more than 128 on some GPUs
+  only.
   """
-  has_cudnn = config.dtype == 'bfloat16' and config.attention_softcap is None and config.head_dim <= 128
+  has_cudnn = (
+    config.dtype == 'bfloat16' and config.attention_softcap is None and config.head_dim <= 128
+  )
   kernels = {'tpu': 'splash', 'gpu': 'cudnn' if has_cudnn else 'xla'}
   return kernels.get(mesh.devices.flat[0].platform, 'xla') if attention == 'auto' else attention
 
 
 def mesh_advice(config: ModelConfig, mesh: jax.sharding.Mesh) -> str:
-  """Returns what of the model each device of a mesh has whole, and which mesh.data would split it; '' if none would."""
+  """Returns what of the model each device of a mesh has whole, and which mesh.data would split it;
+  '' if none would.
+  """
   data, fsdp, tensor = (mesh.shape[axis] for axis in sharding.AXES)
-  sizes = {'embed_dim (training)': (config.embed_dim, 1), 'num_heads (sampling)': (config.num_heads, tensor)}
+  sizes = {
+    'embed_dim (training)': (config.embed_dim, 1),
+    'num_heads (sampling)': (config.num_heads, tensor),
+  }
   whole = [f'{name} = {size}' for name, (size, parts) in sizes.items() if size % (fsdp * parts)]
-  better = [n for n in range(1, fsdp) if fsdp % n == 0 and not any(size % (n * parts) for size, parts in sizes.values())]
+  better = [
+    n
+    for n in range(1, fsdp)
+    if fsdp % n == 0 and not any(size % (n * parts) for size, parts in sizes.values())
+  ]
   if not whole or not better:
     return ''
-  return f'fsdp = {fsdp} leaves {" and ".join(whole)} whole on every device; try mesh.data={data * fsdp // max(better)}'
+  advice = data * fsdp // max(better)
+  return f'fsdp = {fsdp} leaves {" and ".join(whole)} whole on every device; try mesh.data={advice}'

@@ -17,7 +17,9 @@ from imm_jax.models.attention import attend, cudnn, EMPTY, KeyValues, splash
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Rope:
-  """Llama 3.1's stretching of the low rotary frequencies (the `llama3` rope type of transformers)."""
+  """Llama 3.1's stretching of the low rotary frequencies (the `llama3` rope type of
+  transformers).
+  """
 
   factor: float
   low_freq_factor: float
@@ -27,10 +29,12 @@ class Llama3Rope:
 
 @dataclasses.dataclass(frozen=True)
 class LongRope:
-  """LongRoPE (arXiv 2402.13753) of a context that was stretched from original_max_length to max_length tokens.
+  """LongRoPE (arXiv 2402.13753) of a context that was stretched from original_max_length to
+  max_length tokens.
 
-  Each frequency is divided by a factor of its own, by the short ones in texts of original_max_length. Longer texts, which
-  would need the long ones from their first token on, are beyond us: a model's max_length is the original one.
+  Each frequency is divided by a factor of its own, by the short ones in texts of
+  original_max_length. Longer texts, which would need the long ones from their first token on, are
+  beyond us: a model's max_length is the original one.
   """
 
   short_factor: tuple[float, ...]  # [R / 2]
@@ -44,8 +48,12 @@ class LongRope:
     return math.sqrt(1 + math.log(stretch) / math.log(self.original_max_length))
 
 
-def rope_frequencies(head_dim: int, theta: float, scaling: Llama3Rope | LongRope | None) -> np.ndarray:
-  """Returns the rotary frequencies [H / 2] f32 in radians a position (RoFormer, arXiv 2104.09864)."""
+def rope_frequencies(
+  head_dim: int, theta: float, scaling: Llama3Rope | LongRope | None
+) -> np.ndarray:
+  """Returns the rotary frequencies [H / 2] f32 in radians a position (RoFormer, arXiv
+  2104.09864).
+  """
   freqs = (1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
   if scaling is None:
     return freqs
@@ -58,8 +66,12 @@ def rope_frequencies(head_dim: int, theta: float, scaling: Llama3Rope | LongRope
   return ((1 - smooth) * freqs / scaling.factor + smooth * freqs).astype(np.float32)
 
 
-def rotate(x: jax.Array, positions: jax.Array, freqs: np.ndarray | jax.Array, magnitude: float = 1.0) -> jax.Array:
-  """Applies the rotary embedding to x [B, T, N, H] at positions [B, T] int32; freqs [R / 2] turn the first R of H."""
+def rotate(
+  x: jax.Array, positions: jax.Array, freqs: np.ndarray | jax.Array, magnitude: float = 1.0
+) -> jax.Array:
+  """Applies the rotary embedding to x [B, T, N, H] at positions [B, T] int32; freqs [R / 2] turn
+  the first R of H.
+  """
   angles = positions[:, :, None, None].astype(jnp.float32) * freqs[None, None, None, :]
   sin, cos = magnitude * jnp.sin(angles), magnitude * jnp.cos(angles)
   half = freqs.shape[0]
@@ -68,7 +80,11 @@ def rotate(x: jax.Array, positions: jax.Array, freqs: np.ndarray | jax.Array, ma
 
 
 def param(
-  module: nn.Module, name: str, init: nn.initializers.Initializer, shape: tuple[int, ...], axes: tuple[sharding.Axis, ...]
+  module: nn.Module,
+  name: str,
+  init: nn.initializers.Initializer,
+  shape: tuple[int, ...],
+  axes: tuple[sharding.Axis, ...],
 ) -> Any:
   """Declares a float32 parameter, the logical axes beside its shape, and returns it."""
   boxed = nn.with_logical_partitioning(init, axes)  # pyright: ignore[reportArgumentType]: flax only keeps them
@@ -76,7 +92,9 @@ def param(
 
 
 class RMSNorm(nn.Module):
-  """x / rms(x) * scale over the last axis, in float32 (arXiv 1910.07467); Gemma's is * (1 + scale)."""
+  """x / rms(x) * scale over the last axis, in float32 (arXiv 1910.07467); Gemma's is * (1 +
+  scale).
+  """
 
   eps: float
   axis: str
@@ -103,16 +121,25 @@ class Projection(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = param(self, 'kernel', nn.initializers.variance_scaling(1.0, 'fan_in', 'normal'), self.shape, self.axes)
+    kernel = param(
+      self,
+      'kernel',
+      nn.initializers.variance_scaling(1.0, 'fan_in', 'normal'),
+      self.shape,
+      self.axes,
+    )
     if self.has_variable('params', 'lora_a'):  # an adapter is trained: lora.attach
       kernel += self.get_variable('params', 'lora_a') @ self.get_variable('params', 'lora_b')
-    # Gathered here, once for all that uses it: left to XLA, what is recomputed and its gradient gather it in two layouts.
+    # Gathered here, once for all that uses it: left to XLA, what is recomputed and its gradient
+    # gather it in two layouts.
     gathered = tuple(None if axis == 'embed' else axis for axis in self.axes)
     kernel = sharding.constrain(kernel.astype(x.dtype), gathered, self.rules)
     # As matrices: of more dimensions XLA's CPU backend copies the operands of the backward pass.
     y = (x.reshape(-1, self.shape[0]) @ kernel).reshape(*x.shape[:-1], self.shape[1])
     if self.use_bias:
-      y += param(self, 'bias', nn.initializers.zeros, self.shape[1:], self.axes[1:]).astype(x.dtype)[None, None]
+      y += param(self, 'bias', nn.initializers.zeros, self.shape[1:], self.axes[1:]).astype(
+        x.dtype
+      )[None, None]
     return y
 
 
@@ -130,7 +157,8 @@ class Matrix(nn.Module):
 class Attention(nn.Module):
   """Causal self-attention with rotary positions; see `attend` for who sees whom.
 
-  is_global [] bool: whether this layer has no sliding window, where the config's layers differ in that; else None.
+  is_global [] bool: whether this layer has no sliding window, where the config's layers differ in
+  that; else None.
   """
 
   config: Any  # model.ModelConfig
@@ -144,26 +172,35 @@ class Attention(nn.Module):
     D, q_size, kv_size = c.embed_dim, c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
 
     def heads(name, size, axis):
-      y = Projection((D, size), ('embed', (axis, c.head_dim)), self.rules, use_bias=c.qkv_bias, name=name)(x)
+      y = Projection(
+        (D, size), ('embed', (axis, c.head_dim)), self.rules, use_bias=c.qkv_bias, name=name
+      )(x)
       return y.reshape(*y.shape[:-1], -1, c.head_dim)
 
-    q, k, v = heads('q', q_size, 'heads'), heads('k', kv_size, 'kv_heads'), heads('v', kv_size, 'kv_heads')
+    q, k, v = (
+      heads('q', q_size, 'heads'),
+      heads('k', kv_size, 'kv_heads'),
+      heads('v', kv_size, 'kv_heads'),
+    )
     if c.qk_norm == 'head':
       q = RMSNorm(c.rms_norm_eps, 'head_dim', c.norm_plus_one, name='q_norm')(q)
       k = RMSNorm(c.rms_norm_eps, 'head_dim', c.norm_plus_one, name='k_norm')(k)
     elif c.qk_norm == 'all':
       q_norm = RMSNorm(c.rms_norm_eps, 'heads', c.norm_plus_one, name='q_norm')
       k_norm = RMSNorm(c.rms_norm_eps, 'kv_heads', c.norm_plus_one, name='k_norm')
-      q, k = (norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape) for norm, y in ((q_norm, q), (k_norm, k)))
+      q, k = (
+        norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape) for norm, y in ((q_norm, q), (k_norm, k))
+      )
     if c.query_scalar is not None:
       q *= (c.head_dim / c.query_scalar) ** 0.5
-    freqs, magnitude = c.frequencies(is_global), c.rope_scaling.magnitude() if isinstance(c.rope_scaling, LongRope) else 1.0
+    freqs = c.frequencies(is_global)
+    magnitude = c.rope_scaling.magnitude() if isinstance(c.rope_scaling, LongRope) else 1.0
     axes = ('attention_batch', 'attention_heads', 'length', 'head_dim')
     q, k = rotate(q, positions, freqs, magnitude), rotate(k, positions, freqs, magnitude)
     # Made where the weights are, then brought to where the rows are: only activations travel.
-    q, k, v = (sharding.constrain(y, ('batch', 'length', kind, 'head_dim'), self.rules) for y, kind in (
-        (q, 'heads'), (k, 'kv_heads'), (v, 'kv_heads')
-    ))  # fmt: skip
+    q = sharding.constrain(q, ('batch', 'length', 'heads', 'head_dim'), self.rules)
+    k = sharding.constrain(k, ('batch', 'length', 'kv_heads', 'head_dim'), self.rules)
+    v = sharding.constrain(v, ('batch', 'length', 'kv_heads', 'head_dim'), self.rules)
     q, k, v = (sharding.constrain(y.swapaxes(1, 2), axes, self.rules) for y in (q, k, v))
     q, k = q.swapaxes(1, 2), k.swapaxes(2, 3)
     own = KeyValues(k, v, positions, segment_ids)
@@ -174,16 +211,23 @@ class Attention(nn.Module):
     elif c.attention == 'cudnn' and not past:
       kernel = functools.partial(cudnn, q, own, segment_ids)
     if kernel is None:
-      window = c.sliding_window if is_global is None else jnp.where(is_global, EMPTY, c.sliding_window)
+      window = (
+        c.sliding_window if is_global is None else jnp.where(is_global, EMPTY, c.sliding_window)
+      )
       min_rows = 8 if c.attention == 'splash' else 1
       mixed = attend(q, positions, segment_ids, (*past, own), window, c.attention_softcap, min_rows)
     elif is_global is None:
       mixed = kernel(window=c.sliding_window)
     else:  # a kernel's window is part of its program
-      mixed = jax.lax.cond(is_global, lambda: kernel(window=None), lambda: kernel(window=c.sliding_window))
+      mixed = jax.lax.cond(
+        is_global, lambda: kernel(window=None), lambda: kernel(window=c.sliding_window)
+      )
     mixed = sharding.constrain(mixed, ('batch', 'length', 'heads', 'head_dim'), self.rules)
     mixed = mixed.reshape(*mixed.shape[:2], -1)
-    return Projection((q_size, D), (('heads', c.head_dim), 'embed'), self.rules, name='o')(mixed), (k, v)
+    return Projection((q_size, D), (('heads', c.head_dim), 'embed'), self.rules, name='o')(mixed), (
+      k,
+      v,
+    )
 
 
 ACTIVATIONS = {'silu': jax.nn.silu, 'gelu_tanh': functools.partial(jax.nn.gelu, approximate=True)}
@@ -200,4 +244,6 @@ class MLP(nn.Module):
     shape, axes = (self.config.embed_dim, self.config.mlp_dim), ('embed', 'mlp')
     gate = Projection(shape, axes, self.rules, name='gate')(x)
     up = Projection(shape, axes, self.rules, name='up')(x)
-    return Projection(shape[::-1], ('mlp', 'embed'), self.rules, name='down')(ACTIVATIONS[self.config.activation](gate) * up)
+    return Projection(shape[::-1], ('mlp', 'embed'), self.rules, name='down')(
+      ACTIVATIONS[self.config.activation](gate) * up
+    )

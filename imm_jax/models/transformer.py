@@ -1,7 +1,9 @@
-"""One decoder-only Transformer: Llama 2 and 3, SmolLM2, Mistral, Qwen2 and 3, Gemma 2 and 3, OLMo 2, Phi-3.
+"""One decoder-only Transformer: Llama 2 and 3, SmolLM2, Mistral, Qwen2 and 3, Gemma 2 and 3, OLMo
+2, Phi-3.
 
-Params are a nested dict of float32 arrays; the layers are stacked [L, ...] and scanned. The KV cache is an argument and a
-return value. `Transformer(config).apply({'params': params}, tokens, positions, cache=cache) -> (logits, cache)`.
+Params are a nested dict of float32 arrays; the layers are stacked [L, ...] and scanned. The KV
+cache is an argument and a return value. `Transformer(config).apply({'params': params}, tokens,
+positions, cache=cache) -> (logits, cache)`.
 """
 
 from collections.abc import Callable
@@ -24,13 +26,16 @@ Params = dict[str, Any]
 LOGIT_BYTES = 2**28  # of the float32 logits that are held at once on a device
 
 
-# For what runs the whole model. XLA's CPU backend would order operations so that many can run side by side: matrix products
-# then wait for threads, and a decode step takes 1.6 times as long. A TPU's compiler knows the option and has no use for it.
+# For what runs the whole model. XLA's CPU backend would order operations so that many can run side
+# by side: matrix products then wait for threads, and a decode step takes 1.6 times as long. A TPU's
+# compiler knows the option and has no use for it.
 XLA_OPTIONS = {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
 
 
 class Block(nn.Module):
-  """x + attention(norm(x)), then x + mlp(norm(x)); some families have the norms behind, x + norm(mlp(x)), or both."""
+  """x + attention(norm(x)), then x + mlp(norm(x)); some families have the norms behind, x +
+  norm(mlp(x)), or both.
+  """
 
   config: ModelConfig
   rules: sharding.Rules
@@ -40,7 +45,11 @@ class Block(nn.Module):
     c = self.config
 
     def norm(name, x, where):
-      return layers.RMSNorm(c.rms_norm_eps, 'embed', c.norm_plus_one, name=name)(x) if c.norms in (where, 'both') else x
+      return (
+        layers.RMSNorm(c.rms_norm_eps, 'embed', c.norm_plus_one, name=name)(x)
+        if c.norms in (where, 'both')
+        else x
+      )
 
     unchanged = x = sharding.constrain(x, ('batch', 'length', 'embed'), self.rules)
     past = [
@@ -50,7 +59,9 @@ class Block(nn.Module):
     attend = layers.Attention(c, self.rules, name='attn')
     mixed, kv = attend(norm('attn_norm', x, 'before'), positions, segment_ids, past, is_global)
     x += norm('attn_post_norm', mixed, 'after')
-    x += norm('mlp_post_norm', layers.MLP(c, self.rules, name='mlp')(norm('mlp_norm', x, 'before')), 'after')
+    x += norm(
+      'mlp_post_norm', layers.MLP(c, self.rules, name='mlp')(norm('mlp_norm', x, 'before')), 'after'
+    )
     return x if gate is None else jnp.where(gate == 0, unchanged, x), kv
 
 
@@ -64,7 +75,9 @@ class Transformer(nn.Module):
     c = self.config
     block = nn.remat(Block, policy=REMAT_POLICIES[c.remat], prevent_cse=False)
     init = nn.initializers.normal(c.embed_dim**-0.5)
-    self.embedding = layers.param(self, 'embedding', init, (c.vocab_size, c.embed_dim), ('vocab', 'embed'))
+    self.embedding = layers.param(
+      self, 'embedding', init, (c.vocab_size, c.embed_dim), ('vocab', 'embed')
+    )
     self.layers = nn.scan(
       block,
       variable_axes={'params': 0},
@@ -86,15 +99,14 @@ class Transformer(nn.Module):
     prefix: KVCache | None = None,
     gates: jax.Array | None = None,
   ) -> tuple[jax.Array, KVCache]:
-    """Returns what the output head reads, [B, T, D] in the compute dtype, and the cache with these tokens in it.
+    """Returns what the output head reads, [B, T, D] in the compute dtype, and the cache with these
+    tokens in it.
 
-    Args:
-      tokens: [B, T] int32.
-      positions: [B, T] int32; attention.EMPTY marks padding, which no token sees.
-      segment_ids: [B, T] int32; a token sees its own segment, and attention.SHARED. None: all one.
-      cache: read, and written at its index. None: the cache returned holds just these tokens.
-      prefix: a cache of batch 1 that every row reads.
-      gates: [L] f32; a block whose gate is 0 is skipped, one whose gate is 1 is as it is. None: all are.
+    Args: tokens: [B, T] int32. positions: [B, T] int32; attention.EMPTY marks padding, which no
+      token sees. segment_ids: [B, T] int32; a token sees its own segment, and attention.SHARED.
+      None: all one. cache: read, and written at its index. None: the cache returned holds just
+      these tokens. prefix: a cache of batch 1 that every row reads. gates: [L] f32; a block whose
+      gate is 0 is skipped, one whose gate is 1 is as it is. None: all are.
     """
     past = [source for source in (prefix, cache) if source is not None]
     if segment_ids is None:
@@ -103,7 +115,9 @@ class Transformer(nn.Module):
     if self.config.scale_embeddings:
       x *= jnp.asarray(self.config.embed_dim**0.5, x.dtype)
     past_kv, past_positions = tuple((p.k, p.v) for p in past), tuple(p.positions for p in past)
-    x, (k, v) = self.layers(x, past_kv, positions, segment_ids, past_positions, gates, self.config.is_global())
+    x, (k, v) = self.layers(
+      x, past_kv, positions, segment_ids, past_positions, gates, self.config.is_global()
+    )
     if cache is None:
       return self.final_norm(x), KVCache(k, v, positions, jnp.int32(tokens.shape[1]))
     return self.final_norm(x), KVCache(
@@ -119,19 +133,27 @@ class Transformer(nn.Module):
     logits = jnp.einsum(equation, x, head.astype(x.dtype), preferred_element_type=jnp.float32)
     return attention.softcap(logits, self.config.logit_softcap)
 
-  def __call__(self, tokens, positions, segment_ids=None, cache=None, prefix=None, gates=None) -> tuple[jax.Array, KVCache]:
+  def __call__(
+    self, tokens, positions, segment_ids=None, cache=None, prefix=None, gates=None
+  ) -> tuple[jax.Array, KVCache]:
     """Returns (logits [B, T, V] f32, cache); the arguments are those of `features`."""
     x, cache = self.features(tokens, positions, segment_ids, cache, prefix, gates)
     return self.unembed(x), cache
 
 
-def of_logits(model: Transformer, params: Params, x: jax.Array, targets: jax.Array, function: Callable[..., Any]) -> Any:
-  """Returns function(logits [..., V] f32, targets [...] int32) of features x [B, T, D], arrays [B, T]; chunk by chunk."""
+def of_logits(
+  model: Transformer, params: Params, x: jax.Array, targets: jax.Array, function: Callable[..., Any]
+) -> Any:
+  """Returns function(logits [..., V] f32, targets [...] int32) of features x [B, T, D], arrays [B,
+  T]; chunk by chunk.
+  """
 
   def of_chunk(chunk):
     return function(model.bind({'params': params}).unembed(chunk[0]), chunk[1])
 
-  rows = max(1, x.shape[0] // model.rules.num_parts('batch', jax.sharding.get_abstract_mesh().shape))
+  rows = max(
+    1, x.shape[0] // model.rules.num_parts('batch', jax.sharding.get_abstract_mesh().shape)
+  )
   length = chunk_length(rows, x.shape[1], model.config.vocab_size)
   chunks = jax.lax.map(of_chunk, (split(x, length), split(targets, length)))
 
@@ -147,7 +169,9 @@ def target_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def is_likeliest(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Returns [...] bool: whether no token has a larger logit than the target; see target_logprobs."""
+  """Returns [...] bool: whether no token has a larger logit than the target; see
+  target_logprobs.
+  """
   return _chosen(logits, targets) >= jnp.max(logits, axis=-1)
 
 
@@ -156,14 +180,18 @@ def _chosen(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def chunk_length(num_rows: int, length: int, vocab_size: int) -> int:
-  """Returns how many tokens of each row's `length` are taken at a time, so that their logits take LOGIT_BYTES at most."""
+  """Returns how many tokens of each row's `length` are taken at a time, so that their logits take
+  LOGIT_BYTES at most.
+  """
   most = max(1, LOGIT_BYTES // (4 * vocab_size * num_rows))
   num_chunks = -(-length // most)
   return -(-length // num_chunks)
 
 
 def split(x: jax.Array, length: int) -> jax.Array:
-  """Returns x [B, T, ...] in chunks [ceil(T / length), B, length, ...], the last one filled with zeros."""
+  """Returns x [B, T, ...] in chunks [ceil(T / length), B, length, ...], the last one filled with
+  zeros.
+  """
   padding = [(0, 0)] * x.ndim
   padding[1] = (0, -x.shape[1] % length)
   x = jnp.pad(x, padding)
@@ -177,9 +205,13 @@ def _init(config: ModelConfig, key: jax.Array) -> Any:
 
 @functools.cache
 def abstract_params(config: ModelConfig) -> tuple[Any, Any]:
-  """Returns the params as ShapeDtypeStructs, and the logical axes of each, a tuple of sharding.Axis."""
+  """Returns the params as ShapeDtypeStructs, and the logical axes of each, a tuple of
+  sharding.Axis.
+  """
   boxed = jax.eval_shape(lambda: _init(config, jax.random.key(0)))
-  axes = jax.tree.map(lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned))
+  axes = jax.tree.map(
+    lambda box: box.names, boxed, is_leaf=lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
+  )
   return nn.meta.unbox(boxed), axes
 
 
@@ -191,4 +223,6 @@ def param_shardings(config: ModelConfig, mesh: jax.sharding.Mesh, rules: shardin
 def init_params(config: ModelConfig, seed: int, mesh: jax.sharding.Mesh) -> Params:
   """Returns random params, made in place on the devices; the same ones on every mesh."""
   out = param_shardings(config, mesh, sharding.TRAIN)
-  return jax.jit(lambda key: nn.meta.unbox(_init(config, key)), out_shardings=out)(jax.random.key(seed))
+  return jax.jit(lambda key: nn.meta.unbox(_init(config, key)), out_shardings=out)(
+    jax.random.key(seed)
+  )

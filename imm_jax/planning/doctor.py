@@ -1,4 +1,6 @@
-"""One page before a long run: would it start, fit and be able to write? The first thing to mend is an error."""
+"""One page before a long run: would it start, fit and be able to write? The first thing to mend is
+an error.
+"""
 
 from collections.abc import Iterator, Mapping
 import os
@@ -14,7 +16,7 @@ import numpy as np
 from imm_jax import processes, sharding, verifying
 from imm_jax.models import transformer
 from imm_jax.models.config import mesh_advice
-from imm_jax.rounds import experiment
+from imm_jax.rounds import experiment, loading
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.rounds.workdir import Workdir
 
@@ -23,7 +25,8 @@ _TRAIN_BYTES = 4 * 5
 
 
 def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
-  """Yields what was looked at and what was found, one after the other, as a run in that workdir would need it.
+  """Yields what was looked at and what was found, one after the other, as a run in that workdir
+  would need it.
 
   Raises ValueError or OSError with the first thing to mend.
   """
@@ -32,7 +35,7 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
   mesh = exp.mesh.make()
   yield 'devices', f'{processes.devices()}, mesh {dict(mesh.shape)}'
   yield 'batch', _batch(exp, mesh)
-  model = experiment.read_config(exp.model, mesh)
+  model = loading.model_config(exp.model, mesh)
   num_params = sum(x.size for x in jax.tree.leaves(transformer.abstract_params(model)[0]))
   yield (
     'model',
@@ -59,7 +62,10 @@ def _versions() -> str:
     same = multihost_utils.process_allgather(np.uint32(zlib.crc32(text.encode())))
     if len(set(same.tolist())) > 1:
       different = [i for i, digest in enumerate(same) if digest != zlib.crc32(first.encode())]
-      raise ValueError(f'versions: processes {different} have others than process 0, which has {first}; install the same')
+      raise ValueError(
+        f'versions: processes {different} have others than process 0, which has {first}; install'
+        ' the same'
+      )
   return text
 
 
@@ -69,7 +75,9 @@ def _batch(exp: Experiment, mesh: jax.sharding.Mesh) -> str:
   ways = sharding.TRAIN.num_parts('batch', mesh.shape)
   notes = [f'{rows} rows a step on {ways} devices']
   if rows % ways:
-    notes.append(f'{-rows % ways} of them padding: make finetune.batch_size a multiple of {ways * steps}')
+    notes.append(
+      f'{-rows % ways} of them padding: make finetune.batch_size a multiple of {ways * steps}'
+    )
   slots = exp.sampler.num_slots
   among = sharding.SAMPLE.num_parts('attention_batch', mesh.shape)
   notes.append(f'{slots} slots on {among}')
@@ -85,9 +93,14 @@ def _memory(num_params: int, mesh: jax.sharding.Mesh) -> str:
     limit = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / len(mesh.local_devices)
   else:
     limit = device.memory_stats()['bytes_limit']
-  text = f'{needed / 2**30:.2f} GiB a device for params and optimizer, without activations, of {limit / 2**30:.2f}'
+  text = (
+    f'{needed / 2**30:.2f} GiB a device for params and optimizer, without activations,'
+    f' of {limit / 2**30:.2f}'
+  )
   if needed > limit:
-    raise ValueError(f'memory: {text}; take more devices (mesh.fsdp splits them) or a smaller model')
+    raise ValueError(
+      f'memory: {text}; take more devices (mesh.fsdp splits them) or a smaller model'
+    )
   return text + '; imm plan tells the whole of it'
 
 
@@ -111,5 +124,7 @@ def _workdir(path: str, num_bytes: int) -> str:
   if is_new:
     probe.parent.rmdir()
   if free < num_bytes:
-    raise ValueError(f'workdir: {text}, and {free / 1e9:.1f} GB are free; make room, or take fewer rounds')
+    raise ValueError(
+      f'workdir: {text}, and {free / 1e9:.1f} GB are free; make room, or take fewer rounds'
+    )
   return f'{text}, {free / 1e9:.1f} GB free'

@@ -11,7 +11,8 @@ import re
 from typing import NamedTuple
 
 _BYTES = {
-  'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'bf16': 2, 'f16': 2, 's32': 4, 'u32': 4, 'f32': 4, 's64': 8, 'u64': 8,
+  'pred': 1, 's8': 1, 'u8': 1, 's16': 2, 'u16': 2, 'bf16': 2, 'f16': 2, 's32': 4, 'u32': 4,
+  'f32': 4, 's64': 8, 'u64': 8,
 }  # fmt: skip
 _SHAPE = re.compile(r'\b([a-z]+\d*)\[([\d,]*)\]')
 _OP = re.compile(r'^\s+(?:ROOT )?%?([\w.-]+) = (.*?[\])}]) ([a-z][a-z0-9-]*)\((.*)$')
@@ -91,7 +92,11 @@ def cost(text: str, unknown_trips: int | None = None) -> Cost:
         elif op.opcode == 'conditional':
           branches = re.findall(r'%?([\w.-]+)', _find(r'branch_computations=\{(.*?)\}', op.rest))
           total.add(max((of(branch, fused) for branch in branches), key=lambda c: c.cycles))
-        elif op.opcode in ('fusion', 'call') or op.opcode.endswith('-start') or op.opcode.startswith('async'):
+        elif (
+          op.opcode in ('fusion', 'call')
+          or op.opcode.endswith('-start')
+          or op.opcode.startswith('async')
+        ):
           for called in _CALLED.findall(op.rest)[:1]:
             total.add(of(called, fused or op.opcode == 'fusion'))
       done[name, fused] = total
@@ -160,7 +165,11 @@ def _attribute(op: Op, name: str) -> str:
 def _trip_count(op: Op, computations: Mapping[str, list[Op]], unknown: int | None) -> int:
   if known := re.search(r'"known_trip_count":\{"n":"(\d+)"', op.rest):
     return int(known[1])
-  constants = [re.match(r'(\d+)\)', o.rest) for o in computations[_attribute(op, 'condition')] if o.opcode == 'constant']
+  constants = [
+    re.match(r'(\d+)\)', o.rest)
+    for o in computations[_attribute(op, 'condition')]
+    if o.opcode == 'constant'
+  ]
   if len(constants) == 1 and constants[0]:
     return int(constants[0][1])
   if unknown is None:
@@ -175,17 +184,23 @@ def _dims(shape: str) -> list[int]:
 def _sizes(text: str) -> list[int]:
   """Returns the bytes of each array in the text of a shape, which may be a tuple's."""
   found = _SHAPE.findall(text)
-  return [_BYTES.get(dtype, 0) * math.prod(int(n) for n in dims.split(',') if n) for dtype, dims in found]
+  return [
+    _BYTES.get(dtype, 0) * math.prod(int(n) for n in dims.split(',') if n) for dtype, dims in found
+  ]
 
 
 def _dot_flops(op: Op, shapes: Mapping[str, str]) -> float:
   lhs = _dims(shapes[_operands(op)[0]])
   contracted = _find(r'lhs_contracting_dims=\{([\d,]*)\}', op.rest)
-  return 2.0 * math.prod(_dims(op.shape)) * math.prod(lhs[int(i)] for i in contracted.split(',') if i)
+  return (
+    2.0 * math.prod(_dims(op.shape)) * math.prod(lhs[int(i)] for i in contracted.split(',') if i)
+  )
 
 
 def _convolution_flops(op: Op, shapes: Mapping[str, str]) -> float:
-  """Returns 2 x multiplications that meet an element: on TPU a dot is a convolution, maybe padded and dilated."""
+  """Returns 2 x multiplications that meet an element: on TPU a dot is a convolution, maybe padded
+  and dilated.
+  """
   lhs_labels, rhs_labels, out_labels = re.split('_|->', _find(r'dim_labels=([\w>-]+)', op.rest))
   lhs_dims, rhs_dims = (_dims(shapes[name]) for name in _operands(op)[:2])
   lhs = dict(zip(lhs_labels, lhs_dims, strict=True))

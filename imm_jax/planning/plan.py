@@ -1,8 +1,10 @@
-"""`imm plan`: a run's programs compiled ahead of time for a TPU topology, on any machine: memory, FLOPs, collectives, time.
+"""`imm plan`: a run's programs compiled ahead of time for a TPU topology, on any machine: memory,
+FLOPs, collectives, time.
 
-What is compiled is what a run jits, with abstract arrays in place of params and data. Estimates come from the compiler's
-cycles for each op, and for what those leave out, attention kernels and collectives, from FLOPs at the chip's peak and bytes
-at the rate of its links. They compare programs under one compiler; no hardware has confirmed them.
+What is compiled is what a run jits, with abstract arrays in place of params and data. Estimates
+come from the compiler's cycles for each op, and for what those leave out, attention kernels and
+collectives, from FLOPs at the chip's peak and bytes at the rate of its links. They compare programs
+under one compiler; no hardware has confirmed them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +26,7 @@ from imm_jax.models import transformer
 from imm_jax.models.config import mesh_advice, ModelConfig
 from imm_jax.models.transformer import Transformer
 from imm_jax.planning import hlo
-from imm_jax.rounds import experiment
+from imm_jax.rounds import experiment, loading
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.sampling import prefill, scoring, slots
 from imm_jax.training import finetune
@@ -74,7 +76,9 @@ class Report:
     return self.peak_gib <= self.limit_gib
 
   def mfu(self, chip: Chip) -> float:
-    """Returns the fraction of the chip's peak that the algorithm's FLOPs are, collectives hidden."""
+    """Returns the fraction of the chip's peak that the algorithm's FLOPs are, collectives
+    hidden.
+    """
     return self.model_flops / chip.flops / self.secs
 
   @property
@@ -84,18 +88,16 @@ class Report:
 
 
 def plan(
-  config: Mapping[str, Any], topology: str, num_slices: int, programs: Sequence[str], prompt_tokens: int, new_tokens: int,
+  config: Mapping[str, Any], topology: str, num_slices: int, programs: Sequence[str],
+  prompt_tokens: int, new_tokens: int,
 ) -> Iterator[Report]:  # fmt: skip
   """Yields a report for each program of an experiment's config.
 
-  Args:
-    config: as of `imm run`; of the model only its config.json is read. `model.remat` may be 'auto': all policies are tried,
-      and the fastest train step that fits is reported.
-    topology: 'v5e:4x4' and the like.
-    num_slices: of the topology, joined by the data-centre network; `mesh.data` runs over them.
-    programs: of PROGRAMS.
-    prompt_tokens: of a prompt, when sampling and scoring.
-    new_tokens: of a completion at most.
+  Args: config: as of `imm run`; of the model only its config.json is read. `model.remat` may be
+    'auto': all policies are tried, and the fastest train step that fits is reported. topology:
+    'v5e:4x4' and the like. num_slices: of the topology, joined by the data-centre network;
+    `mesh.data` runs over them. programs: of PROGRAMS. prompt_tokens: of a prompt, when sampling and
+    scoring. new_tokens: of a completion at most.
 
   Raises:
     ValueError: the topology is unknown, the tpu extra is missing, or the mesh does not fit.
@@ -103,13 +105,16 @@ def plan(
   chip = chip_of(topology)
   devices = topology_devices(topology, num_slices)
   remat = config['model']['remat']
-  exp = experiment.resolve({**config, 'model': {**config['model'], 'remat': 'none' if remat == 'auto' else remat}})
+  exp = experiment.resolve(
+    {**config, 'model': {**config['model'], 'remat': 'none' if remat == 'auto' else remat}}
+  )
   mesh = exp.mesh.make(devices)
-  model_config = experiment.read_config(exp.model, mesh)
+  model_config = loading.model_config(exp.model, mesh)
   if advice := mesh_advice(model_config, mesh):
     console.note(advice)
   lengths = prompt_tokens, new_tokens
-  for program in programs:  # What cannot be set up is found before minutes go into the first program.
+  # What cannot be set up is found before minutes go into the first program.
+  for program in programs:
     ABSTRACT[program](exp, model_config, mesh, *lengths)
   for program in programs:
     policies = REMATS if program == 'train' and remat == 'auto' else (model_config.remat,)
@@ -119,13 +124,15 @@ def plan(
       of_policy = dataclasses.replace(model_config, remat=policy)
       try:
         reports.append(compile_program(exp, of_policy, mesh, chip, program, lengths))
-      except jax.errors.JaxRuntimeError as error:  # A program that is far too large does not even compile.
+      # A program that is far too large does not even compile.
+      except jax.errors.JaxRuntimeError as error:
         if 'RESOURCE_EXHAUSTED' not in str(error):
           raise
         reason = str(error).splitlines()[0]
     if not reports:
       raise ValueError(
-        f'{program}: does not fit {topology}: {reason}; try a smaller batch, model.remat=full or a larger slice'
+        f'{program}: does not fit {topology}: {reason}; try a smaller batch, model.remat=full or a'
+        ' larger slice'
       )
     yield min(reports, key=_rank)
 
@@ -139,7 +146,10 @@ def chip_of(topology: str) -> Chip:
   """Returns the chip of a topology's name. Raises ValueError."""
   name = topology.partition(':')[0]
   if name not in CHIPS:
-    raise ValueError(f'--topology: {topology!r} is not CHIP:SHAPE with one of the chips {", ".join(CHIPS)}, such as v5e:4x4')
+    raise ValueError(
+      f'--topology: {topology!r} is not CHIP:SHAPE with one of the chips {", ".join(CHIPS)}, such'
+      ' as v5e:4x4'
+    )
   return CHIPS[name]
 
 
@@ -149,14 +159,21 @@ def topology_devices(topology: str, num_slices: int) -> list[Any]:
     raise ValueError("imm plan: the TPU compiler is missing: pip install 'imm_jax[tpu]'")
   os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no metadata server to ask
   try:
-    found = topologies.get_topology_desc(topology_name=topology, platform='tpu', num_slices=num_slices)
+    found = topologies.get_topology_desc(
+      topology_name=topology, platform='tpu', num_slices=num_slices
+    )
   except (RuntimeError, ValueError) as error:
     raise ValueError(f'--topology={topology}: {str(error).splitlines()[0]}') from None
   return found.devices
 
 
 def compile_program(
-  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, chip: Chip, program: str, lengths: tuple[int, int]
+  exp: Experiment,
+  config: ModelConfig,
+  mesh: jax.sharding.Mesh,
+  chip: Chip,
+  program: str,
+  lengths: tuple[int, int],
 ) -> Report:
   """Compiles a program of the run, and reports."""
   jitted, arguments, tokens, keys = ABSTRACT[program](exp, config, mesh, *lengths)
@@ -187,19 +204,25 @@ def compile_program(
 
 
 def num_weights(config: ModelConfig) -> int:
-  """Returns how many weights multiply each token: all but an embedding that is only looked up, norms and biases."""
+  """Returns how many weights multiply each token: all but an embedding that is only looked up,
+  norms and biases.
+  """
   per_layer = config.embed_dim * config.head_dim * 2 * (config.num_heads + config.num_kv_heads)
   per_layer += 3 * config.embed_dim * config.mlp_dim
   return config.num_layers * per_layer + config.vocab_size * config.embed_dim
 
 
 def attention_flops(config: ModelConfig, tokens: int, keys: float) -> float:
-  """Returns the FLOPs of scores and mixing, forward, when each of the tokens attends to so many keys on average."""
+  """Returns the FLOPs of scores and mixing, forward, when each of the tokens attends to so many
+  keys on average.
+  """
   return 4.0 * config.num_layers * config.num_heads * config.head_dim * tokens * keys
 
 
 def needed_flops(config: ModelConfig, program: str, tokens: int, keys: float) -> float:
-  """Returns what the algorithm needs: 2 N D forward, thrice that with the backward pass, and attention; no recomputation."""
+  """Returns what the algorithm needs: 2 N D forward, thrice that with the backward pass, and
+  attention; no recomputation.
+  """
   if program == 'merge':
     return 0.0
   forward = 2.0 * num_weights(config) * tokens + attention_flops(config, tokens, keys)
@@ -207,15 +230,17 @@ def needed_flops(config: ModelConfig, program: str, tokens: int, keys: float) ->
 
 
 def kernel_flops(config: ModelConfig, program: str, tokens: int, keys: float) -> float:
-  """Returns the FLOPs of the attention kernels: 2 products forward, 7 in the two backward, and what remat repeats."""
+  """Returns the FLOPs of the attention kernels: 2 products forward, 7 in the two backward, and what
+  remat repeats.
+  """
   forward = attention_flops(config, tokens, keys)
   if program != 'train':
     return forward
   return forward * (4.5 if config.remat == 'none' else 5.5)
 
 
-# What a run jits: (exp, config, mesh, prompt_tokens, new_tokens) -> the jitted function, its abstract arguments, the tokens
-# it handles, and the keys that a token attends to on average.
+# What a run jits: (exp, config, mesh, prompt_tokens, new_tokens) -> the jitted function, its
+# abstract arguments, the tokens it handles, and the keys that a token attends to on average.
 
 
 def _params(config: ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> Any:
@@ -226,10 +251,15 @@ def _params(config: ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules)
 
 
 def _place(tree: Any, mesh: jax.sharding.Mesh, spec: Callable[[Any], jax.P]) -> Any:
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, spec(x))), tree)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, spec(x))),
+    tree,
+  )
 
 
-def _train(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int) -> Any:
+def _train(
+  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int
+) -> Any:
   model = Transformer(config, sharding.TRAIN)
   trainer = finetune.Trainer(model, exp.finetune, exp.optimizer, mesh)
   parts, length = exp.finetune.accumulation_steps, exp.finetune.max_length
@@ -243,7 +273,9 @@ def _train(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unuse
   return trainer.program, (trainer.abstract(), batch, rate), parts * rows * length, length / 2
 
 
-def _merge(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int) -> Any:
+def _merge(
+  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int
+) -> Any:
   params, key = _params(config, mesh, sharding.TRAIN), jax.eval_shape(lambda: jax.random.key(0))
   shardings = transformer.param_shardings(config, mesh, sharding.TRAIN)
   merge = merging.make_merge(exp.merge, shardings, donates=exp.merge_donates)
@@ -252,30 +284,42 @@ def _merge(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unuse
 
 def _tokens(mesh: jax.sharding.Mesh, *shape: int) -> jax.ShapeDtypeStruct:
   axes = ('batch', 'length')[: len(shape)]
-  return _place(jax.ShapeDtypeStruct(shape, jnp.int32), mesh, lambda x: sharding.SAMPLE.spec(axes, x.shape, mesh.shape))
+  return _place(
+    jax.ShapeDtypeStruct(shape, jnp.int32),
+    mesh,
+    lambda x: sharding.SAMPLE.spec(axes, x.shape, mesh.shape),
+  )
 
 
 def _capacity(exp: Experiment, mesh: jax.sharding.Mesh) -> tuple[int, int]:
   """Returns how many rows decode at once, and how many questions are prefilled at once."""
   config = exp.sampler
-  return slots.capacity(config.num_slots, config.num_samples_per_prompt, sharding.SAMPLE, mesh.shape)
+  return slots.capacity(
+    config.num_slots, config.num_samples_per_prompt, sharding.SAMPLE, mesh.shape
+  )
 
 
-def _prefill(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int) -> Any:
+def _prefill(
+  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int
+) -> Any:
   model, (_, rows) = Transformer(config, sharding.SAMPLE), _capacity(exp, mesh)
   arguments = _tokens(mesh, rows, prompt_tokens), _tokens(mesh, rows), _tokens(mesh)
   arguments = model, _params(config, mesh, sharding.SAMPLE), None, *arguments
   return prefill.prefill, arguments, rows * prompt_tokens, prompt_tokens / 2
 
 
-def _decode(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, new_tokens: int) -> Any:
+def _decode(
+  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, new_tokens: int
+) -> Any:
   model, (rows, _) = Transformer(config, sharding.SAMPLE), _capacity(exp, mesh)
   state = jax.eval_shape(lambda: slots.empty_slots(model, rows, prompt_tokens, new_tokens))
 
   def spec(x):
     if x.ndim == 5:
       return model.rules.spec(slots.CACHE_AXES, x.shape, mesh.shape)
-    return model.rules.spec(('batch', *(None,) * (x.ndim - 1)) if x.ndim else (), x.shape, mesh.shape)
+    return model.rules.spec(
+      ('batch', *(None,) * (x.ndim - 1)) if x.ndim else (), x.shape, mesh.shape
+    )
 
   state = _place(state, mesh, spec)
   stops = _place(jax.ShapeDtypeStruct((config.vocab_size,), jnp.bool_), mesh, lambda x: jax.P())
@@ -284,9 +328,13 @@ def _decode(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, promp
   return step, arguments, rows, prompt_tokens + new_tokens
 
 
-def _score(exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int) -> Any:
+def _score(
+  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int
+) -> Any:
   model, rows, options = Transformer(config, sharding.SAMPLE), exp.sampler.num_slots, 32
-  batch = scoring.OptionRows(*[_tokens(mesh, rows, prompt_tokens)] * 3, *[_tokens(mesh, rows, options)] * 2)
+  batch = scoring.OptionRows(
+    *[_tokens(mesh, rows, prompt_tokens)] * 3, *[_tokens(mesh, rows, options)] * 2
+  )
   arguments = model, _params(config, mesh, sharding.SAMPLE), None, batch, _tokens(mesh)
   return scoring.score_rows, arguments, rows * prompt_tokens, prompt_tokens / 2
 
@@ -304,17 +352,34 @@ def advice(report: Report, config: Mapping[str, Any]) -> str:
   """Returns what would make a program fit that does not."""
   if report.program == 'train' and report.remat != 'full':
     return '--config.model.remat=full, or auto'
-  if report.program == 'train' and config['finetune']['accumulation_steps'] < config['finetune']['batch_size']:
+  if (
+    report.program == 'train'
+    and config['finetune']['accumulation_steps'] < config['finetune']['batch_size']
+  ):
     return f'--config.finetune.accumulation_steps={2 * config["finetune"]["accumulation_steps"]}'
-  if report.program in ('decode', 'prefill', 'score') and report.arguments_gib > report.temporaries_gib:
-    return f'--config.sampler.num_slots={config["sampler"]["num_slots"] // 2}, or a larger --config.mesh.tensor'
+  if (
+    report.program in ('decode', 'prefill', 'score')
+    and report.arguments_gib > report.temporaries_gib
+  ):
+    num_slots = config['sampler']['num_slots'] // 2
+    return f'--config.sampler.num_slots={num_slots}, or a larger --config.mesh.tensor'
   if report.program in ('prefill', 'score'):
     return f'--config.sampler.num_slots={config["sampler"]["num_slots"] // 2}'
   return 'more chips, or a larger --config.mesh.fsdp'
 
 
-def hours(train: Report, decode: Report, config: Mapping[str, Any], num_samples: int, new_tokens: int) -> float:
-  """Returns the hours of the rounds' sampling and fine-tuning at most: completions of full length, a row for each."""
+def hours(
+  train: Report, decode: Report, config: Mapping[str, Any], num_samples: int, new_tokens: int
+) -> float:
+  """Returns the hours of the rounds' sampling and fine-tuning at most: completions of full length,
+  a row for each.
+  """
   sampling = num_samples * new_tokens / decode.tokens * decode.secs
-  learning = num_samples * config['finetune']['num_epochs'] * config['finetune']['max_length'] / train.tokens * train.secs
+  learning = (
+    num_samples
+    * config['finetune']['num_epochs']
+    * config['finetune']['max_length']
+    / train.tokens
+    * train.secs
+  )
   return config['num_rounds'] * (sampling + learning) / 3600

@@ -129,7 +129,9 @@ def analyze(path: str, num_completions: int = layerwise.NUM_COMPLETIONS) -> list
   exp = experiment.resolve(workdir.read_config())
   num_rounds = len(workdir.finished())
   if num_rounds < 2:
-    raise ValueError(f'{workdir.path}: round 1 is not done, so there is nothing to analyze; go on with imm run')
+    raise ValueError(
+      f'{workdir.path}: round 1 is not done, so there is nothing to analyze; go on with imm run'
+    )
   lm = lm_lib.load(
     f'{workdir.path}@0',
     dtype=exp.model.dtype,

@@ -32,7 +32,8 @@ def render(source: str) -> str:
     return own.read_text(encoding='utf-8')
   name = _name(source)
   came_from = f' from {name}' if name else ''
-  return f'{_front_matter(source)}\n# {name or "A model"}\n\nWritten by imm_jax {_version()}{came_from}.\n'
+  title = name or 'A model'
+  return f'{_front_matter(source)}\n# {title}\n\nWritten by imm_jax {_version()}{came_from}.\n'
 
 
 def _of_round(workdir: Workdir, round_: int) -> str:
@@ -47,8 +48,10 @@ def _of_round(workdir: Workdir, round_: int) -> str:
     _front_matter(base, 'merge', 'self-improvement', 'iterative-model-merging'),
     f'# {name}, round {round_} of Iterative Model Merging',
     '',
-    'In each round the model answers questions, learns from its answers that a verifier accepts, and'
-    ' is merged with the original ([arXiv 2503.02103](https://arxiv.org/abs/2503.02103)); by imm_jax.',
+    'In each round the model answers questions, learns from its answers that a verifier accepts,'
+    ' and'
+    ' is merged with the original ([arXiv 2503.02103](https://arxiv.org/abs/2503.02103)); by'
+    ' imm_jax.',
     '',
     f'- Original model: {name}',
     f'- Rounds: {round_}; seed: {config["seed"]}',

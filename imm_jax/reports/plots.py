@@ -6,7 +6,18 @@ from typing import Any, NamedTuple
 
 from imm_jax.reports import statistics
 from imm_jax.reports.compare import Arm, DOMAINS
-from imm_jax.reports.drawing import annotate, bars, COLORS, FAINT, INK, Label, look, place, Point, svg
+from imm_jax.reports.drawing import (
+  annotate,
+  bars,
+  COLORS,
+  FAINT,
+  INK,
+  Label,
+  look,
+  place,
+  Point,
+  svg,
+)
 from imm_jax.rounds.records import BASE, State
 
 _BEFORE_MERGE = 0.3  # Of a round: how far left of it the tuned params are shown.

@@ -1,4 +1,6 @@
-"""The weight of the tuned params in a round's merge, by `merge.rule`; what it needs is measured once in a run."""
+"""The weight of the tuned params in a round's merge, by `merge.rule`; what it needs is measured
+once in a run.
+"""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -21,7 +23,8 @@ def choose(
 ) -> tuple[Params, dict[str, Any]]:
   """Returns the alpha of each tensor and layer in a round, and what the round's summary says of it.
 
-  The first is a tree of float32 arrays like the params: [L] for a tensor that is stacked over layers, [] for others.
+  The first is a tree of float32 arrays like the params: [L] for a tensor that is stacked over
+  layers, [] for others.
   """
   alpha = rules.schedule(run.exp.merge.alpha, round.number)
   found = {}
@@ -31,21 +34,27 @@ def choose(
     coefficient = alpha
   elif run.exp.merge.rule != 'fixed':
     importance = _importance(run, round, samples)
-    by_layer = layer_adaptive(run.exp.merge.rule, run.exp.seed, importance, state.anchor, tuned, alpha)
+    by_layer = layer_adaptive(
+      run.exp.merge.rule, run.exp.seed, importance, state.anchor, tuned, alpha
+    )
     coefficient = coefficients.by_layer(by_layer, alpha)
     found = {'alpha_by_layer': by_layer, 'importance': importance}
   return coefficients.resolve(coefficient, state.anchor), {'alpha': alpha} | found
 
 
 def _importance(run: Run, round: Round, samples: Sequence[Sample]) -> list[float]:
-  """Returns the importance of each layer of the original model, [L] nats a token, on samples accepted in round 1."""
+  """Returns the importance of each layer of the original model, [L] nats a token, on samples
+  accepted in round 1.
+  """
   if round.number > 1:
     return run.workdir.finished()[1]['merge']['importance']
 
   def measure() -> list[float]:
     pairs = synthesize.some_pairs(samples, layerwise.NUM_COMPLETIONS, run.exp.seed)
     max_length = run.exp.finetune.max_length
-    return layerwise.importance(run.lm, run.lm.params, pairs, max_length=max_length).nll_rise.tolist()
+    return layerwise.importance(
+      run.lm, run.lm.params, pairs, max_length=max_length
+    ).nll_rise.tolist()
 
   return round.part('importance', measure)
 
@@ -53,7 +62,9 @@ def _importance(run: Run, round: Round, samples: Sequence[Sample]) -> list[float
 def layer_adaptive(
   rule: str, seed: int, importance: Sequence[float], anchor: Params, tuned: Params, alpha: float
 ) -> list[float]:
-  """Returns alpha of each layer, see rules.layer_adaptive; the control's order of layers is drawn by the seed."""
+  """Returns alpha of each layer, see rules.layer_adaptive; the control's order of layers is drawn
+  by the seed.
+  """
   change = layerwise.change(anchor, tuned)['layers']
   norms = processes.fetch(rules.delta_norms(anchor, tuned))
   is_control = rule == 'layer_adaptive_shuffled'
@@ -62,7 +73,9 @@ def layer_adaptive(
 
 
 def _search(run: Run, round: Round, state: RunState, tuned: Params) -> tuple[float, dict[str, Any]]:
-  """Returns the alpha that is best in tasks.dev while tasks.probe loses at most merge.search_eps."""
+  """Returns the alpha that is best in tasks.dev while tasks.probe loses at most
+  merge.search_eps.
+  """
   exp = run.exp
   if round.number > 1:
     base = run.workdir.finished()[1]['merge']['base_probe']
@@ -86,5 +99,7 @@ def _accuracy(run: Run, params: Params, tasks: Mapping[str, Task]) -> float:
   """Returns the mean accuracy of params over tasks, greedy or by likelihood."""
   lm = dataclasses.replace(run.lm, params=params).to_sample()
   config = dataclasses.replace(run.exp.evaluate, num_samples_per_prompt=0)
-  results, _ = evaluate.evaluate(lm.model, lm.params, lm.tokenizer, tasks, config, run.exp.sampler, key=jax.random.key(0))
+  results, _ = evaluate.evaluate(
+    lm.model, lm.params, lm.tokenizer, tasks, config, run.exp.sampler, key=jax.random.key(0)
+  )
   return float(np.mean([result['accuracy'] for result in results.values()]))

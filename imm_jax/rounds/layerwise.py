@@ -28,11 +28,15 @@ NUM_COMPLETIONS = 64  # that the importance of layers is measured on
 
 
 class Importance(NamedTuple):
-  """How much each block matters to completions; every field is [L] f64, and larger is more important."""
+  """How much each block matters to completions; every field is [L] f64, and larger is more
+  important.
+  """
 
   nll_rise: np.ndarray  # nats a completion token, when the block is skipped
-  accuracy_drop: np.ndarray  # of the share of completions whose every token is the likeliest one, when it is skipped
-  taylor: np.ndarray  # sum over the block's parameters of |gradient * parameter|, in nats a completion token
+  # Of the share of completions whose every token is the likeliest one, when it is skipped
+  accuracy_drop: np.ndarray
+  # Sum over the block's parameters of |gradient * parameter|, in nats a completion token
+  taylor: np.ndarray
 
 
 def importance(
@@ -45,9 +49,10 @@ def importance(
 ) -> Importance:
   """Measures how much each block matters to completions that are right. The formulas are ours.
 
-  nll_rise and accuracy_drop compare the model with itself without block l, completions given (teacher forcing). taylor is
-  the first-order estimate sum |g theta|, g the gradient of the mean negative log-likelihood of a completion token.
-  L + 1 forward passes and one backward; a program is compiled once for all layers, and for each shape of the rows.
+  nll_rise and accuracy_drop compare the model with itself without block l, completions given
+  (teacher forcing). taylor is the first-order estimate sum |g theta|, g the gradient of the mean
+  negative log-likelihood of a completion token. L + 1 forward passes and one backward; a program is
+  compiled once for all layers, and for each shape of the rows.
 
   Args:
     lm: the model, its mesh and rules.
@@ -62,8 +67,12 @@ def importance(
   model = lm.model
   max_length = max_length or max((packing.num_slots(*pair) for pair in pairs), default=1)
   rows = packing.pack(pairs, max_length)
-  config = FinetuneConfig(num_epochs=1, batch_size=batch_size, accumulation_steps=1, max_length=max_length)
-  parts = finetune.batches(rows, config, 0, 0, multiple_of=model.rules.num_parts('batch', lm.mesh.shape))
+  config = FinetuneConfig(
+    num_epochs=1, batch_size=batch_size, accumulation_steps=1, max_length=max_length
+  )
+  parts = finetune.batches(
+    rows, config, 0, 0, multiple_of=model.rules.num_parts('batch', lm.mesh.shape)
+  )
   batches = [Batch(*(field[0] for field in part)) for part in parts]
   L = lm.config.num_layers
   with jax.set_mesh(lm.mesh), console.progress('layer importance', L + 1, 'passes') as advance:
@@ -77,7 +86,8 @@ def importance(
       advance(1)
       return _summarise(batches, processes.fetch(scores))
 
-    nll, accuracy = np.asarray([measure(skipped) for skipped in range(-1, L)]).T  # first with no block skipped
+    # First with no block skipped
+    nll, accuracy = np.asarray([measure(skipped) for skipped in range(-1, L)]).T
     add_gradient = _make_add_gradient(model, lm.mesh)  # pyright: ignore[reportArgumentType]
     gradient = jax.tree.map(jnp.zeros_like, params)
     for batch in on_device:
@@ -87,9 +97,15 @@ def importance(
 
 
 @functools.partial(jax.jit, static_argnames='model', compiler_options=XLA_OPTIONS)
-def _score(model: Transformer, params: Params, batch: Batch, gates: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns log p(target) in nats [B, T] f32, and whether the target is the likeliest token [B, T] bool."""
-  x, _ = model.bind({'params': params}).features(batch.tokens, batch.positions, batch.segment_ids, gates=gates)
+def _score(
+  model: Transformer, params: Params, batch: Batch, gates: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Returns log p(target) in nats [B, T] f32, and whether the target is the likeliest token [B, T]
+  bool.
+  """
+  x, _ = model.bind({'params': params}).features(
+    batch.tokens, batch.positions, batch.segment_ids, gates=gates
+  )
 
   def judge(logits, targets):
     return target_logprobs(logits, targets), is_likeliest(logits, targets)
@@ -97,48 +113,72 @@ def _score(model: Transformer, params: Params, batch: Batch, gates: jax.Array) -
   return of_logits(model, params, x, batch.targets, judge)
 
 
-def _summarise(batches: Sequence[Batch], scores: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
-  """Returns the mean of -log p of a completion token, and the share of completions whose every token is the likeliest."""
-  mask, segments = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ('loss_mask', 'segment_ids'))
+def _summarise(
+  batches: Sequence[Batch], scores: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> tuple[float, float]:
+  """Returns the mean of -log p of a completion token, and the share of completions whose every
+  token is the likeliest.
+  """
+  mask, segments = (
+    np.concatenate([getattr(batch, name) for batch in batches])
+    for name in ('loss_mask', 'segment_ids')
+  )
   logprobs, likeliest = (np.concatenate(arrays) for arrays in zip(*scores, strict=True))
   row, _ = np.nonzero(mask)
-  completion = np.stack([row, segments[mask]], axis=1)  # whose token it is, by the row and the segment in it
+  # Whose token it is, by the row and the segment in it
+  completion = np.stack([row, segments[mask]], axis=1)
   missed = np.unique(completion[~likeliest[mask]], axis=0)
-  return -logprobs[mask].mean(dtype=np.float64), 1 - len(missed) / len(np.unique(completion, axis=0))
+  return -logprobs[mask].mean(dtype=np.float64), 1 - len(missed) / len(
+    np.unique(completion, axis=0)
+  )
 
 
 @functools.lru_cache
 def _make_add_gradient(model: Any, mesh: jax.sharding.Mesh) -> Any:
-  """Returns the jitted add_gradient(gradient, params, batch, num_targets) -> gradient, which is donated.
+  """Returns the jitted add_gradient(gradient, params, batch, num_targets) -> gradient, which is
+  donated.
 
-  What is added is the gradient of the batch's share of the mean negative log-likelihood of num_targets tokens.
+  What is added is the gradient of the batch's share of the mean negative log-likelihood of
+  num_targets tokens.
   """
 
   def add(gradient, params, batch, num_targets):
-    return jax.tree.map(jnp.add, gradient, jax.grad(finetune.loss_fn)(params, model, batch, num_targets))
+    return jax.tree.map(
+      jnp.add, gradient, jax.grad(finetune.loss_fn)(params, model, batch, num_targets)
+    )
 
   shardings = param_shardings(model.config, mesh, model.rules)
-  return jax.jit(add, donate_argnames='gradient', out_shardings=shardings, compiler_options=XLA_OPTIONS)
+  return jax.jit(
+    add, donate_argnames='gradient', out_shardings=shardings, compiler_options=XLA_OPTIONS
+  )
 
 
 @jax.jit
 def _taylor(gradient: Any, layers: Any) -> jax.Array:
   """Returns sum |g theta| [L] f32 of trees with leaves [L, ...]."""
-  products = jax.tree.map(lambda g, p: jnp.sum(jnp.abs(g * p), axis=range(1, p.ndim)), gradient, layers)
+  products = jax.tree.map(
+    lambda g, p: jnp.sum(jnp.abs(g * p), axis=range(1, p.ndim)), gradient, layers
+  )
   return jax.tree.reduce(jnp.add, products)
 
 
 def change(base_params: Params, params: Params) -> dict[str, Any]:
-  """Returns ‖params - base‖ / ‖base‖ (Frobenius): 'layers' [L] f64 of each block, and a float of each kind of module.
+  """Returns ‖params - base‖ / ‖base‖ (Frobenius): 'layers' [L] f64 of each block, and a float of
+  each kind of module.
 
-  Kinds are 'embedding', 'attn/q', 'attn/k', 'attn/v', 'attn/o', 'mlp/gate', 'mlp/up', 'mlp/down', 'norm' and 'lm_head',
-  each over all layers. The formula is ours. Both trees are float32 and sharded alike.
+  Kinds are 'embedding', 'attn/q', 'attn/k', 'attn/v', 'attn/o', 'mlp/gate', 'mlp/up', 'mlp/down',
+  'norm' and 'lm_head', each over all layers. The formula is ours. Both trees are float32 and
+  sharded alike.
   """
   squares = jax.tree.leaves_with_path(processes.fetch(_squares(base_params, params)))
   sums: dict[str, Any] = {}
   for path, value in squares:
     name = jax.tree_util.keystr(path, simple=True, separator='/')
-    kind = 'norm' if 'norm' in name else name.removeprefix('layers/').removesuffix('/kernel').removesuffix('/bias')
+    kind = (
+      'norm'
+      if 'norm' in name
+      else name.removeprefix('layers/').removesuffix('/kernel').removesuffix('/bias')
+    )
     moved_and_size = np.asarray(value, np.float64)  # [2], of a stacked tensor [2, L]
     sums[kind] = sums.get(kind, 0) + moved_and_size.reshape(2, -1).sum(axis=1)
     if name.startswith('layers/'):
@@ -149,7 +189,9 @@ def change(base_params: Params, params: Params) -> dict[str, Any]:
 
 @jax.jit
 def _squares(base_params: Params, params: Params) -> Params:
-  """Returns sum (params - base)^2 and sum base^2 of each tensor, [2] f32, of a stacked one [2, L]."""
+  """Returns sum (params - base)^2 and sum base^2 of each tensor, [2] f32, of a stacked one [2,
+  L].
+  """
 
   def squares(path, base, new):
     axes = range(path[0].key == 'layers', base.ndim)

@@ -1,6 +1,9 @@
-"""The models that a config names: the original one, the teacher, and the random one of the tests and the testbed."""
+"""The models that a config names: the original one, the teacher, and the random one of the tests
+and the testbed.
+"""
 
 from collections.abc import Mapping
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,13 +15,16 @@ from imm_jax.formats.at_round import source_of
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.lm import LM
 from imm_jax.models import transformer
+from imm_jax.models.config import choose_attention, ModelConfig
 from imm_jax.rounds import experiment
-from imm_jax.rounds.experiment import Experiment
+from imm_jax.rounds.experiment import Experiment, ModelSpec
 from imm_jax.rounds.workdir import Workdir
 
 
 def load_base(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh) -> LM:
-  """Returns the original model: from where the config says, or, when the run has begun, from its round 0."""
+  """Returns the original model: from where the config says, or, when the run has begun, from its
+  round 0.
+  """
   if workdir.num_done > 0:
     return load_model(exp, f'{workdir.path}@0', mesh)
   lm = load_model(exp, exp.model.path, mesh)
@@ -30,7 +36,14 @@ def load_model(exp: Experiment, path: str, mesh: jax.sharding.Mesh) -> LM:
   """Returns the model at path, or for '' the config's random one, sharded for training."""
   if path:
     spec = exp.model
-    return lm_lib.load(path, dtype=spec.dtype, remat=spec.remat, attention=spec.attention, mesh=mesh, rules=sharding.TRAIN)
+    return lm_lib.load(
+      path,
+      dtype=spec.dtype,
+      remat=spec.remat,
+      attention=spec.attention,
+      mesh=mesh,
+      rules=sharding.TRAIN,
+    )
   return random_lm(exp, mesh)
 
 
@@ -38,9 +51,35 @@ def random_lm(exp: Experiment, mesh: jax.sharding.Mesh) -> LM:
   """Returns the model of the config's `model.random`."""
   assert exp.model.random is not None
   tokenizer = Tokenizer.from_characters(exp.model.random.characters)
-  config = experiment.random_config(exp.model, mesh)
+  config = random_config(exp.model, mesh)
   params = transformer.init_params(config, exp.model.random.seed, mesh)
   return LM(config, params, tokenizer, mesh, sharding.TRAIN)
+
+
+def random_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
+  """Returns the architecture of `model.random`, its vocabulary the characters and an end token."""
+  assert spec.random is not None
+  shape = {
+    name: value
+    for name, value in dataclasses.asdict(spec.random).items()
+    if name not in ('seed', 'characters')
+  }
+  config = ModelConfig(
+      family='llama', vocab_size=Tokenizer.from_characters(spec.random.characters).size,
+      rope_theta=10_000.0,
+      rms_norm_eps=1e-5, tie_embeddings=False, dtype=spec.dtype, remat=spec.remat, **shape,
+  )  # fmt: skip
+  return dataclasses.replace(config, attention=choose_attention(spec.attention, config, mesh))
+
+
+def model_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
+  """Returns the architecture of the config's model; its weights are not looked at."""
+  if not spec.path:
+    return random_config(spec, mesh)
+  config = dataclasses.replace(
+    formats.read_config(source_of(spec.path)), dtype=spec.dtype, remat=spec.remat
+  )
+  return dataclasses.replace(config, attention=choose_attention(spec.attention, config, mesh))
 
 
 def load_to_sample(config: Mapping[str, Any]) -> LM:
@@ -50,14 +89,18 @@ def load_to_sample(config: Mapping[str, Any]) -> LM:
 
 
 def check_teacher(exp: Experiment, lm: LM) -> None:
-  """Raises ValueError when the teacher's samples could not be learned from: its tokens are not those of lm."""
+  """Raises ValueError when the teacher's samples could not be learned from: its tokens are not
+  those of lm.
+  """
   if exp.synthesize.teacher:
     tokenizer = formats.load_tokenizer(source_of(exp.synthesize.teacher))
     lm.tokenizer.check_same(tokenizer, f'synthesize.teacher: {exp.synthesize.teacher}')
 
 
 def check_lengths(exp: Experiment, lm: LM) -> None:
-  """Raises ValueError naming the first question of a run that does not fit the context of the model that answers it."""
+  """Raises ValueError naming the first question of a run that does not fit the context of the model
+  that answers it.
+  """
   tokenizer, max_length = lm.tokenizer, lm.config.max_length
   measured = exp.all_tasks if exp.merge.rule == 'search' else exp.id_tasks | exp.ood_tasks
   for task in measured.values():
@@ -71,8 +114,10 @@ def check_lengths(exp: Experiment, lm: LM) -> None:
 
 
 def check_test_lengths(exp: Experiment, mesh: jax.sharding.Mesh) -> None:
-  """Raises ValueError naming the first test question that does not fit the context of config.model, before it is loaded."""
-  max_length = experiment.read_config(exp.model, mesh).max_length
+  """Raises ValueError naming the first test question that does not fit the context of config.model,
+  before it is loaded.
+  """
+  max_length = model_config(exp.model, mesh).max_length
   if exp.model.path:
     tokenizer = formats.load_tokenizer(source_of(exp.model.path))
   else:

@@ -1,8 +1,8 @@
 """Iterative Model Merging (arXiv 2503.02103).
 
-theta_0 is the original model and M_0 = theta_0. In round t the model samples solutions and a verifier keeps the right ones,
-fine-tuning on them gives S_t, and M_t = merge(theta_0, S_t) starts the next round. The method's switches, and the baselines
-that they make, are in docs/configs.md.
+theta_0 is the original model and M_0 = theta_0. In round t the model samples solutions and a
+verifier keeps the right ones, fine-tuning on them gives S_t, and M_t = merge(theta_0, S_t) starts
+the next round. The method's switches, and the baselines that they make, are in docs/configs.md.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,14 +19,15 @@ from imm_jax.rounds.run import Run
 def run(
   config: Mapping[str, Any], path: str, after_round: Callable[[str], None] = lambda path: None
 ) -> list[dict[str, Any]]:
-  """Runs the rounds of an experiment in a workdir, or what is left of them; returns the summaries of all rounds.
+  """Runs the rounds of an experiment in a workdir, or what is left of them; returns the summaries
+  of all rounds.
 
-  All processes of a run call it alike; see processes.join. Process 0 calls after_round(path) when a round is done.
+  All processes of a run call it alike; see processes.join. Process 0 calls after_round(path) when a
+  round is done.
 
-  Raises:
-    ValueError: the config is wrong, or the workdir belongs to another one; the key and the fix are named.
-    OSError: a file cannot be read or written.
-    processes.Stopped: a notice to stop has come; the same call goes on.
+  Raises: ValueError: the config is wrong, or the workdir belongs to another one; the key and the
+    fix are named. OSError: a file cannot be read or written. processes.Stopped: a notice to stop
+    has come; the same call goes on.
   """
   with Run.open(config, path) as run:
     if run.is_finished:

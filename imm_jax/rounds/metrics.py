@@ -1,4 +1,6 @@
-"""Numbers of a run as they come: a JSONL file, TensorBoard or a logger of your own when asked, profiles."""
+"""Numbers of a run as they come: a JSONL file, TensorBoard or a logger of your own when asked,
+profiles.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
@@ -29,7 +31,9 @@ class ProfileConfig:
 
 
 class TensorBoard:
-  """A logger, as `logger` in a config may name another: made with a workdir, it takes values as they come."""
+  """A logger, as `logger` in a config may name another: made with a workdir, it takes values as
+  they come.
+  """
 
   def __init__(self, workdir: str):
     """Writes to workdir/tensorboard."""
@@ -49,25 +53,38 @@ class TensorBoard:
 
 
 def find_logger(name: str) -> Callable[[str], Any]:
-  """Returns the class that config.logger names, 'tensorboard' or 'MODULE:CLASS'. Raises ValueError when there is none."""
+  """Returns the class that config.logger names, 'tensorboard' or 'MODULE:CLASS'.
+
+  Raises ValueError when there is none.
+  """
   if name == 'tensorboard':
     if importlib.util.find_spec('tensorboardX') is None:
-      raise ValueError("config.logger: tensorboardX is not installed; pip install 'imm_jax[logging]'")
+      raise ValueError(
+        "config.logger: tensorboardX is not installed; pip install 'imm_jax[logging]'"
+      )
     return TensorBoard
   module, _, attribute = name.partition(':')
   try:
     return getattr(importlib.import_module(module), attribute)
   except (ImportError, AttributeError, ValueError) as error:
     raise ValueError(
-      f"config.logger: {name!r} is not 'tensorboard', nor 'MODULE:CLASS' that can be imported ({error})"
+      f"config.logger: {name!r} is not 'tensorboard', nor 'MODULE:CLASS' that can be imported"
+      f' ({error})'
     ) from error
 
 
 class Writer:
-  """Writes metrics to workdir/metrics.jsonl, whole each time, and to the loggers that are asked for."""
+  """Writes metrics to workdir/metrics.jsonl, whole each time, and to the loggers that are asked
+  for.
+  """
 
-  def __init__(self, workdir: str, lines: Iterable[Mapping[str, Any]], *, logger: str = '', writes: bool = True):
-    """Begins with the lines of the rounds that are done. `writes` is False in all processes but one."""
+  def __init__(
+    self, workdir: str, lines: Iterable[Mapping[str, Any]], *, logger: str = '', writes: bool = True
+  ):
+    """Begins with the lines of the rounds that are done.
+
+    `writes` is False in all processes but one.
+    """
     self.workdir, self._lines, self._writes = workdir, list(lines), writes
     self._path = epath.Path(workdir) / 'metrics.jsonl'
     self._loggers = [find_logger(logger)(workdir)] if logger and writes else []
@@ -102,7 +119,9 @@ class Writer:
 
 
 class StepLog:
-  """The metrics of a round's optimizer steps, fetched one step late, so that the devices never wait for the host."""
+  """The metrics of a round's optimizer steps, fetched one step late, so that the devices never wait
+  for the host.
+  """
 
   def __init__(self, write: Callable[[int, Mapping[str, float]], None]):
     """write(step, values) is called for each step when its values are there."""
@@ -111,7 +130,9 @@ class StepLog:
     self._waiting: Mapping[str, Any] | None = None
 
   def add(self, values: Mapping[str, Any]) -> None:
-    """Takes the values of a step that may be running still, and fetches those of the step before."""
+    """Takes the values of a step that may be running still, and fetches those of the step
+    before.
+    """
     self.flush()
     self._waiting = values
 
@@ -132,7 +153,8 @@ class StepLog:
 def profiled(
   steps: Iterable[T], numbers: range, config: ProfileConfig, workdir: str, wait: Callable[[], None]
 ) -> Iterator[T]:
-  """Yields steps, which start when they are asked for; those of the config are traced into workdir/profile.
+  """Yields steps, which start when they are asked for; those of the config are traced into
+  workdir/profile.
 
   Args:
     steps: what to yield.
@@ -141,7 +163,9 @@ def profiled(
     workdir: where the trace goes.
     wait: returns when no step is running, so that the trace holds whole steps.
   """
-  traced = range(max(numbers.start, FIRST_TRACED), min(numbers.stop, FIRST_TRACED + config.num_steps))
+  traced = range(
+    max(numbers.start, FIRST_TRACED), min(numbers.stop, FIRST_TRACED + config.num_steps)
+  )
   if not traced:
     yield from steps
     return

@@ -1,4 +1,6 @@
-"""What a run records: samples, answers and the summary of a round, as they are written to JSON and read back."""
+"""What a run records: samples, answers and the summary of a round, as they are written to JSON and
+read back.
+"""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -19,9 +21,11 @@ class Sample:
   sample_index: int | None  # among the question's samples; None for a solution of the data
   text: str  # without what ended it
   tokens: list[int]  # with what ended it
-  prompt_tokens: list[int]  # what it is learned behind, without solved examples; [] in runs before version 0.2
+  # What it is learned behind, without solved examples; [] in runs before version 0.2
+  prompt_tokens: list[int]
   logprob: float | None  # of all tokens, in nats; None for a solution of the data
-  entropy: float | None  # summed over the tokens' distributions, in nats; None for a solution of the data
+  # Summed over the tokens' distributions, in nats; None for a solution of the data
+  entropy: float | None
   finish_reason: str  # 'stop' or 'length'
   right: bool  # the verifier's verdict
   reason: str  # why it is not learned from, see synthesize.accept; '' where it is
@@ -95,13 +99,16 @@ Results = dict[str, dict[str, float]]  # task -> accuracy, low, high, n, ...; se
 
 @dataclasses.dataclass
 class RoundSummary:
-  """A round's row of summary.json, filled phase by phase; a field is None where there is nothing to say."""
+  """A round's row of summary.json, filled phase by phase; a field is None where there is nothing to
+  say.
+  """
 
   round: int
   versions: dict[str, str] = dataclasses.field(default_factory=processes.versions)
   devices: str = dataclasses.field(default_factory=processes.devices)
   secs: dict[str, float] = dataclasses.field(default_factory=dict)  # of each phase
-  tasks: dict[str, dict[str, Any]] | None = None  # in round 0: how many questions each task has, and their digest
+  # In round 0: how many questions each task has, and their digest
+  tasks: dict[str, dict[str, Any]] | None = None
   sample: dict[str, float] | None = None  # see synthesize.summary
   finetune: dict[str, Any] | None = None  # steps, tokens, loss_nats, drift_norm
   merge: dict[str, Any] | None = None  # method, alpha, drift_norm, and what the rule measured
@@ -123,9 +130,16 @@ class RoundSummary:
   def scalars(self) -> dict[str, float]:
     """Returns the numbers as flat metrics `<phase>/<name>`."""
     flat = {}
-    for field, name in (('id', 'eval'), ('ood', 'eval'), ('tuned_id', 'eval_tuned'), ('tuned_ood', 'eval_tuned')):
+    for field, name in (
+      ('id', 'eval'),
+      ('ood', 'eval'),
+      ('tuned_id', 'eval_tuned'),
+      ('tuned_ood', 'eval_tuned'),
+    ):
       for task, result in (getattr(self, field) or {}).items():
-        shown = {key: value for key, value in result.items() if key.startswith('accuracy') or '@' in key}
+        shown = {
+          key: value for key, value in result.items() if key.startswith('accuracy') or '@' in key
+        }
         flat |= {f'{name}/{task}/{key}': value for key, value in shown.items()}
     for phase in ('text', 'tuned_text', 'sample', 'finetune', 'merge'):
       for key, value in (getattr(self, phase) or {}).items():

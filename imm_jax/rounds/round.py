@@ -37,7 +37,9 @@ class Tuned(NamedTuple):
 
 
 def sample(run: Run, round: Round, state: RunState) -> list[Sample]:
-  """Samples solutions of the round's questions, verifies them, and puts real ones in the place of their share."""
+  """Samples solutions of the round's questions, verifies them, and puts real ones in the place of
+  their share.
+  """
   exp = run.exp
   samples = []
   with round.phase('sample'):
@@ -48,18 +50,24 @@ def sample(run: Run, round: Round, state: RunState) -> list[Sample]:
       samples += _with_solutions(run, round, task, examples, sampled)
     run.workdir.write_lines(round.number, 'samples.jsonl', [one.to_json() for one in samples])
     round.summary.sample = synthesize.summary(samples)
-    console.note('{num_samples} samples; {num_accepted} pairs to learn from'.format(**round.summary.sample))
+    console.note(
+      '{num_samples} samples; {num_accepted} pairs to learn from'.format(**round.summary.sample)
+    )
   return samples
 
 
 def _source(run: Run, state: RunState) -> LM:
-  """Returns the model that samples: the teacher, loaded for this round only, or the run's own with the newest params."""
+  """Returns the model that samples: the teacher, loaded for this round only, or the run's own with
+  the newest params.
+  """
   if run.exp.synthesize.teacher:
     return loading.load_model(run.exp, run.exp.synthesize.teacher, run.mesh).to_sample()
   return dataclasses.replace(run.lm, params=state.sample_params).to_sample()
 
 
-def _sample_task(run: Run, round: Round, source: LM, task: Task, examples: Sequence[Example]) -> list[Sample]:
+def _sample_task(
+  run: Run, round: Round, source: LM, task: Task, examples: Sequence[Example]
+) -> list[Sample]:
   """Returns samples of one task's examples, chunk by chunk; each chunk is a part of the round."""
   exp = run.exp
   sampler = Sampler(source.model, source.params, source.tokenizer, exp.sampler)
@@ -67,7 +75,9 @@ def _sample_task(run: Run, round: Round, source: LM, task: Task, examples: Seque
   decoding = exp.sampler.decoding(task.max_new_tokens, task.stop)
   size = exp.synthesize.questions_per_chunk
   samples = []
-  with console.progress(f'sample {task.name}', len(requests) * decoding.num_samples, 'completions') as advance:
+  with console.progress(
+    f'sample {task.name}', len(requests) * decoding.num_samples, 'completions'
+  ) as advance:
     for i, first in enumerate(range(0, len(examples), size)):
 
       def chunk(only: slice = slice(first, first + size)) -> list[dict[str, Any]]:
@@ -78,17 +88,23 @@ def _sample_task(run: Run, round: Round, source: LM, task: Task, examples: Seque
   return samples
 
 
-def _with_solutions(run: Run, round: Round, task: Task, examples: Sequence[Example], sampled: list[Sample]) -> list[Sample]:
+def _with_solutions(
+  run: Run, round: Round, task: Task, examples: Sequence[Example], sampled: list[Sample]
+) -> list[Sample]:
   """Returns the samples, a share of them replaced by the data's own solutions."""
   fraction = run.exp.synthesize.real_fraction
   if not fraction:
     return sampled
   solutions = [[synthesize.solution(task, example, run.lm.tokenizer)] for example in examples]
-  rng = np.random.default_rng((run.exp.seed, round.number, zlib.crc32(f'real/{task.name}'.encode())))
+  rng = np.random.default_rng(
+    (run.exp.seed, round.number, zlib.crc32(f'real/{task.name}'.encode()))
+  )
   return synthesize.mix(sampled, _accept(run, task, examples, solutions), fraction, rng)
 
 
-def _accept(run: Run, task: Task, examples: Sequence[Example], completions: Sequence[Sequence[Completion]]) -> list[Sample]:
+def _accept(
+  run: Run, task: Task, examples: Sequence[Example], completions: Sequence[Sequence[Completion]]
+) -> list[Sample]:
   """Returns a sample for each completion, with its verdict."""
   return synthesize.accept(
     examples,
@@ -110,59 +126,67 @@ def fine_tune(run: Run, round: Round, state: RunState, samples: Sequence[Sample]
     pairs = [(one.prompt_tokens, one.tokens) for one in samples if one.accepted]
     rows = packing.pack(pairs, exp.finetune.max_length)
     start = state.base if exp.finetune_from == 'base' else state.params
-    if start is state.base or start is state.anchor:  # They are needed again, and training donates where it starts.
+    # They are needed again, and training donates where it starts.
+    if start is state.base or start is state.anchor:
       start = jax.tree.map(jnp.copy, start)
-    with console.progress(f'fine-tune on {len(pairs)} samples', finetune.num_steps(rows, exp.finetune), 'steps') as advance:
+    label = f'fine-tune on {len(pairs)} samples'
+    with console.progress(label, finetune.num_steps(rows, exp.finetune), 'steps') as advance:
       train_state, steps = train(run, round, start, state.opt_state, rows, advance)
     tuned = run.trainer.result(train_state)
-    tokens = sum(values['num_tokens'] for values in steps)
-    loss = sum(values['loss_nats'] * values['num_tokens'] for values in steps) / tokens if steps else None
     drift = float(merging.drift_norm(state.base, tuned))
-    round.summary.finetune = {'steps': len(steps), 'tokens': int(tokens), 'loss_nats': loss, 'drift_norm': drift}
+    round.summary.finetune = _summarise(steps) | {'drift_norm': drift}
   if exp.evaluate.tuned:
     evaluate(run, round, tuned, 'tuned')
   return Tuned(tuned, train_state.opt_state if exp.optimizer.keep_opt_state else None)
 
 
-def train(
-  run: Run, round: Round, params: Params, opt_state: Any, rows: Batch, advance: Callable[[int], None]
-) -> tuple[finetune.TrainState, list[dict[str, float]]]:
-  """Returns the state after the last step of a round, and the metrics of all; goes on where an earlier process stopped.
+def _summarise(steps: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+  """Returns the number of steps and tokens, and the mean loss in nats a token."""
+  tokens = sum(values['num_tokens'] for values in steps)
+  total = sum(values['loss_nats'] * values['num_tokens'] for values in steps)
+  return {
+    'steps': len(steps),
+    'tokens': int(tokens),
+    'loss_nats': total / tokens if steps else None,
+  }
 
-  Raises processes.Stopped when a notice to stop came; what was done until then is saved.
+
+def train(
+  run: Run,
+  round: Round,
+  start: Params,
+  opt_state: Any,
+  rows: Batch,
+  advance: Callable[[int], None],
+) -> tuple[finetune.TrainState, list[dict[str, float]]]:
+  """Takes the optimizer steps of a round; goes on where an earlier process was stopped.
+
+  Returns the state after the last step, and the metrics of all steps. Raises processes.Stopped
+  when a notice to stop came; what was done until then is saved.
   """
   exp = run.exp
-  trainer = run.trainer
   num_steps = finetune.num_steps(rows, exp.finetune)
   limit = np.float32(exp.finetune.max_drift or np.inf)
+  every = exp.checkpoint.every_steps or np.inf
 
   def write(step: int, values: Mapping[str, float]) -> None:
     _check_finite(round, step, values)
-    run.writer.write(round.number, {f'finetune/{name}': value for name, value in values.items()}, step)
+    named = {f'finetune/{name}': value for name, value in values.items()}
+    run.writer.write(round.number, named, step)
     advance(1)
 
   log = metrics.StepLog(write)
   with contextlib.closing(checkpoint.Steps(run.workdir.steps(round.number))) as saved:
-    first = 0
-    abstract = trainer.abstract()
-    found = saved.restore({'params': abstract.params, 'opt_state': abstract.opt_state}, report=console.note)
-    if found:
-      first, trees, history = found
-      state = trainer.resume(params, **trees)
-      log.replay(history['history'])
-    else:
-      state = trainer.init(params, opt_state, round.key)
-    drift = _drift(run, state)
-    steps = () if drift >= limit else trainer.steps(state, rows, exp.seed, round.number, first)
+    state, first = _resume(run, round, start, opt_state, saved, log)
+    is_last = _drift(run, state) >= limit
+    steps = () if is_last else run.trainer.steps(state, rows, exp.seed, round.number, first)
     numbers = range(first, num_steps)
     for step in metrics.profiled(steps, numbers, exp.profile, run.workdir.path, log.flush):
       state = step.state
       drift = _drift(run, state)
       log.add(step.metrics | ({'drift_norm': drift} if exp.finetune.max_drift else {}))
-      is_far = drift >= limit
-      is_due = exp.checkpoint.every_steps and (
-        step.number % exp.checkpoint.every_steps == 0 or step.number == num_steps or is_far
-      )
+      is_last = step.number == num_steps or drift >= limit
+      is_due = step.number % every == 0 or (is_last and every < np.inf)
       must_stop = processes.should_stop()
       if is_due or must_stop:
         log.flush()
@@ -170,10 +194,29 @@ def train(
         saved.save(step.number, trees, {'history': log.steps})
       if must_stop:
         raise processes.Stopped
-      if is_far:
+      if is_last:
         break
     log.flush()
   return state, log.steps
+
+
+def _resume(
+  run: Run,
+  round: Round,
+  start: Params,
+  opt_state: Any,
+  saved: checkpoint.Steps,
+  log: metrics.StepLog,
+) -> tuple[finetune.TrainState, int]:
+  """Returns the state to train on from, and how many steps it has behind it, which are logged."""
+  abstract = run.trainer.abstract()
+  trees = {'params': abstract.params, 'opt_state': abstract.opt_state}
+  found = saved.restore(trees, report=console.note)
+  if found is None:
+    return run.trainer.init(start, opt_state, round.key), 0
+  num_done, trees, history = found
+  log.replay(history['history'])
+  return run.trainer.resume(start, **trees), num_done
 
 
 def _check_finite(round: Round, step: int, values: Mapping[str, float]) -> None:
@@ -181,17 +224,25 @@ def _check_finite(round: Round, step: int, values: Mapping[str, float]) -> None:
   for name in ('loss_nats', 'grad_norm'):
     if not math.isfinite(values[name]):
       raise ValueError(
-        f'round {round.number}: {name} of fine-tuning step {step} is {values[name]}, at learning rate'
-        f' {values["learning_rate"]:.1e}; choose a lower optimizer.learning_rate and another workdir'
+        f'round {round.number}: {name} of fine-tuning step {step} is {values[name]}, at learning'
+        ' rate'
+        f' {values["learning_rate"]:.1e}; choose a lower optimizer.learning_rate and another'
+        ' workdir'
       )
 
 
 def _drift(run: Run, state: finetune.TrainState) -> float:
-  """Returns how far the params are from the original, which the host waits for; 0 without finetune.max_drift."""
-  return float(merging.drift_norm(run.lm.params, state.params)) if run.exp.finetune.max_drift else 0.0
+  """Returns how far the params are from the original, which the host waits for; 0 without
+  finetune.max_drift.
+  """
+  return (
+    float(merging.drift_norm(run.lm.params, state.params)) if run.exp.finetune.max_drift else 0.0
+  )
 
 
-def merge(run: Run, round: Round, state: RunState, tuned: Tuned, samples: Sequence[Sample]) -> RunState:
+def merge(
+  run: Run, round: Round, state: RunState, tuned: Tuned, samples: Sequence[Sample]
+) -> RunState:
   """Merges the tuned params with the anchor; returns what the next round starts from."""
   exp = run.exp
   with round.phase('merge'):
@@ -199,7 +250,10 @@ def merge(run: Run, round: Round, state: RunState, tuned: Tuned, samples: Sequen
     params = run.merge(state.anchor, tuned.params, alpha, round.key)
     drift = float(merging.drift_norm(state.base, params))
     if not math.isfinite(drift):
-      raise ValueError(f'round {round.number}: the merged params are not finite; choose another merge or learning rate')
+      raise ValueError(
+        f'round {round.number}: the merged params are not finite; choose another merge or learning'
+        ' rate'
+      )
     round.summary.merge = {'method': exp.merge.method, **found, 'drift_norm': drift}
     return RunState(
       base=state.base,
@@ -234,14 +288,22 @@ def evaluate(run: Run, round: Round, params: Params, which: str = 'merged') -> N
 def measure(
   exp: Experiment, lm: LM, key: jax.Array, part: Callable[[str, Callable[[], Any]], Any]
 ) -> Iterator[tuple[str, str, dict[str, float], list[dict[str, Any]]]]:
-  """Yields (domain, task, result, answers) of each task, as soon as it is measured; lm is ready to sample.
+  """Yields (domain, task, result, answers) of each task, as soon as it is measured; lm is ready to
+  sample.
 
   part(name, compute) returns compute(), or what is known of it already.
   """
   for domain, tasks in (('id', exp.id_tasks), ('ood', exp.ood_tasks)):
     for name, task in tasks.items():
       compute = functools.partial(
-        evaluation.evaluate, lm.model, lm.params, lm.tokenizer, {name: task}, exp.evaluate, exp.sampler, key=key
+        evaluation.evaluate,
+        lm.model,
+        lm.params,
+        lm.tokenizer,
+        {name: task},
+        exp.evaluate,
+        exp.sampler,
+        key=key,
       )
       results, answers = part(name, compute)
       yield domain, name, results[name], answers

@@ -1,4 +1,6 @@
-"""A run that is open, what passes from one of its rounds to the next, and a round that is under way."""
+"""A run that is open, what passes from one of its rounds to the next, and a round that is under
+way.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -29,13 +31,18 @@ from imm_jax.training.finetune import Trainer
 
 @dataclasses.dataclass(frozen=True)
 class RunState:
-  """What a round starts from, in the letters of the paper. All trees are float32 and sharded for training."""
+  """What a round starts from, in the letters of the paper.
+
+  All trees are float32 and sharded for training.
+  """
 
   base: Params  # theta_0, the original model.
   params: Params  # M_t, the newest merge.
-  anchor: Params  # What the next tuned params are merged with: base, params, or the mean of all starts.
+  # What the next tuned params are merged with: base, params, or the mean of all starts.
+  anchor: Params
   sample_params: Params  # Which the next samples come from: M_t, or S_t with sample_from='tuned'.
-  opt_state: Any  # The optimizer's, with optimizer.keep_opt_state; None: each round starts with a new one.
+  # The optimizer's, with optimizer.keep_opt_state; None: each round starts with a new one.
+  opt_state: Any
 
 
 @dataclasses.dataclass
@@ -60,22 +67,26 @@ class Round:
 class Run:
   """An experiment in its workdir, on its devices."""
 
-  def __init__(self, exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh, stack: contextlib.ExitStack):
+  def __init__(
+    self, exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh, stack: contextlib.ExitStack
+  ):
     self.exp = exp
     self.workdir = workdir
     self.mesh = mesh
     self._stack = stack
-    self._questions: dict[str, dict[str, Any]] = {name: _describe(exp, task) for name, task in exp.all_tasks.items()}
+    self._questions: dict[str, dict[str, Any]] = {
+      name: _describe(exp, task) for name, task in exp.all_tasks.items()
+    }
     exp.check_questions()
 
   @classmethod
   @contextlib.contextmanager
   def open(cls, config: Mapping[str, Any], path: str) -> Iterator['Run']:
-    """Opens a workdir for an experiment, after all that can be wrong before a model is loaded has been checked.
+    """Opens a workdir for an experiment, after all that can be wrong before a model is loaded has
+    been checked.
 
-    Raises:
-      ValueError: the config is wrong, or the workdir belongs to another one; the key and the fix are named.
-      OSError: a file cannot be read or written.
+    Raises: ValueError: the config is wrong, or the workdir belongs to another one; the key and the
+      fix are named. OSError: a file cannot be read or written.
     """
     exp = experiment.resolve(config)
     workdir = Workdir(path)
@@ -99,8 +110,10 @@ class Run:
       now = self._questions.get(name, was)
       if 'digest' in was and was['digest'] != now['digest']:
         raise ValueError(
-          f'tasks.{name}: its data have changed since the run began, from {was["num_train"]} train and'
-          f' {was["num_test"]} test questions to {now["num_train"]} and {now["num_test"]}, or in their texts;'
+          f'tasks.{name}: its data have changed since the run began, from {was["num_train"]} train'
+          ' and'
+          f' {was["num_test"]} test questions to {now["num_train"]} and {now["num_test"]}, or in'
+          ' their texts;'
           ' restore them, or choose another workdir'
         )
 
@@ -112,8 +125,8 @@ class Run:
   def resume(self) -> RunState:
     """Returns what the next round starts from: the newest round whose arrays are whole.
 
-    Rounds whose arrays are not are set aside, to be done again. Raises ValueError when that is round 0, and later ones
-    build on it.
+    Rounds whose arrays are not are set aside, to be done again. Raises ValueError when that is
+    round 0, and later ones build on it.
     """
     while True:
       done = self.workdir.num_done
@@ -129,7 +142,9 @@ class Run:
     loading.check_lengths(self.exp, self.lm)
     shardings = transformer.param_shardings(self.lm.config, self.mesh, sharding.TRAIN)
     self.merge = merging.make_merge(self.exp.merge, shardings, donates=self.exp.merge_donates)
-    lines = [line for number in range(done) for line in self.workdir.read_lines(number, 'metrics.jsonl')]
+    lines = [
+      line for number in range(done) for line in self.workdir.read_lines(number, 'metrics.jsonl')
+    ]
     writer = metrics.Writer(
       self.workdir.path,
       lines,
@@ -142,12 +157,19 @@ class Run:
   def rounds(self) -> Iterator[Round]:
     """Yields the rounds that are left; each has to be committed before the next."""
     for number in range(self.workdir.num_done, self.exp.num_rounds + 1):
-      console.note(f'round {number} of {self.exp.num_rounds}' if number else 'round 0: the original model')
+      console.note(
+        f'round {number} of {self.exp.num_rounds}' if number else 'round 0: the original model'
+      )
       key = jax.random.fold_in(jax.random.key(self.exp.seed), number)
-      yield Round(number, key, RoundSummary(number, tasks=None if number else self._questions), self.workdir)
+      yield Round(
+        number, key, RoundSummary(number, tasks=None if number else self._questions), self.workdir
+      )
 
   def commit(self, round: Round, state: RunState) -> None:
-    """Saves what a round has done: its arrays, its answers, its metrics and its summary. Then it is done."""
+    """Saves what a round has done: its arrays, its answers, its metrics and its summary.
+
+    Then it is done.
+    """
     lines = [answer.to_json() for answer in round.answers]
     self.workdir.write_lines(round.number, 'evaluations.jsonl', lines)
     with round.phase('checkpoint'):
@@ -187,12 +209,24 @@ class Run:
 
 
 def _describe(exp: Experiment, task: Task) -> dict[str, Any]:
-  """Returns how many questions a task has, which reads them, and a digest of them; prints the numbers."""
+  """Returns how many questions a task has, which reads them, and a digest of them; prints the
+  numbers.
+  """
   train = exp.train_questions(task)
   num_train = len(train)
   num_test = len(task.test)
   num_dropped = task.num_dropped + len(task.train) - num_train
-  console.note(f'{task.name}: {num_train} train and {num_test} test questions; {num_dropped} duplicates dropped')
-  asked = [[(example.id, example.answer) for example in examples] for examples in (train, task.test)]
+  console.note(
+    f'{task.name}: {num_train} train and {num_test} test questions; {num_dropped} duplicates'
+    ' dropped'
+  )
+  asked = [
+    [(example.id, example.answer) for example in examples] for examples in (train, task.test)
+  ]
   digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-  return {'num_train': num_train, 'num_test': num_test, 'num_dropped': num_dropped, 'digest': digest}
+  return {
+    'num_train': num_train,
+    'num_test': num_test,
+    'num_dropped': num_dropped,
+    'digest': digest,
+  }

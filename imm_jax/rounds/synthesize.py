@@ -1,4 +1,6 @@
-"""Questions + sampler + verifier -> accepted completions, and the reason why each of the others is not; real solutions."""
+"""Questions + sampler + verifier -> accepted completions, and the reason why each of the others is
+not; real solutions.
+"""
 
 import collections
 from collections.abc import Sequence
@@ -23,8 +25,10 @@ class SynthesizeConfig:
   max_accepted_per_question: int
   questions_per_chunk: int  # sampled together, and saved when all are done
   deduplicate: bool  # a question's completions of the same text count once
-  data: Literal['replace', 'accumulate']  # learn from this round's accepted completions, or from those of all so far
-  teacher: str  # the model that samples, in all rounds, as model.path names one; '' is the round's own
+  # Learn from this round's accepted completions, or from those of all so far
+  data: Literal['replace', 'accumulate']
+  # The model that samples, in all rounds, as model.path names one; '' is the round's own
+  teacher: str
   real_fraction: float  # of the sequences to learn from, that are the data's own solutions
 
   def __post_init__(self):
@@ -33,7 +37,10 @@ class SynthesizeConfig:
     if not 0 <= self.real_fraction <= 1:
       raise ValueError(f'synthesize.real_fraction: {self.real_fraction} is not in [0, 1]')
     if self.teacher and self.real_fraction == 1:
-      raise ValueError('synthesize.teacher: has nothing to sample at real_fraction 1; lower that, or name no teacher')
+      raise ValueError(
+        'synthesize.teacher: has nothing to sample at real_fraction 1; lower that, or name no'
+        ' teacher'
+      )
 
 
 def accept(
@@ -47,8 +54,9 @@ def accept(
 ) -> list[Sample]:
   """Returns a sample for each completion, in order, with the reason why it is not learned from.
 
-  A reason is 'wrong', 'truncated' (no stop before max_new_tokens), 'duplicate' (with config.deduplicate: the question has
-  this text already), 'enough' (the question has its share) or 'too_long' (prompt and completion exceed max_length tokens).
+  A reason is 'wrong', 'truncated' (no stop before max_new_tokens), 'duplicate' (with
+  config.deduplicate: the question has this text already), 'enough' (the question has its share) or
+  'too_long' (prompt and completion exceed max_length tokens).
 
   Args:
     examples: the questions.
@@ -59,7 +67,9 @@ def accept(
     max_length: tokens of a packed row.
   """
   samples = []
-  for example, prompt, of_question, verdict in zip(examples, prompts, completions, verdicts, strict=True):
+  for example, prompt, of_question, verdict in zip(
+    examples, prompts, completions, verdicts, strict=True
+  ):
     taken: list[str] = []
     for index, (completion, right) in enumerate(zip(of_question, verdict, strict=True)):
       reason = ''
@@ -79,7 +89,9 @@ def accept(
   return samples
 
 
-def _sample(example: Example, index: int, prompt: list[int], completion: Completion, right: bool, reason: str) -> Sample:
+def _sample(
+  example: Example, index: int, prompt: list[int], completion: Completion, right: bool, reason: str
+) -> Sample:
   return Sample(
     question_id=example.id,
     question=example.question,
@@ -97,11 +109,12 @@ def _sample(example: Example, index: int, prompt: list[int], completion: Complet
 
 
 def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
-  """Returns the data's own solution as sampling would have given it: the target's tokens, with what ends a sample behind.
+  """Returns the data's own solution as sampling would have given it: the target's tokens, with what
+  ends a sample behind.
 
-  In plain text that is the stop string in the separator of solved examples, tokenised together with the target; where that
-  has none, the tokenizer's end token; in a chat, the token that its template ends a turn with. There are no
-  log-probabilities and entropies.
+  In plain text that is the stop string in the separator of solved examples, tokenised together with
+  the target; where that has none, the tokenizer's end token; in a chat, the token that its template
+  ends a turn with. There are no log-probabilities and entropies.
 
   Raises ValueError when the tokenizer has no end token, and one is needed.
   """
@@ -112,31 +125,42 @@ def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
     return Completion(stop.text, tokens[: stop.num_tokens], [], [], 'stop')
   end = tokenizer.turn_end if task.format == 'chat' else tokenizer.end_id
   if end is None:
-    raise ValueError(f'tasks.{task.name}: the tokenizer has no end token to end a solution with; give it a stop string')
-  return Completion(task.target(example), [*tokenizer.encode(task.target(example)), end], [], [], 'stop')
+    raise ValueError(
+      f'tasks.{task.name}: the tokenizer has no end token to end a solution with; give it a stop'
+      ' string'
+    )
+  return Completion(
+    task.target(example), [*tokenizer.encode(task.target(example)), end], [], [], 'stop'
+  )
 
 
-def mix(sampled: Sequence[Sample], solutions: Sequence[Sample], fraction: float, rng: np.random.Generator) -> list[Sample]:
-  """Returns the samples with a fraction of what is learned from taken from the data's own solutions.
+def mix(
+  sampled: Sequence[Sample], solutions: Sequence[Sample], fraction: float, rng: np.random.Generator
+) -> list[Sample]:
+  """Returns the samples with a fraction of what is learned from taken from the data's own
+  solutions.
 
-  At fraction 1 all accepted solutions are learned from: there are no samples. Below, of n accepted samples rng draws
-  round(fraction n), which are `replaced`: not accepted any more. As many accepted solutions, of questions that rng draws
-  whether they have an accepted sample or not, come behind; none comes twice before all came once. The total stays n.
+  At fraction 1 all accepted solutions are learned from: there are no samples. Below, of n accepted
+  samples rng draws round(fraction n), which are `replaced`: not accepted any more. As many accepted
+  solutions, of questions that rng draws whether they have an accepted sample or not, come behind;
+  none comes twice before all came once. The total stays n.
 
-  Args:
-    sampled: from `accept`.
-    solutions: from `accept`, of `solution` of each question; those returned are `real`, without log-probability.
-    fraction: of what is learned from, in (0, 1].
-    rng: f(seed, round, task).
+  Args: sampled: from `accept`. solutions: from `accept`, of `solution` of each question; those
+    returned are `real`, without log-probability. fraction: of what is learned from, in (0, 1]. rng:
+    f(seed, round, task).
 
   Raises:
     ValueError: no solution is accepted.
   """
-  real = [dataclasses.replace(one, real=True, sample_index=None, logprob=None, entropy=None) for one in solutions]
+  real = [
+    dataclasses.replace(one, real=True, sample_index=None, logprob=None, entropy=None)
+    for one in solutions
+  ]
   fitting = [one for one in real if one.accepted]
   if not fitting:
     raise ValueError(
-      f'synthesize.real_fraction: none of {len(real)} solutions is right and fits a row: raise finetune.max_length'
+      f'synthesize.real_fraction: none of {len(real)} solutions is right and fits a row: raise'
+      ' finetune.max_length'
     )
   if fraction == 1:
     return real
@@ -149,7 +173,8 @@ def mix(sampled: Sequence[Sample], solutions: Sequence[Sample], fraction: float,
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, float]:
-  """Returns how many samples there are, what share of them is right and was accepted, and how many are learned from.
+  """Returns how many samples there are, what share of them is right and was accepted, and how many
+  are learned from.
 
   Of these num_real are the data's own solutions, if any. Raises ValueError when none was accepted.
   """
@@ -158,14 +183,18 @@ def summary(samples: Sequence[Sample]) -> dict[str, float]:
     reasons = collections.Counter(one.reason for one in samples)
     why = ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
     raise ValueError(
-      f'none of {len(samples)} completions was accepted ({why}), so there is nothing to learn from: take an easier'
-      ' task, more questions (synthesize.num_questions) or more samples (sampler.num_samples_per_prompt)'
+      f'none of {len(samples)} completions was accepted ({why}), so there is nothing to learn'
+      ' from: take an easier'
+      ' task, more questions (synthesize.num_questions) or more samples'
+      ' (sampler.num_samples_per_prompt)'
     )
   sampled = [one for one in samples if not one.real]
   found: dict[str, float] = {'num_samples': len(sampled)}
   if sampled:
     found['right_rate'] = sum(one.right for one in sampled) / len(sampled)
-    found['acceptance_rate'] = sum(one.accepted or one.reason == 'replaced' for one in sampled) / len(sampled)
+    found['acceptance_rate'] = sum(
+      one.accepted or one.reason == 'replaced' for one in sampled
+    ) / len(sampled)
   found['num_accepted'] = num_accepted
   if num_real := sum(one.accepted for one in samples if one.real):
     found['num_real'] = num_real
@@ -173,7 +202,9 @@ def summary(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def some_pairs(samples: Sequence[Sample], num: int, seed: int) -> list[tuple[list[int], list[int]]]:
-  """Returns the token ids (prompt, completion) of at most num accepted samples, drawn by the seed."""
+  """Returns the token ids (prompt, completion) of at most num accepted samples, drawn by the
+  seed.
+  """
   accepted = [sample for sample in samples if sample.accepted]
   chosen = np.random.default_rng(seed).permutation(len(accepted))[:num]
   return [(accepted[i].prompt_tokens, accepted[i].tokens) for i in chosen]

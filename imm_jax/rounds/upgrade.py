@@ -4,7 +4,8 @@ from collections.abc import Mapping
 import copy
 from typing import Any
 
-# Section and key of version 0.1 -> what to do about it now. A section is '' on top, 'tasks' for each task.
+# Section and key of version 0.1 -> what to do about it now. A section is '' on top, 'tasks' for
+# each task.
 GONE = {
   ('', 'compilation_cache'): 'is gone; set the environment variable JAX_COMPILATION_CACHE_DIR',
   ('', 'tensorboard'): "is now config.logger = 'tensorboard'",

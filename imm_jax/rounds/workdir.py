@@ -1,14 +1,16 @@
-"""What a run leaves on disk, local or gs://. A file appears whole or not at all, and process 0 writes it.
+"""What a run leaves on disk, local or gs://.
+
+A file appears whole or not at all, and process 0 writes it.
 
 WORKDIR/config.json                     the resolved config
 WORKDIR/model/                          config and tokenizer of the model, no weights
 WORKDIR/metrics.jsonl                   a line a fine-tuning step and one a round
 WORKDIR/rounds/NNNN/samples.jsonl       every completion with its verdict (from round 1)
 WORKDIR/rounds/NNNN/evaluations.jsonl   every answer of the evaluation
-WORKDIR/rounds/NNNN/checkpoint          float32 params at the end of the round; round 0 is the original model
+WORKDIR/rounds/NNNN/checkpoint          float32 params at its end; round 0 is the original model
 WORKDIR/rounds/NNNN/metrics.json        the round's row of the summary
-WORKDIR/rounds/NNNN/manifest.json       names, sizes and digests of these; written last: the round is done
-WORKDIR/rounds/NNNN/analysis.json       what `imm analyze` found; derived from the above, so in no manifest
+WORKDIR/rounds/NNNN/manifest.json       names, sizes and digests; written last: the round is done
+WORKDIR/rounds/NNNN/analysis.json       what `imm analyze` found; in no manifest
 WORKDIR/rounds/NNNN/parts, steps        what a round has done so far; removed when it is done
 WORKDIR/summary.json                    all rounds, and their analyses
 WORKDIR/report.html                     all of it as a page; see report.py
@@ -29,10 +31,12 @@ from imm_jax.rounds.upgrade import upgrade
 
 _PARTS = ('parts', 'steps')  # of a round that is not done
 _ANALYSIS = 'analysis.json'
-_OWN = ('samples.jsonl', 'evaluations.jsonl', 'metrics.jsonl', 'metrics.json')  # Others' files beside them do no harm.
+# Others' files beside them do no harm.
+_OWN = ('samples.jsonl', 'evaluations.jsonl', 'metrics.jsonl', 'metrics.json')
 # And num_rounds, down to the rounds that are done.
 _MAY_CHANGE = ('config.mesh.', 'config.logger', 'config.profile')
-# What round 0 depends on, the original model's evaluation: as long as nothing else is done, the rest may change.
+# What round 0 depends on, the original model's evaluation: as long as nothing else is done, the
+# rest may change.
 _OF_ROUND_0 = (
   'config.seed',
   'config.model.',
@@ -57,28 +61,37 @@ class Workdir:
     return str(self._path)
 
   def open(self, config: Mapping[str, Any]) -> list[str]:
-    """Writes the config, or compares it with the one that rounds were done with: what these depend on may not change.
+    """Writes the config, or compares it with the one that rounds were done with: what these depend
+    on may not change.
 
     Rounds at the end that are damaged are set aside, to be done again; returns a line about each.
 
-    Raises:
-      ValueError: rounds were done under another config (five differences are named), other files are in the directory, or a
-        round is damaged that later ones build on.
-      OSError: the directory cannot be written.
+    Raises: ValueError: rounds were done under another config (five differences are named), other
+      files are in the directory, or a round is damaged that later ones build on. OSError: the
+      directory cannot be written.
     """
     return processes.on_first(lambda: self._open(json.loads(json.dumps(config))))
 
   def _open(self, config: Mapping[str, Any]) -> list[str]:
     saved, rounds = self._path / 'config.json', self._path / 'rounds'
-    if self._path.exists() and (not self._path.is_dir() or (any(self._path.iterdir()) and not rounds.is_dir())):
-      raise ValueError(f'{self._path}: is not the directory of a run; choose one that is new or empty')
+    if self._path.exists() and (
+      not self._path.is_dir() or (any(self._path.iterdir()) and not rounds.is_dir())
+    ):
+      raise ValueError(
+        f'{self._path}: is not the directory of a run; choose one that is new or empty'
+      )
     rounds.mkdir(parents=True, exist_ok=True)
     lines = []
     done = self.num_done
     differences = _differences(upgrade(_read(saved)), config, done - 1) if saved.exists() else []
-    if lost := [line for line in differences if done > 1 or (done == 1 and line.startswith(_OF_ROUND_0))]:
+    if lost := [
+      line for line in differences if done > 1 or (done == 1 and line.startswith(_OF_ROUND_0))
+    ]:
       more = f'; and {len(lost) - 5} more' if len(lost) > 5 else ''
-      raise ValueError(f'{self._path}: holds a run of another config: {"; ".join(lost[:5])}{more}; choose another workdir')
+      raise ValueError(
+        f'{self._path}: holds a run of another config: {"; ".join(lost[:5])}{more}; choose another'
+        ' workdir'
+      )
     if differences:
       self._remove_parts(done)
     if done:
@@ -89,13 +102,17 @@ class Workdir:
         lines.append(f'{damages.pop()}; its round is done again')
         self.set_aside(len(damages))
       if bad := [damage for damage in damages if damage]:
-        raise ValueError(f'{bad[0]}, and later rounds build on it; restore it, or choose another workdir')
+        raise ValueError(
+          f'{bad[0]}, and later rounds build on it; restore it, or choose another workdir'
+        )
       self._write_summary()  # a run that was cut off may have left an old one
     processes.write_text(saved, json.dumps(config, indent=2) + '\n')
     return lines
 
   def check(self) -> None:
-    """Raises FileNotFoundError when there is no such directory, ValueError when it is no run or a round is damaged."""
+    """Raises FileNotFoundError when there is no such directory, ValueError when it is no run or a
+    round is damaged.
+    """
     if not self._path.exists():
       raise FileNotFoundError(f'{self._path}: no such directory')
     if not (self._path / 'config.json').exists() or not (self._path / 'rounds').is_dir():
@@ -120,14 +137,20 @@ class Workdir:
     return str(self._round(round_) / 'steps')
 
   def write_model(self, write: Callable[[str], None]) -> None:
-    """Has write(directory) make the files of the model's config and tokenizer, in one that is local, and keeps them."""
+    """Has write(directory) make the files of the model's config and tokenizer, in one that is
+    local, and keeps them.
+    """
     with tempfile.TemporaryDirectory() as local:
       write(local)
       for file in _files(epath.Path(local)):
         processes.write_text(self._path / 'model' / file.name, file.read_text())
 
-  def part(self, round_: int, name: str, compute: Callable[[], Any], report: Callable[[str], None]) -> Any:
-    """Returns compute(), a value of JSON, or what an earlier process got from it: a part of a round is done once."""
+  def part(
+    self, round_: int, name: str, compute: Callable[[], Any], report: Callable[[str], None]
+  ) -> Any:
+    """Returns compute(), a value of JSON, or what an earlier process got from it: a part of a round
+    is done once.
+    """
     file = self._round(round_) / 'parts' / f'{name}.json'
     if file.exists():
       digest, _, text = file.read_text().partition('\n')
@@ -141,11 +164,15 @@ class Workdir:
 
   def write_lines(self, round_: int, name: str, records: Iterable[Mapping[str, Any]]) -> None:
     """Writes records as JSON lines to a file of a round."""
-    processes.write_text(self._round(round_) / name, ''.join(json.dumps(record) + '\n' for record in records))
+    processes.write_text(
+      self._round(round_) / name, ''.join(json.dumps(record) + '\n' for record in records)
+    )
 
   def read_lines(self, round_: int, name: str) -> list[dict[str, Any]]:
     """Returns the records of a file of a round."""
-    return _read(self._round(round_) / name, lambda text: [json.loads(line) for line in text.splitlines()])
+    return _read(
+      self._round(round_) / name, lambda text: [json.loads(line) for line in text.splitlines()]
+    )
 
   def read_config(self) -> dict[str, Any]:
     """Returns the config that the run was started with, in today's keys."""
@@ -161,19 +188,26 @@ class Workdir:
     processes.write_text(self._path / 'report.html', text)
 
   def finish(self, entry: Mapping[str, Any]) -> None:
-    """Writes a round's row and its manifest, which makes the round done, and the summary. The checkpoint is there."""
+    """Writes a round's row and its manifest, which makes the round done, and the summary.
+
+    The checkpoint is there.
+    """
     round_ = self._round(entry['round'])
 
     def write():
       processes.write_text(round_ / 'metrics.json', json.dumps(entry, indent=2) + '\n')
-      processes.write_text(round_ / 'manifest.json', json.dumps(self._facts(entry['round']), indent=2) + '\n')
+      processes.write_text(
+        round_ / 'manifest.json', json.dumps(self._facts(entry['round']), indent=2) + '\n'
+      )
       self._write_summary()
       self._remove_parts(entry['round'])
 
     processes.on_first(write)
 
   def write_analyses(self, analyses: Iterable[Mapping[str, Any]]) -> None:
-    """Writes what was found about each round, from round 0 on, beside its files and into the summary."""
+    """Writes what was found about each round, from round 0 on, beside its files and into the
+    summary.
+    """
 
     def write():
       for round_, analysis in enumerate(analyses):
@@ -203,14 +237,19 @@ class Workdir:
     return self._path / 'rounds' / f'{round_:04d}'
 
   def _facts(self, round_: int) -> dict[str, list[Any]]:
-    """Returns [size, digest] of each file of a round by its name; the checkpoint has digests of its arrays in itself."""
+    """Returns [size, digest] of each file of a round by its name; the checkpoint has digests of its
+    arrays in itself.
+    """
     files = [self._round(round_) / name for name in _OWN if (self._round(round_) / name).exists()]
     files += _files(self._round(round_) / 'checkpoint')
     files += _files(self._path / 'model') if round_ == 0 else []
     facts = {}
     for file in files:
       name = str(file.relative_to(self._path))
-      facts[name] = [file.stat().length, None if '/checkpoint/' in name else _sha256(file.read_bytes())]
+      facts[name] = [
+        file.stat().length,
+        None if '/checkpoint/' in name else _sha256(file.read_bytes()),
+      ]
     return facts
 
   def _damage(self, round_: int) -> str:
@@ -255,6 +294,10 @@ def _read(path: epath.Path, parse: Callable[[str], Any] = json.loads) -> Any:
 def _differences(old: Any, new: Any, done: int, name: str = 'config') -> list[str]:
   if isinstance(old, dict) and isinstance(new, dict):
     keys = sorted(old.keys() | new.keys())
-    return [line for key in keys for line in _differences(old.get(key), new.get(key), done, f'{name}.{key}')]
+    return [
+      line
+      for key in keys
+      for line in _differences(old.get(key), new.get(key), done, f'{name}.{key}')
+    ]
   still_fits = name.startswith(_MAY_CHANGE) or (name == 'config.num_rounds' and new >= done)
   return [] if old == new or still_fits else [f'{name} was {old!r} and is {new!r}']

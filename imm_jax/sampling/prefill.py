@@ -54,7 +54,10 @@ def check_length(name: str, tokens: Sequence[int], num_new: int, max_length: int
   if not len(tokens):  # not `not tokens`: they may be a NumPy array.
     raise ValueError(f'{name} has no token; give at least one')
   if len(tokens) + num_new > max_length:
-    raise ValueError(f'{name} has {len(tokens)} tokens: with {num_new} new ones it exceeds the context of {max_length}')
+    raise ValueError(
+      f'{name} has {len(tokens)} tokens: with {num_new} new ones it exceeds the context of'
+      f' {max_length}'
+    )
 
 
 def check_requests(requests: Sequence[Request], num_new: int, max_length: int) -> None:

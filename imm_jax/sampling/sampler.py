@@ -74,7 +74,9 @@ class SamplerConfig:
 
     Raises ValueError when one of them is out of range.
     """
-    return Decoding(self.num_samples_per_prompt, self.temperature, self.top_k, self.top_p, max_new_tokens, stop)
+    return Decoding(
+      self.num_samples_per_prompt, self.temperature, self.top_k, self.top_p, max_new_tokens, stop
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,7 +240,9 @@ class _Run:
       ending = self._ending(row, written, is_active=bool(active[slot]))
       if ending is not None:
         (n, text), reason = ending
-        done[slot] = Completion(text, written[:n], logprobs[slot, :n].tolist(), entropies[slot, :n].tolist(), reason)
+        done[slot] = Completion(
+          text, written[:n], logprobs[slot, :n].tolist(), entropies[slot, :n].tolist(), reason
+        )
     for slot, completion in done.items():
       row = self.rows.pop(slot)
       self.completions[row.request][row.sample] = completion
@@ -247,7 +251,9 @@ class _Run:
     self.slots = dataclasses.replace(slots, active=jax.device_put(still, slots.active.sharding))
     return len(done)
 
-  def _ending(self, row: _Row, written: Sequence[int], is_active: bool) -> tuple[Ending, str] | None:
+  def _ending(
+    self, row: _Row, written: Sequence[int], is_active: bool
+  ) -> tuple[Ending, str] | None:
     """Returns where a row that has written these tokens ends, and its finish_reason.
 
     None where it goes on. Tokens behind the end, decoded since the last look, are dropped.

@@ -12,7 +12,14 @@ import numpy as np
 from imm_jax import processes
 from imm_jax.models import attention
 from imm_jax.models.cache import KVCache
-from imm_jax.models.transformer import is_likeliest, of_logits, Params, target_logprobs, Transformer, XLA_OPTIONS
+from imm_jax.models.transformer import (
+  is_likeliest,
+  of_logits,
+  Params,
+  target_logprobs,
+  Transformer,
+  XLA_OPTIONS,
+)
 from imm_jax.sampling.prefill import bucket, check_length, Request, share_prefix
 
 Options = Sequence[Sequence[int]]  # The token ids of each option of a prompt.
@@ -28,13 +35,10 @@ class Score(NamedTuple):
 class OptionRows(NamedTuple):
   """A batch of prompts, each with all its options behind it in its row.
 
-  Attributes:
-    tokens: [B, T] int32.
-    offsets: [B, T] int32. A token's place behind the shared prefix; options of a prompt all begin
-      at the same one. attention.EMPTY marks padding.
-    segment_ids: [B, T] int32. attention.SHARED for the prompt, then 1, 2, ...: a token sees its prompt
-      and its own option.
-    sources: [B, M] int32. Where the features are that predict each token of the options.
+  Attributes: tokens: [B, T] int32. offsets: [B, T] int32. A token's place behind the shared prefix;
+    options of a prompt all begin at the same one. attention.EMPTY marks padding. segment_ids: [B,
+    T] int32. attention.SHARED for the prompt, then 1, 2, ...: a token sees its prompt and its own
+    option. sources: [B, M] int32. Where the features are that predict each token of the options.
     targets: [B, M] int32. These tokens.
   """
 
@@ -67,7 +71,9 @@ def check_options(name: str, prompt: Sequence[int], options: Options, max_length
   check_length(name, prompt, max(map(len, options)) - 1, max_length)
 
 
-def check_requests(requests: Sequence[Request], options: Sequence[Options], max_length: int) -> None:
+def check_requests(
+  requests: Sequence[Request], options: Sequence[Options], max_length: int
+) -> None:
   """Checks each request with its options; see check_options.
 
   Raises ValueError that names the question.
@@ -117,7 +123,9 @@ def score(
     processes.check_stop()
     batch = order[first : first + num_rows]
     packed = _pack([rows[i] for i in batch], num_rows)
-    scores = processes.fetch(score_rows(model, params, prefix.cache, packed, np.int32(prefix.length)))
+    scores = processes.fetch(
+      score_rows(model, params, prefix.cache, packed, np.int32(prefix.length))
+    )
     for row, i in enumerate(batch):
       results[i] = _split(scores, row, [len(option) for option in options[i]])
     advance(sum(len(options[i]) for i in batch))
@@ -125,7 +133,9 @@ def score(
 
 
 @functools.partial(jax.jit, static_argnames='model', compiler_options=XLA_OPTIONS)
-def score_rows(model: Transformer, params: Params, prefix: KVCache | None, rows: OptionRows, start: jax.Array) -> Score:
+def score_rows(
+  model: Transformer, params: Params, prefix: KVCache | None, rows: OptionRows, start: jax.Array
+) -> Score:
   """Returns the Score of the options' tokens, [B, M].
 
   start [] int32 is the position of each row's first token.

@@ -83,7 +83,9 @@ class Slots:
     )
 
 
-def capacity(num_slots: int, num_samples: int, rules: sharding.Rules, mesh_shape: Mapping[str, int]) -> tuple[int, int]:
+def capacity(
+  num_slots: int, num_samples: int, rules: sharding.Rules, mesh_shape: Mapping[str, int]
+) -> tuple[int, int]:
   """Returns how many rows decode at once, and how many questions are prefilled at once.
 
   Rows are a multiple of the devices that share them. A quarter of the slots is refilled when it is
@@ -100,8 +102,12 @@ def capacity(num_slots: int, num_samples: int, rules: sharding.Rules, mesh_shape
   return -(-num_questions * num_samples // ways) * ways, -(-num_questions // 4)
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'num_slots', 'prompt_length', 'max_new_tokens'))
-def empty_slots(model: Transformer, num_slots: int, prompt_length: int, max_new_tokens: int) -> Slots:
+@functools.partial(
+  jax.jit, static_argnames=('model', 'num_slots', 'prompt_length', 'max_new_tokens')
+)
+def empty_slots(
+  model: Transformer, num_slots: int, prompt_length: int, max_new_tokens: int
+) -> Slots:
   """Returns slots with no row in them."""
   cache = empty_cache(model.config, num_slots, prompt_length + max_new_tokens)
   zeros = jnp.zeros((num_slots,), jnp.int32)

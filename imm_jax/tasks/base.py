@@ -20,14 +20,17 @@ AUTO: Any = None  # the default of a field that its family fills in from the oth
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One question and its gold answer; `id` depends on the task's name and on what is asked, on nothing else."""
+  """One question and its gold answer; `id` depends on the task's name and on what is asked, on
+  nothing else.
+  """
 
   id: str
   question: str
   answer: str
   solution: str = ''  # worked text, where the data has one
   options: tuple[str, ...] = ()  # of a multiple-choice question
-  metadata: Any = dataclasses.field(default=None, compare=False, repr=False)  # what the verifier needs
+  # What the verifier needs
+  metadata: Any = dataclasses.field(default=None, compare=False, repr=False)
 
   @property
   def asked(self) -> str:
@@ -36,9 +39,12 @@ class Example:
 
 
 class Task:
-  """A task owns its data, its prompts and its verifier. A family of tasks is a frozen dataclass on top of this one.
+  """A task owns its data, its prompts and its verifier.
 
-  A family's fields are config keys. It has `split`, a splits.Split as a cached property, and what differs from this.
+  A family of tasks is a frozen dataclass on top of this one.
+
+  A family's fields are config keys. It has `split`, a splits.Split as a cached property, and what
+  differs from this.
   """
 
   name: str
@@ -49,8 +55,10 @@ class Task:
   max_new_tokens: int = 0
   normalize: Normalize = 'sum'  # of an option's log-probability
   split: Any
-  verify_flexible: Callable[[Example, str], bool] | None = None  # as `verify`, by a lenient reader, where there is one
-  judges_in_children: bool = False  # whether `verify` waits for child processes, and may be called from many threads
+  # As `verify`, by a lenient reader, where there is one
+  verify_flexible: Callable[[Example, str], bool] | None = None
+  # Whether `verify` waits for child processes, and may be called from many threads
+  judges_in_children: bool = False
 
   def __post_init__(self) -> None:
     """Raises ValueError naming the field that is out of range."""
@@ -61,7 +69,10 @@ class Task:
 
   @property
   def train(self) -> tuple[Example, ...]:
-    """The questions to learn from. The first use of a split reads it, and raises ValueError or FileNotFoundError."""
+    """The questions to learn from.
+
+    The first use of a split reads it, and raises ValueError or FileNotFoundError.
+    """
     return self.split.train
 
   @property
@@ -80,17 +91,26 @@ class Task:
     return self.split.num_dropped
 
   def prompt(self, example: Example, shots: Sequence[Example] = ()) -> Prompt:
-    """Returns 'Question: ...\\nAnswer:' after the solved shots, or a user's turn after theirs, as `format` says."""
+    """Returns 'Question: ...\\nAnswer:' after the solved shots, or a user's turn after theirs, as
+    `format` says.
+    """
     if self.format == 'plain':
-      solved = ''.join(f'Question: {shot.question}\nAnswer:{self.target(shot)}{self.separator}' for shot in shots)
+      solved = ''.join(
+        f'Question: {shot.question}\nAnswer:{self.target(shot)}{self.separator}' for shot in shots
+      )
       return f'{solved}Question: {example.question}\nAnswer:'
     messages = []
     for shot in shots:
-      messages += [{'role': 'user', 'content': shot.question}, {'role': 'assistant', 'content': self.target(shot)}]
+      messages += [
+        {'role': 'user', 'content': shot.question},
+        {'role': 'assistant', 'content': self.target(shot)},
+      ]
     return [*messages, {'role': 'user', 'content': example.question}]
 
   def continuation(self, answer: str) -> str:
-    """Returns `answer` as it follows the prompt: after a space in plain text, bare in a chat turn."""
+    """Returns `answer` as it follows the prompt: after a space in plain text, bare in a chat
+    turn.
+    """
     return f' {answer}' if self.format == 'plain' else answer
 
   def continuations(self, example: Example) -> tuple[str, ...]:
@@ -98,17 +118,24 @@ class Task:
     return tuple(self.continuation(option) for option in example.options)
 
   def target(self, example: Example) -> str:
-    """Returns the right text to follow the prompt: what a shot shows, and what training on real solutions takes."""
+    """Returns the right text to follow the prompt: what a shot shows, and what training on real
+    solutions takes.
+    """
     return self.continuation(example.answer)
 
   def extract(self, completion: str) -> str:
-    """Returns the answer that `completion` gives, '' for none: what stands before the first stop string, stripped."""
+    """Returns the answer that `completion` gives, '' for none: what stands before the first stop
+    string, stripped.
+    """
     text = completion.strip()
     ends = [text.find(string) for string in self.stop if string in text]
     return text[: min(ends, default=len(text))].strip()
 
   def verify(self, example: Example, completion: str) -> bool:
-    """Returns whether `completion` gives the gold answer. Never raises on what a model wrote, and takes bounded time."""
+    """Returns whether `completion` gives the gold answer.
+
+    Never raises on what a model wrote, and takes bounded time.
+    """
     return self.extract(completion) == example.answer
 
   def judge(self, pairs: Sequence[tuple[Example, str]], *, flexible: bool = False) -> list[bool]:
@@ -117,14 +144,21 @@ class Task:
     assert verify is not None
     if self.judges_in_children:
       return verifying.judge_all(verify, pairs)
-    return [bool(verify(example, completion)) for example, completion in pairs]  # Scorers may give numpy's.
+    # Scorers may give numpy's.
+    return [bool(verify(example, completion)) for example, completion in pairs]
 
   def check_verifier(self) -> None:
-    """Raises OSError or ValueError when answers cannot be judged on this machine, and says what is missing."""
+    """Raises OSError or ValueError when answers cannot be judged on this machine, and says what is
+    missing.
+    """
 
 
-def make_example(task: str, question: str, answer: str, *, options: tuple[str, ...] = (), **others: Any) -> Example:
-  """Returns the example, its id made from the task's name, the normalised question and the options."""
+def make_example(
+  task: str, question: str, answer: str, *, options: tuple[str, ...] = (), **others: Any
+) -> Example:
+  """Returns the example, its id made from the task's name, the normalised question and the
+  options.
+  """
   question = question.strip()
   asked = normalise(' | '.join((question, *options)))
   digest = hashlib.sha1(asked.encode('utf-8', 'surrogatepass')).hexdigest()
@@ -143,4 +177,6 @@ def guess_accuracy(task: Task, examples: Sequence[Example]) -> float:
   [(commonest, count)] = collections.Counter(example.answer for example in examples).most_common(1)
   if count == 1:  # such as programs: none is worth verifying on the others
     return 1 / len(examples)
-  return sum(task.judge([(example, task.continuation(commonest)) for example in examples])) / len(examples)
+  return sum(task.judge([(example, task.continuation(commonest)) for example in examples])) / len(
+    examples
+  )

@@ -1,4 +1,5 @@
-r"""The data sets that are known: their columns, where the hub has them, their licence, sizes and verifier, in one table.
+r"""The data sets that are known: their columns, where the hub has them, their licence, sizes and
+verifier, in one table.
 
 A row's `sample` is made up, in the columns that the hub has: what the data set's rows look like.
 """
@@ -42,22 +43,28 @@ class DataSet:
   sizes: tuple[int, int]  # rows of train and test there
   licence: str
   sample: dict[str, Any]
-  scoring: Literal['generate', 'likelihood'] = 'generate'  # by default; where there are options both can be
+  # By default; where there are options both can be
+  scoring: Literal['generate', 'likelihood'] = 'generate'
   frame: str = 'Question: {question}\nAnswer:'  # of a plain prompt
   stop: tuple[str, ...] = ('\n',)  # of a plain prompt
   instruction: str = ''  # of a chat, where nothing else tells in which form to answer
   max_new_tokens: int = 16
 
   def parse(self, rows: Sequence[sources.Row], source: str) -> list[Parsed]:
-    """Returns the questions of rows in one of the forms. Raises ValueError naming the row of `source` that is not."""
+    """Returns the questions of rows in one of the forms.
+
+    Raises ValueError naming the row of `source` that is not.
+    """
     fields, convert = next(
-      (form for form in self.forms if all(rows[0].get(field) is not None for field in form[0])), self.forms[0]
+      (form for form in self.forms if all(rows[0].get(field) is not None for field in form[0])),
+      self.forms[0],
     )
     parsed, hint = [], '; rows of your own: common.custom'
     for number, values in enumerate(sources.columns(source, rows, fields, hint), 1):
       try:
         parsed.append(convert(*values))
-      except (AttributeError, LookupError, TypeError, ValueError) as error:  # a column is not what it is in this data set
+      # A column is not what it is in this data set
+      except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f'{source}: row {number}: {error}{hint}') from error
     return parsed
 
@@ -75,7 +82,8 @@ def _gsm8k(question: str, answer: str) -> Parsed:
 def _svamp(body: str, question: str, answer: Any) -> Parsed:
   body = body.strip()
   return Parsed(
-    f'{body}{"" if body.endswith((".", "?", "!", ",")) else ","} {question}', sources.as_text('its answer', answer)
+    f'{body}{"" if body.endswith((".", "?", "!", ",")) else ","} {question}',
+    sources.as_text('its answer', answer),
   )
 
 
@@ -93,21 +101,30 @@ def _math_boxed(problem: str, solution: str) -> Parsed:
 
 def _choice(question: str, options: Sequence[str], index: int, solution: str = '') -> Parsed:
   """Raises ValueError when the index is that of no option."""
-  options = tuple(sources.as_text('option', option).strip() for option in sources.as_list('options', options))
+  options = tuple(
+    sources.as_text('option', option).strip() for option in sources.as_list('options', options)
+  )
   if not 0 <= index < len(options) or len(options) < 2:
     raise ValueError(f'it has {len(options)} options and no answer among them')
   return Parsed(question, options[index], solution, options, index)
 
 
 def _lettered(question: str, choices: dict[str, Any], label: Any) -> Parsed:
-  labels, texts = sources.as_list('label', choices['label']), sources.as_list('text', choices['text'])
+  labels, texts = (
+    sources.as_list('label', choices['label']),
+    sources.as_list('text', choices['text']),
+  )
   if labels.count(label) != 1 or len(labels) != len(texts):
-    raise ValueError(f'its answer {label!r} does not name one of its {len(texts)} options: their labels are {labels}')
+    raise ValueError(
+      f'its answer {label!r} does not name one of its {len(texts)} options: their labels are'
+      f' {labels}'
+    )
   return _choice(question, texts, labels.index(label))
 
 
 _INSTRUCTION = re.compile(
-  r'Please choose the correct answer to the question:(.*?)\n\n(Answer1:.*)\n\nAnswer format:', re.DOTALL
+  r'Please choose the correct answer to the question:(.*?)\n\n(Answer1:.*)\n\nAnswer format:',
+  re.DOTALL,
 )
 
 
@@ -117,14 +134,20 @@ def _instruction(instruction: str, answer: str) -> Parsed:
   _, *parts = re.split(r'Answer(\d):', match[2] if match else '')
   texts = dict(zip(parts[::2], parts[1::2], strict=True))
   return _lettered(
-    match[1] if match else instruction, {'label': list(texts), 'text': list(texts.values())}, answer.removeprefix('answer')
+    match[1] if match else instruction,
+    {'label': list(texts), 'text': list(texts.values())},
+    answer.removeprefix('answer'),
   )
 
 
 def _aqua(question: str, options: Sequence[str], rationale: str, correct: str) -> Parsed:
-  """Raises ValueError when the options are not lettered in order: then the letter would name another one."""
+  """Raises ValueError when the options are not lettered in order: then the letter would name
+  another one.
+  """
   texts = []
-  for letter, option in zip(string.ascii_uppercase, sources.as_list('options', options), strict=False):
+  for letter, option in zip(
+    string.ascii_uppercase, sources.as_list('options', options), strict=False
+  ):
     match = re.match(rf'\s*\(?{letter}\s*[).]', option)
     if match is None:
       raise ValueError(f"its option {option!r} does not begin with '{letter})'")
@@ -133,7 +156,8 @@ def _aqua(question: str, options: Sequence[str], rationale: str, correct: str) -
 
 
 def _logiqa(context: str, question: str, options: Sequence[str], index: int | str) -> Parsed:
-  return _choice(f'{context.strip()} {question.strip()}', options, int(str(index)))  # int(1.9) would be 1.
+  # int(1.9) would be 1.
+  return _choice(f'{context.strip()} {question.strip()}', options, int(str(index)))
 
 
 _TRUTH = {'true': 'yes', 'yes': 'yes', '1': 'yes', 'false': 'no', 'no': 'no', '0': 'no'}
@@ -196,7 +220,10 @@ def _competition(train: str, test: str, num_train: int, num_test: int) -> DataSe
     test=test,
     sizes=(num_train, num_test),
     licence='MIT',
-    sample={'problem': 'What is $\\frac{1}{2} + \\frac{1}{4}$?', 'solution': 'It is $\\boxed{\\frac{3}{4}}$.'},
+    sample={
+      'problem': 'What is $\\frac{1}{2} + \\frac{1}{4}$?',
+      'solution': 'It is $\\boxed{\\frac{3}{4}}$.',
+    },
     instruction='Think step by step, and put the answer in \\boxed{}.',
     stop=_PARAGRAPH,
     max_new_tokens=512,
@@ -210,21 +237,33 @@ DATASETS: dict[str, DataSet] = {
     test='openai/gsm8k:main:test',
     sizes=(7473, 1319),
     licence='MIT',
-    sample={'question': 'Ann has 3 apples and gets 4. How many has she?', 'answer': '3 + 4 = <<3+4=7>>7 apples.\n#### 7'},
+    sample={
+      'question': 'Ann has 3 apples and gets 4. How many has she?',
+      'answer': '3 + 4 = <<3+4=7>>7 apples.\n#### 7',
+    },
     **_WORD,
     **_WORKED,
   ),
   'math': _competition(
-    'DigitalLearningGmbH/MATH-lighteval:default:train', 'DigitalLearningGmbH/MATH-lighteval:default:test', 7500, 5000
+    'DigitalLearningGmbH/MATH-lighteval:default:train',
+    'DigitalLearningGmbH/MATH-lighteval:default:test',
+    7500,
+    5000,
   ),
-  'math500': _competition('DigitalLearningGmbH/MATH-lighteval:default:train', 'HuggingFaceH4/MATH-500::test', 7500, 500),
+  'math500': _competition(
+    'DigitalLearningGmbH/MATH-lighteval:default:train', 'HuggingFaceH4/MATH-500::test', 7500, 500
+  ),
   'svamp': DataSet(
     forms=((('Body', 'Question', 'Answer'), _svamp),),
     train='ChilleD/SVAMP::train',
     test='ChilleD/SVAMP::test',
     sizes=(700, 300),
     licence='MIT',
-    sample={'Body': 'Ann had 7 apples and ate 2', 'Question': 'How many are left?', 'Answer': '5.0'},
+    sample={
+      'Body': 'Ann had 7 apples and ate 2',
+      'Question': 'How many are left?',
+      'Answer': '5.0',
+    },
     **_WORD,
   ),
   'mawps': DataSet(
@@ -261,7 +300,11 @@ DATASETS: dict[str, DataSet] = {
     test='ChilleD/StrategyQA::test',
     sizes=(1603, 687),
     licence='MIT',
-    sample={'question': 'Can a whale climb a tree?', 'answer': False, 'facts': 'Whales have no legs.'},
+    sample={
+      'question': 'Can a whale climb a tree?',
+      'answer': False,
+      'facts': 'Whales have no legs.',
+    },
     instruction=f"{_STATE}word 'yes' or 'no'.",
     **_WORKED,
   ),
@@ -273,7 +316,10 @@ DATASETS: dict[str, DataSet] = {
     licence='MIT',
     sample={
       'question': 'Where do people keep milk cold?',
-      'choices': {'label': ['A', 'B', 'C', 'D', 'E'], 'text': ['shelf', 'oven', 'fridge', 'garden', 'bag']},
+      'choices': {
+        'label': ['A', 'B', 'C', 'D', 'E'],
+        'text': ['shelf', 'oven', 'fridge', 'garden', 'bag'],
+      },
       'answerKey': 'C',
     },
     **_CHOICE,
@@ -311,7 +357,8 @@ DATASETS: dict[str, DataSet] = {
   'bbh': DataSet(
     forms=((('input', 'target'), _direct),),
     verifier='exact',
-    train='lukaemon/bbh:boolean_expressions:test',  # one of its 27 tasks: each is a config of the hub's
+    # One of its 27 tasks: each is a config of the hub's
+    train='lukaemon/bbh:boolean_expressions:test',
     test='',
     sizes=(250, 0),
     licence='MIT',
@@ -360,7 +407,8 @@ DATASETS: dict[str, DataSet] = {
 
 
 def spec(name: str, **overrides: Any) -> dict[str, Any]:
-  """Returns the section of a config that makes a task of a data set, with the keys that are given in place of the defaults.
+  """Returns the section of a config that makes a task of a data set, with the keys that are given
+  in place of the defaults.
 
   Raises ValueError when there is no such data set.
   """
@@ -372,14 +420,16 @@ def spec(name: str, **overrides: Any) -> dict[str, Any]:
   return {
     'family': 'dataset',
     'dataset': name,  # which columns the rows have
-    'train_source': row.train,  # a .json, .jsonl or .csv file, OWNER/NAME:CONFIG:SPLIT of the hub, or tfds:NAME:SPLIT
+    # A .json, .jsonl or .csv file, OWNER/NAME:CONFIG:SPLIT of the hub, or tfds:NAME:SPLIT
+    'train_source': row.train,
     'test_source': row.test,  # '' holds out test_size rows of train_source
     'shots_source': '',  # the shots are its first rows; '' takes them out of train_source
     'train_size': 0,  # questions; 0 takes all
     'test_size': 200,
     'num_shots': 4 if row.train and not chat and row.scoring == 'generate' else 0,
     'seed': 0,  # chooses shots, held-out questions, and those kept under a size
-    'verifier': row.verifier,  # 'exact', 'numeric', 'math', 'choice', 'code', or 'MODULE:FUNCTION' of your own
+    # 'exact', 'numeric', 'math', 'choice', 'code', or 'MODULE:FUNCTION' of your own
+    'verifier': row.verifier,
     'reward_threshold': 0.5,  # a reward of MODULE:FUNCTION above it is right
     'scoring': row.scoring,  # or 'likelihood': the likeliest option
     'normalize': 'sum',  # or 'per_character': how an option's log-probability is measured

@@ -1,4 +1,6 @@
-"""Tasks whose questions are rows of files, the hub or TensorFlow Datasets: data sets of the catalog, or a user's own."""
+"""Tasks whose questions are rows of files, the hub or TensorFlow Datasets: data sets of the
+catalog, or a user's own.
+"""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -18,15 +20,18 @@ class Questions(base.Task):
 
   name: str
   verifier: str  # a key of verifying.VERIFIERS, or MODULE:FUNCTION of one's own
-  train_source: str  # see sources.read_source; '' where there is nothing to learn from, only to measure on
+  # See sources.read_source; '' where there is nothing to learn from, only to measure on
+  train_source: str
   test_source: str = ''  # '' holds out test_size rows of train
-  shots_source: str = ''  # the few-shot examples are its first num_shots rows; '' takes them out of train by seed
+  # The few-shot examples are its first num_shots rows; '' takes them out of train by seed
+  shots_source: str = ''
   train_size: int = 0  # at most so many questions; 0 takes all
   test_size: int = 0  # at most so many questions; 0 takes all
   reward_threshold: float = 0.5  # a reward of MODULE:FUNCTION above it is right
   num_shots: int = 0
   seed: int = 0  # chooses shots, held-out questions, and those kept under a cap
-  scoring: base.Scoring = 'generate'  # or 'likelihood': the answer is the option that the model finds likeliest
+  # Or 'likelihood': the answer is the option that the model finds likeliest
+  scoring: base.Scoring = 'generate'
   normalize: base.Normalize = 'sum'
   format: base.Format = 'plain'
   frame: str = 'Question: {question}\nAnswer:'  # of a plain prompt
@@ -44,11 +49,17 @@ class Questions(base.Task):
     except ValueError as error:
       raise ValueError(f'tasks.{self.name}.verifier: {error}') from error
     if not 0 <= self.reward_threshold < 1:
-      raise ValueError(f'tasks.{self.name}.reward_threshold: {self.reward_threshold} is not in [0, 1)')
-    if not self.train_source and (not self.test_source or (self.num_shots and not self.shots_source)):
       raise ValueError(
-        f"tasks.{self.name}.train_source: is empty; give a .json, .jsonl or .csv file, a hub id 'owner/name:config:split' "
-        "or 'tfds:name:split' (without it, a task with a test_source is only measured, with shots of a shots_source)"
+        f'tasks.{self.name}.reward_threshold: {self.reward_threshold} is not in [0, 1)'
+      )
+    if not self.train_source and (
+      not self.test_source or (self.num_shots and not self.shots_source)
+    ):
+      raise ValueError(
+        f'tasks.{self.name}.train_source: is empty; give a .json, .jsonl or .csv file, a hub id'
+        " 'owner/name:config:split' "
+        "or 'tfds:name:split' (without it, a task with a test_source is only measured, with shots"
+        ' of a shots_source)'
       )
 
   @functools.cached_property
@@ -72,20 +83,27 @@ class Questions(base.Task):
     return example.metadata['tests'] if self.verifier == 'code' else example.answer
 
   def prompt(self, example: base.Example, shots: Sequence[base.Example] = ()) -> base.Prompt:
-    """Returns the solved shots and the question: framed, or as turns of a chat with the instruction under each question."""
+    """Returns the solved shots and the question: framed, or as turns of a chat with the instruction
+    under each question.
+    """
     if self.format == 'plain':
       solved = ''.join(f'{self._framed(shot)}{self.target(shot)}{self.separator}' for shot in shots)
       return f'{solved}{self._framed(example)}'
     turns = super().prompt(example, shots)
     assert not isinstance(turns, str)
     ending = f'\n{self.instruction}' if self.instruction else ''
-    return [turn | {'content': turn['content'] + ending} if turn['role'] == 'user' else turn for turn in turns]
+    return [
+      turn | {'content': turn['content'] + ending} if turn['role'] == 'user' else turn
+      for turn in turns
+    ]
 
   def _framed(self, example: base.Example) -> str:
     return self.frame.replace('{question}', example.question)
 
   def target(self, example: base.Example) -> str:
-    """Returns the worked solution and 'The answer is' the answer, or one of them, or the code as a block."""
+    """Returns the worked solution and 'The answer is' the answer, or one of them, or the code as a
+    block.
+    """
     if self.verifier == 'code':
       program = example.solution.strip('\n')
       whole = example.metadata['prefix'] == '' or self.format == 'chat'
@@ -99,14 +117,18 @@ class Questions(base.Task):
   def until_stop(self, completion: str) -> str:
     """Returns a completion up to the first stop string; the indentation of code stays."""
     text = completion if self.verifier == 'code' else completion.strip()
-    return text[: min((text.find(string) for string in self.stop if string in text), default=len(text))]
+    return text[
+      : min((text.find(string) for string in self.stop if string in text), default=len(text))
+    ]
 
   def extract(self, completion: str) -> str:
     """Returns the answer in the verifier's one form, '' when there is none."""
     return self._verifier.extract(self.until_stop(completion))
 
   def verify(self, example: base.Example, completion: str) -> bool:
-    """Returns whether the completion states the gold answer; of options, whether it is the right one's text."""
+    """Returns whether the completion states the gold answer; of options, whether it is the right
+    one's text.
+    """
     if self.scoring == 'likelihood':
       return text.normalise(completion) == text.normalise(example.answer)
     return self._verifier.verify(example, self.until_stop(completion))
@@ -127,18 +149,26 @@ class Questions(base.Task):
 
   @functools.cached_property
   def verify_flexible(self) -> Any:
-    """A verify that takes what looks most like an answer, stated or not; None where it would not differ."""
+    """A verify that takes what looks most like an answer, stated or not; None where it would not
+    differ.
+    """
     flexible = self._verifier.flexible
     if flexible is None or self.scoring == 'likelihood':
       return None
     return lambda example, completion: flexible(example, self.until_stop(completion))
 
   def example(self, where: str, parsed: catalog.Parsed) -> base.Example:
-    """Returns a row as an example. Raises ValueError, naming `where` it stands, when verifier or scoring can't take it."""
+    """Returns a row as an example.
+
+    Raises ValueError, naming `where` it stands, when verifier or scoring can't take it.
+    """
     question, answer = parsed.question, parsed.answer.strip()
     for index, option in enumerate(parsed.options):
       if not option.strip():
-        raise ValueError(f'{where}: option {index} of {len(parsed.options)} has no text; write one, or leave the row out')
+        raise ValueError(
+          f'{where}: option {index} of {len(parsed.options)} has no text; write one, or leave the'
+          ' row out'
+        )
     if self.scoring == 'likelihood':
       if not parsed.options:
         raise ValueError(f"{where}: has no options; use scoring='generate'")
@@ -146,7 +176,9 @@ class Questions(base.Task):
       letters = string.ascii_uppercase[: len(parsed.options)]
       if not letters or len(parsed.options) > len(letters):
         raise ValueError(f'{where}: has {len(parsed.options)} options to letter; give 1 to 26')
-      listed = '\n'.join(f'({letter}) {option}' for letter, option in zip(letters, parsed.options, strict=True))
+      listed = '\n'.join(
+        f'({letter}) {option}' for letter, option in zip(letters, parsed.options, strict=True)
+      )
       question, answer = f'{question.strip()}\n{listed}', letters[parsed.index]
     elif self.verifier == 'numeric':
       number = numbers.canonical(answer)
@@ -154,12 +186,22 @@ class Questions(base.Task):
         raise ValueError(f'{where}: the answer {answer!r} is not a number')
       answer = number
     elif self.verifier == 'code' and not code.may_fail(parsed.tests):
-      raise ValueError(f'{where}: has no tests: {parsed.tests!r:.80} checks nothing, every program would pass')
+      raise ValueError(
+        f'{where}: has no tests: {parsed.tests!r:.80} checks nothing, every program would pass'
+      )
     if not answer:
       raise ValueError(f'{where}: has no answer')
-    solution = parsed.solution if self.verifier == 'code' else re.sub(r'\n\s*\n', '\n', parsed.solution.strip())
-    metadata = {'prefix': parsed.prefix, 'tests': parsed.tests} if self.verifier == 'code' else parsed.row
-    return base.make_example(self.name, question, answer, options=parsed.options, solution=solution, metadata=metadata)
+    solution = (
+      parsed.solution
+      if self.verifier == 'code'
+      else re.sub(r'\n\s*\n', '\n', parsed.solution.strip())
+    )
+    metadata = (
+      {'prefix': parsed.prefix, 'tests': parsed.tests} if self.verifier == 'code' else parsed.row
+    )
+    return base.make_example(
+      self.name, question, answer, options=parsed.options, solution=solution, metadata=metadata
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,8 +213,12 @@ class Known(Questions):
   def __post_init__(self) -> None:
     """Raises ValueError naming the field that is out of range."""
     if self.dataset not in catalog.DATASETS:
-      near = text.nearest(self.dataset, catalog.DATASETS) or f'; they are {", ".join(catalog.DATASETS)}'
-      raise ValueError(f'tasks.{self.name}.dataset: {self.dataset!r} is no data set of the catalog{near}')
+      near = (
+        text.nearest(self.dataset, catalog.DATASETS) or f'; they are {", ".join(catalog.DATASETS)}'
+      )
+      raise ValueError(
+        f'tasks.{self.name}.dataset: {self.dataset!r} is no data set of the catalog{near}'
+      )
     super().__post_init__()
 
   def read(self, source: str) -> list[base.Example]:
@@ -183,10 +229,13 @@ class Known(Questions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Custom(Questions):
-  """A user's own rows: which columns they have, how a question is made of them, and how answers are judged."""
+  """A user's own rows: which columns they have, how a question is made of them, and how answers are
+  judged.
+  """
 
   question: str = '{question}'  # template of the columns
-  answer: str = 'answer'  # column; of options the right one's text, letter or number from 0; of code, a solution
+  # column; of options the right one's text, letter or number from 0; of code, a solution
+  answer: str = 'answer'
   solution: str = ''  # column with worked text, if there is one
   options: str = ''  # column with the list of options, if there is one
   tests: str = ''  # column with Python that raises when code is wrong, text or a list of statements
@@ -196,9 +245,14 @@ class Custom(Questions):
     super().__post_init__()
     for field, needed in (('options', 'choice'), ('tests', 'code')):
       if self.verifier == needed and not getattr(self, field):
-        raise ValueError(f'tasks.{self.name}.{field}: is empty; name the column, which the verifier {needed!r} needs')
+        raise ValueError(
+          f'tasks.{self.name}.{field}: is empty; name the column, which the verifier {needed!r}'
+          ' needs'
+        )
     if self.solution and '\n' in self.stop:
-      raise ValueError(f"tasks.{self.name}.stop: a line's end would cut worked solutions; use ['\\n\\n']")
+      raise ValueError(
+        f"tasks.{self.name}.stop: a line's end would cut worked solutions; use ['\\n\\n']"
+      )
     if not self._asked:
       raise ValueError(f'tasks.{self.name}.question: {self.question!r} names no {{column}}')
 
@@ -208,12 +262,18 @@ class Custom(Questions):
     try:
       return [field for _, field, _, _ in string.Formatter().parse(self.question) if field]
     except ValueError as error:
-      raise ValueError(f'tasks.{self.name}.question: {error}: {self.question!r}; a brace itself is {{{{ or }}}}') from error
+      raise ValueError(
+        f'tasks.{self.name}.question: {error}: {self.question!r}; a brace itself is {{{{ or }}}}'
+      ) from error
 
   def read(self, source: str) -> list[base.Example]:
     """Returns the questions of a source."""
     rows = sources.read_source(source)
-    sources.columns(source, rows, [*self._asked, self.answer, *filter(None, (self.solution, self.options, self.tests))])
+    sources.columns(
+      source,
+      rows,
+      [*self._asked, self.answer, *filter(None, (self.solution, self.options, self.tests))],
+    )
     numbered = [(f'{source}: row {number}', row) for number, row in enumerate(rows, 1)]
     return [self.example(where, self._parse(where, row)) for where, row in numbered]
 
@@ -243,19 +303,25 @@ class Custom(Questions):
     if options.count(answer) == 1:
       return options.index(answer)
     if answer in options:
-      raise ValueError(f'{where}: the answer {answer!r} is the text of two options; give its letter or number')
+      raise ValueError(
+        f'{where}: the answer {answer!r} is the text of two options; give its letter or number'
+      )
     index = -1
     if answer.isdecimal():
       index = int(answer)
     elif len(answer) == 1:
       index = string.ascii_uppercase.find(answer)
     if not 0 <= index < len(options):
-      raise ValueError(f'{where}: the answer {answer!r} is no option, nor the letter or number of one')
+      raise ValueError(
+        f'{where}: the answer {answer!r} is no option, nor the letter or number of one'
+      )
     return index
 
 
 def _statements(where: str, tests: str | Sequence[str]) -> str:
-  """Returns the tests of a row as Python: a text, or a list of statements, which a .csv file holds as JSON."""
+  """Returns the tests of a row as Python: a text, or a list of statements, which a .csv file holds
+  as JSON.
+  """
   if isinstance(tests, str) and not tests.lstrip().startswith('['):
     return tests
   return '\n'.join(sources.as_list(where, tests))

@@ -16,7 +16,8 @@ from imm_jax.tasks import base, splits
 DRAWS = 4  # at most so many draws a question asked for, since draws repeat
 MAX_CHARACTERS = 10_000  # of a completion; a longer one is wrong
 
-# Scorers that evaluate the model's text as Python code. They see it only when it has this form, in which it is harmless.
+# Scorers that evaluate the model's text as Python code. They see it only when it has this form, in
+# which it is harmless.
 _FORMS = {
   'binary_matrix': r'[0-9\s]*',
   'countdown': r'(?!.*\*\*)[0-9\s+*/().-]{0,200}',
@@ -25,7 +26,9 @@ _FORMS = {
   'spiral_matrix': r'[0-9\s-]*',
   'string_insertion': r'[A-Z]*',
 }
-_RUNS_CODE = 'its scorer runs what the model wrote through sympy, which can execute any code and need not end'
+_RUNS_CODE = (
+  'its scorer runs what the model wrote through sympy, which can execute any code and need not end'
+)
 _REFUSED = {
   'coin_flip': "its scorer gives '0' full credit for any probability",
   'composite': 'its parts have scorers of their own; make each a task',
@@ -38,7 +41,8 @@ _REFUSED = {
 # A number that takes for ever to expand, and one that a tolerance test lets pass for any other.
 _ABSURD = re.compile(r'[0-9.]e[+-]?[0-9]{4}|\bnan\b', re.IGNORECASE)
 
-# Data sets that iterate over sets of strings: equal in all processes only under one hash seed, so a child makes them.
+# Data sets that iterate over sets of strings: equal in all processes only under one hash seed, so a
+# child makes them.
 _HASH_ORDERED = ('isomorphic_strings', 'knight_swap', 'ransom_note', 'word_ladder')
 _CHILD = """
 import json, sys, reasoning_gym
@@ -51,11 +55,15 @@ json.dump(entries, sys.stdout)
 
 @dataclasses.dataclass(frozen=True)
 class ReasoningGym(base.Task):
-  """Questions that reasoning_gym generates. Its question i of seed s is its question 0 of seed s + i."""
+  """Questions that reasoning_gym generates.
+
+  Its question i of seed s is its question 0 of seed s + i.
+  """
 
   name: str
   dataset: str  # a name of reasoning_gym
-  params: dict[str, Any] = dataclasses.field(default_factory=dict)  # of that data set, without seed and size
+  # Of that data set, without seed and size
+  params: dict[str, Any] = dataclasses.field(default_factory=dict)
   train_size: int = 1000  # questions; fewer where the data set has not as many distinct ones
   test_size: int = 200  # questions
   train_seed: int = 0  # also chooses shots
@@ -76,7 +84,10 @@ class ReasoningGym(base.Task):
 
   @functools.cached_property
   def split(self) -> splits.Split:
-    """The questions. Raises ValueError when dataset or params are unknown, or the answers do not fit the format."""
+    """The questions.
+
+    Raises ValueError when dataset or params are unknown, or the answers do not fit the format.
+    """
     train_entries, test_entries = self._entries()
     # The first questions are the shots, whatever train_size and test are.
     train_entries = iter(train_entries)
@@ -85,10 +96,14 @@ class ReasoningGym(base.Task):
     test = self._draw(test_entries, self.test_size, shown)
     train = self._draw(train_entries, self.train_size, shown | {example.id for example in test})
     distinct = list({example.id: example for example in shots}.values())
-    return splits.make_split(self.name, [*shots, *train], test, seed=self.train_seed, shots=distinct)
+    return splits.make_split(
+      self.name, [*shots, *train], test, seed=self.train_seed, shots=distinct
+    )
 
   def verify(self, example: base.Example, completion: str) -> bool:
-    """Returns whether the completion is the gold answer, or the data set's scorer gives it full credit."""
+    """Returns whether the completion is the gold answer, or the data set's scorer gives it full
+    credit.
+    """
     text = self.extract(completion)
     if text == example.answer:
       return True
@@ -96,11 +111,14 @@ class ReasoningGym(base.Task):
       return False
     try:
       return self._scorer.score_answer(text, example.metadata) >= 1.0
-    except Exception:  # Third-party code on a model's text: several scorers raise on what they cannot parse.
+    # Third-party code on a model's text: several scorers raise on what they cannot parse.
+    except Exception:
       return False
 
   def extract(self, completion: str) -> str:
-    """Returns the completion up to the first stop string, in plain format also of its first line."""
+    """Returns the completion up to the first stop string, in plain format also of its first
+    line.
+    """
     text = super().extract(completion)
     return text.partition('\n')[0].strip() if self.format == 'plain' else text
 
@@ -117,15 +135,22 @@ class ReasoningGym(base.Task):
       import reasoning_gym  # pylint: disable=g-import-not-at-top
       from reasoning_gym.factory import DATASETS  # pylint: disable=g-import-not-at-top
     except ImportError as error:
-      message = f"tasks.{self.name}: reasoning_gym cannot be imported ({error}); pip install 'imm_jax[gym]'"
+      message = (
+        f"tasks.{self.name}: reasoning_gym cannot be imported ({error}); pip install 'imm_jax[gym]'"
+      )
       raise ValueError(message) from error
     where = f'tasks.{self.name}'
     if self.dataset in _REFUSED:
-      raise ValueError(f'{where}.dataset: {self.dataset!r} is not supported: {_REFUSED[self.dataset]}')
+      raise ValueError(
+        f'{where}.dataset: {self.dataset!r} is not supported: {_REFUSED[self.dataset]}'
+      )
     if self.dataset not in DATASETS:
       near = text.nearest(self.dataset, DATASETS)
       raise ValueError(f'{where}.dataset: reasoning_gym has no data set {self.dataset!r}{near}')
-    known = {field.name for field in dataclasses.fields(DATASETS[self.dataset][1])} - {'seed', 'size'}
+    known = {field.name for field in dataclasses.fields(DATASETS[self.dataset][1])} - {
+      'seed',
+      'size',
+    }
     for key in self.params:
       if key not in known:
         near = text.nearest(key, known) or f'; it has {", ".join(sorted(known))}'
@@ -133,11 +158,16 @@ class ReasoningGym(base.Task):
     try:
       return reasoning_gym.create_dataset(self.dataset, seed=seed, size=size, **self.params)
     except (AssertionError, TypeError, ValueError) as error:
-      raise ValueError(f'{where}.params: {self.dataset!r} refuses {self.params}: {error}') from error
+      raise ValueError(
+        f'{where}.params: {self.dataset!r} refuses {self.params}: {error}'
+      ) from error
 
   def _entries(self) -> list[Iterable[dict[str, Any]]]:
     """Returns what train and test are drawn from."""
-    sizes = [(self.train_seed, DRAWS * (self.train_size + self.num_shots)), (self.test_seed, DRAWS * self.test_size)]
+    sizes = [
+      (self.train_seed, DRAWS * (self.train_size + self.num_shots)),
+      (self.test_seed, DRAWS * self.test_size),
+    ]
     sets = [self._create(seed, size) for seed, size in sizes]
     if self.dataset not in _HASH_ORDERED:
       return [map(data.__getitem__, range(len(data))) for data in sets]
@@ -151,15 +181,23 @@ class ReasoningGym(base.Task):
     )
     return json.loads(child.stdout)
 
-  def _draw(self, entries: Iterable[dict[str, Any]], size: int, taken: Set[str]) -> list[base.Example]:
+  def _draw(
+    self, entries: Iterable[dict[str, Any]], size: int, taken: Set[str]
+  ) -> list[base.Example]:
     """Returns the first entries as examples, up to `size` distinct ones that are not in `taken`."""
     examples, ids = [], set()
     for entry in entries if size else ():
       question, answer = entry['question'], entry['answer']
       if not isinstance(answer, str):
-        raise ValueError(f'tasks.{self.name}.dataset: {self.dataset!r} gives no text as the gold answer; choose another')
+        raise ValueError(
+          f'tasks.{self.name}.dataset: {self.dataset!r} gives no text as the gold answer; choose'
+          ' another'
+        )
       if self.format == 'plain' and '\n' in answer.strip():
-        raise ValueError(f"tasks.{self.name}.format: {self.dataset!r} has answers of several lines; use format='chat'")
+        raise ValueError(
+          f'tasks.{self.name}.format: {self.dataset!r} has answers of several lines; use'
+          " format='chat'"
+        )
       example = base.make_example(self.name, question, answer.strip(), metadata=entry)
       examples.append(example)
       if example.id not in taken:

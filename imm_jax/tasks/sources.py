@@ -1,4 +1,6 @@
-"""Rows of files (.json, .jsonl and .csv, plain or gzipped), of the hub, and of TensorFlow Datasets."""
+"""Rows of files (.json, .jsonl and .csv, plain or gzipped), of the hub, and of TensorFlow
+Datasets.
+"""
 
 from collections.abc import Sequence
 import contextlib
@@ -22,14 +24,13 @@ _TFDS = re.compile(r'tfds:(.+):([^:]+)')
 def read_source(source: str) -> list[Row]:
   """Returns the rows of a source.
 
-  Args:
-    source: a .json file (a list, one object a line, or an object whose 'examples' is the list), .jsonl or .csv, each also
-      with .gz; 'owner/name:config:split' or 'owner/name@revision:config:split' of the hub, where config may be empty; or
-      'tfds:name:split', where name is as tfds.data_source takes it: 'gsm8k', 'ai2_arc/ARC-Easy:1.0.0'.
+  Args: source: a .json file (a list, one object a line, or an object whose 'examples' is the list),
+    .jsonl or .csv, each also with .gz; 'owner/name:config:split' or
+    'owner/name@revision:config:split' of the hub, where config may be empty; or 'tfds:name:split',
+    where name is as tfds.data_source takes it: 'gsm8k', 'ai2_arc/ARC-Easy:1.0.0'.
 
-  Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: the file is empty or broken (naming the line), the hub does not give the data, or `source` is none of these.
+  Raises: FileNotFoundError: there is no such file. ValueError: the file is empty or broken (naming
+    the line), the hub does not give the data, or `source` is none of these.
   """
   suffix = _SUFFIX.search(source)
   if suffix:
@@ -41,7 +42,8 @@ def read_source(source: str) -> list[Row]:
     rows = _from_hub(*hub.groups())
   else:
     raise ValueError(
-      f"{source!r}: neither a .json, .jsonl or .csv file (or .gz of it), nor a hub id 'owner/name:config:split', nor "
+      f'{source!r}: neither a .json, .jsonl or .csv file (or .gz of it), nor a hub id'
+      " 'owner/name:config:split', nor "
       "'tfds:name:split'"
     )
   if not rows:
@@ -49,27 +51,42 @@ def read_source(source: str) -> list[Row]:
   return rows
 
 
-def columns(source: str, rows: Sequence[Row], fields: Sequence[str], hint: str = '') -> list[list[Any]]:
-  """Returns the values of `fields`, row by row. Raises ValueError naming the field that a row lacks and those it has."""
+def columns(
+  source: str, rows: Sequence[Row], fields: Sequence[str], hint: str = ''
+) -> list[list[Any]]:
+  """Returns the values of `fields`, row by row.
+
+  Raises ValueError naming the field that a row lacks and those it has.
+  """
   for number, row in enumerate(rows, 1):
     for field in fields:
       if row.get(field) is None:
-        raise ValueError(f'{source}: row {number} has no field {field!r}, only {", ".join(map(str, row))}{hint}')
+        raise ValueError(
+          f'{source}: row {number} has no field {field!r}, only {", ".join(map(str, row))}{hint}'
+        )
   return [[row[field] for field in fields] for row in rows]
 
 
 def as_list(where: str, value: Any) -> list[Any]:
-  """Returns a column's list, which a .csv file holds as the text of a JSON list. Raises ValueError when it is no list."""
+  """Returns a column's list, which a .csv file holds as the text of a JSON list.
+
+  Raises ValueError when it is no list.
+  """
   if isinstance(value, str):
     with contextlib.suppress(ValueError, RecursionError):
       value = json.loads(value)
   if isinstance(value, str | bytes | dict) or not hasattr(value, '__iter__'):
-    raise ValueError(f'{where}: {value!r:.80} is no list; give one, in a .csv file as JSON: ["3", "4"]')
+    raise ValueError(
+      f'{where}: {value!r:.80} is no list; give one, in a .csv file as JSON: ["3", "4"]'
+    )
   return list(value)
 
 
 def as_text(where: str, value: Any) -> str:
-  """Returns a text, a number or a truth value as text. Raises ValueError for anything else, such as null or a list."""
+  """Returns a text, a number or a truth value as text.
+
+  Raises ValueError for anything else, such as null or a list.
+  """
   if not isinstance(value, str | int | float):
     raise ValueError(f'{where}: {value!r:.80} is neither a text nor a number')
   return str(value)
@@ -84,11 +101,15 @@ def _read_text(path: pathlib.Path, gzipped: bool) -> str:
   except (gzip.BadGzipFile, EOFError, zlib.error) as error:
     raise ValueError(f'{path}: not a complete gzip file ({error}); copy it again') from error
   except UnicodeDecodeError as error:
-    raise ValueError(f'{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it') from error
+    raise ValueError(
+      f'{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it'
+    ) from error
 
 
 def _from_json(source: str, text: str) -> list[Row]:
-  """Reads a list, an object whose 'examples' is one, or objects one after the other, each on a line or on many."""
+  """Reads a list, an object whose 'examples' is one, or objects one after the other, each on a line
+  or on many.
+  """
   decoder, numbered = json.JSONDecoder(), []
   at, line = 0, 1
   while True:
@@ -98,13 +119,16 @@ def _from_json(source: str, text: str) -> list[Row]:
       break
     line += gap[0].count('\n')
     if numbered and '\n' not in gap[0]:
-      raise ValueError(f'{source}, line {line}: broken JSON (it goes on behind a value); write an object a line')
+      raise ValueError(
+        f'{source}, line {line}: broken JSON (it goes on behind a value); write an object a line'
+      )
     try:
       value, at = decoder.raw_decode(text, gap.end())
     except (ValueError, RecursionError) as error:
       line = getattr(error, 'lineno', line)
       raise ValueError(
-        f'{source}, line {line}: broken JSON ({error}); copy the file again, or write an object a line'
+        f'{source}, line {line}: broken JSON ({error}); copy the file again, or write an object a'
+        ' line'
       ) from error
     numbered.append((f'line {line}', value))
     line += text.count('\n', gap.end(), at)
@@ -115,21 +139,28 @@ def _from_json(source: str, text: str) -> list[Row]:
       numbered = [(f'row {number}', row) for number, row in enumerate(rows, 1)]
   for where, row in numbered:
     if not isinstance(row, dict):
-      raise ValueError(f'{source}, {where}: is {type(row).__name__}, not an object with named fields')
+      raise ValueError(
+        f'{source}, {where}: is {type(row).__name__}, not an object with named fields'
+      )
   return [row for _, row in numbered]
 
 
 def _from_csv(source: str, text: str) -> list[Row]:
-  csv.field_size_limit(max(len(text), csv.field_size_limit()))  # A field may be as long as the file.
+  # A field may be as long as the file.
+  csv.field_size_limit(max(len(text), csv.field_size_limit()))
   reader = csv.DictReader(io.StringIO(text, newline=''), strict=True)
   rows = []
   try:
     names = reader.fieldnames or ()
     if len(set(names)) < len(names):
-      raise ValueError(f'{source}, line 1: two columns have one name, of {", ".join(names)}; rename one')
+      raise ValueError(
+        f'{source}, line 1: two columns have one name, of {", ".join(names)}; rename one'
+      )
     for row in reader:
       if None in row or None in row.values():
-        raise ValueError(f'{source}, line {reader.line_num}: has not the {len(names)} fields of the first line')
+        raise ValueError(
+          f'{source}, line {reader.line_num}: has not the {len(names)} fields of the first line'
+        )
       rows.append(row)
   except csv.Error as error:
     raise ValueError(f'{source}, line {reader.line_num}: broken CSV ({error})') from error
@@ -141,11 +172,13 @@ def _from_hub(path: str, revision: str | None, config: str, split: str) -> list[
 
   try:
     rows = datasets.load_dataset(path, config or None, split=split, revision=revision)
-  # What it raises offline, for an unknown name, config or split, and for a data set that needs its own script.
+  # What it raises offline, for an unknown name, config or split, and for a data set that needs its
+  # own script.
   except (OSError, ValueError, RuntimeError) as error:
     reason = str(error).strip().split('\n')[0]
     raise ValueError(
-      f'{path}:{config}:{split}: the hub does not give it ({reason}); check the id, or give a local file'
+      f'{path}:{config}:{split}: the hub does not give it ({reason}); check the id, or give a'
+      ' local file'
     ) from error
   return [dict(row) for row in rows]
 
@@ -155,18 +188,25 @@ def _from_tfds(name: str, split: str) -> list[Row]:
   try:
     import tensorflow_datasets  # pyright: ignore[reportMissingImports] # pylint: disable=g-import-not-at-top
   except ImportError as error:
-    raise ValueError(f"tfds:{name}: tensorflow_datasets is not installed; pip install 'imm_jax[tfds]'") from error
+    raise ValueError(
+      f"tfds:{name}: tensorflow_datasets is not installed; pip install 'imm_jax[tfds]'"
+    ) from error
   try:
     rows = tensorflow_datasets.data_source(name, split=split)
-  # What it raises for an unknown name, config or split, for one that needs TensorFlow to be made, and offline.
+  # What it raises for an unknown name, config or split, for one that needs TensorFlow to be made,
+  # and offline.
   except (OSError, ValueError, ImportError, NotImplementedError) as error:
     reason = str(error).strip().split('\n')[0]
-    raise ValueError(f'tfds:{name}:{split}: is not given ({reason}); check the name, or give a local file') from error
+    raise ValueError(
+      f'tfds:{name}:{split}: is not given ({reason}); check the name, or give a local file'
+    ) from error
   return [_plain(row) for row in rows]
 
 
 def _plain(value: Any) -> Any:
-  """Returns a value of a data source as JSON would have it: bytes as text, arrays as lists and numbers."""
+  """Returns a value of a data source as JSON would have it: bytes as text, arrays as lists and
+  numbers.
+  """
   if isinstance(value, dict):
     return {key: _plain(item) for key, item in value.items()}
   value = value.tolist() if hasattr(value, 'tolist') else value

@@ -1,4 +1,6 @@
-"""Which questions are for learning, which for measuring and which for showing: chosen by seed and content, not by order."""
+"""Which questions are for learning, which for measuring and which for showing: chosen by seed and
+content, not by order.
+"""
 
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
@@ -29,22 +31,21 @@ def make_split(
   test_size: int = 0,
   gold: Callable[[Example], str] | None = None,
 ) -> Split:
-  """Returns the distinct examples: shots from train, test without them, train without what either asks.
+  """Returns the distinct examples: shots from train, test without them, train without what either
+  asks.
 
-  Which rows are held out, shown as shots, or kept under a cap depends on `seed` and on what they ask, not on their order.
-  The shots do not depend on test: the same prompts are measured on any test set.
+  Which rows are held out, shown as shots, or kept under a cap depends on `seed` and on what they
+  ask, not on their order. The shots do not depend on test: the same prompts are measured on any
+  test set.
 
-  Args:
-    name: of the task, for errors.
-    train: rows as read, repetitions included; None of a task that is only measured.
-    test: rows as read; None holds out `test_size` rows of train.
-    seed: chooses the rows.
-    num_shots: few-shot examples chosen from train.
-    shots: the few-shot examples themselves, instead; distinct, and among the rows of train.
-    train_size: keeps at most so many rows of train; 0 keeps all.
-    test_size: keeps at most so many rows of test; 0 keeps all. Train never has a row of test, kept or not.
-    gold: what decides whether an answer is right. A question whose rows differ in it is left out: which of them is
-      wrong cannot be known. None keeps the first row.
+  Args: name: of the task, for errors. train: rows as read, repetitions included; None of a task
+    that is only measured. test: rows as read; None holds out `test_size` rows of train. seed:
+    chooses the rows. num_shots: few-shot examples chosen from train. shots: the few-shot examples
+    themselves, instead; distinct, and among the rows of train. train_size: keeps at most so many
+    rows of train; 0 keeps all. test_size: keeps at most so many rows of test; 0 keeps all. Train
+    never has a row of test, kept or not. gold: what decides whether an answer is right. A question
+    whose rows differ in it is left out: which of them is wrong cannot be known. None keeps the
+    first row.
 
   Raises:
     ValueError: train or test is empty after that.
@@ -57,11 +58,14 @@ def make_split(
   asked = _choose(pool, test_size, seed) if test is None else _without(_distinct(test, gold), shots)
   kept_test = _choose(asked, test_size or len(asked), seed)
   if not kept_test:
-    raise ValueError(f'tasks.{name}: the test split is empty; give a test_source that has rows, or a test_size > 0')
+    raise ValueError(
+      f'tasks.{name}: the test split is empty; give a test_source that has rows, or a test_size > 0'
+    )
   rest = _without(pool, asked)
   if train is not None and not rest:
     raise ValueError(
-      f'tasks.{name}: the train split is empty: of {len(train)} rows {len(shots)} are few-shot examples and test or other '
+      f'tasks.{name}: the train split is empty: of {len(train)} rows {len(shots)} are few-shot'
+      ' examples and test or other '
       'rows ask the rest; give more rows, or lower num_shots or test_size'
     )
   kept_train = _choose(rest, train_size or len(rest), seed)

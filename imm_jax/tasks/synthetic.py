@@ -1,4 +1,6 @@
-"""Arithmetic and rearranging of the digits of two numbers, made in code: for small models with one token a character."""
+"""Arithmetic and rearranging of the digits of two numbers, made in code: for small models with one
+token a character.
+"""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -35,10 +37,14 @@ _OPERATIONS: dict[str, tuple[str, Callable[[str, str], str]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Synthetic(base.Task):
-  """'37+85=' -> '22' for pairs of numbers of so many digits. The prompt is the question itself, one line a shot."""
+  """'37+85=' -> '22' for pairs of numbers of so many digits.
+
+  The prompt is the question itself, one line a shot.
+  """
 
   name: str
-  # sum modulo the width, absolute difference, sum digit by digit without carries; all digits reversed, and sorted
+  # sum modulo the width, absolute difference, sum digit by digit without carries; all digits
+  # reversed, and sorted
   operation: Literal['sum', 'diff', 'digit_sum', 'max', 'min', 'reverse', 'sort'] = 'sum'
   num_digits: int = 1  # of each number, with leading zeros; at most 3
   num_pairs: int = 0  # of the 100, 10,000, ... there are, shuffled by seed; 0 takes all
@@ -64,15 +70,22 @@ class Synthetic(base.Task):
     order = np.random.default_rng(self.seed).permutation(100**self.num_digits)
     chosen = order[self.first_pair :][: self.num_pairs or None]
     if len(chosen) < self.num_pairs:
-      raise ValueError(f'tasks.{self.name}.num_pairs: {self.num_pairs}, and there are {len(chosen)}; raise num_digits')
+      raise ValueError(
+        f'tasks.{self.name}.num_pairs: {self.num_pairs}, and there are {len(chosen)}; raise'
+        ' num_digits'
+      )
     digits = [f'{n:0{2 * self.num_digits}}' for n in chosen]
     pairs = [(text[: self.num_digits], text[self.num_digits :]) for text in digits]
     examples = [base.make_example(self.name, f'{a}{sign}{b}=', compute(a, b)) for a, b in pairs]
-    return splits.make_split(self.name, examples, None, num_shots=self.num_shots, seed=self.seed, test_size=self.test_size)
+    return splits.make_split(
+      self.name, examples, None, num_shots=self.num_shots, seed=self.seed, test_size=self.test_size
+    )
 
   def prompt(self, example: base.Example, shots: Sequence[base.Example] = ()) -> str:
     """Returns the question after one solved line a shot."""
-    return ''.join(f'{shot.question}{shot.answer}{self.separator}' for shot in shots) + example.question
+    return (
+      ''.join(f'{shot.question}{shot.answer}{self.separator}' for shot in shots) + example.question
+    )
 
   def continuation(self, answer: str) -> str:
     """Returns `answer` itself."""

@@ -1,4 +1,6 @@
-"""Supervised fine-tuning on packed rows: the loss, one optimizer step, and the steps of a round one by one."""
+"""Supervised fine-tuning on packed rows: the loss, one optimizer step, and the steps of a round one
+by one.
+"""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -12,7 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from imm_jax.models.transformer import abstract_params, param_shardings, Params, Transformer, XLA_OPTIONS
+from imm_jax.models.transformer import (
+  abstract_params,
+  param_shardings,
+  Params,
+  Transformer,
+  XLA_OPTIONS,
+)
 from imm_jax.training import lora
 from imm_jax.training import optimizer as optimizer_lib
 from imm_jax.training.loss import cross_entropy
@@ -38,14 +46,18 @@ class FinetuneConfig:
     if not 0 <= self.max_drift < math.inf:
       raise ValueError(f'finetune.max_drift: {self.max_drift} is not a number from 0, which is off')
     if self.lora_rank < 0 or self.lora_rank and self.lora_alpha <= 0:
-      raise ValueError(f'finetune.lora_rank, lora_alpha: {self.lora_rank}, {self.lora_alpha} are not above 0')
+      raise ValueError(
+        f'finetune.lora_rank, lora_alpha: {self.lora_rank}, {self.lora_alpha} are not above 0'
+      )
     if self.lora_rank and self.max_drift:
       raise ValueError(
-        'finetune.max_drift: is measured on params, and with finetune.lora_rank adapters are trained; set it to 0'
+        'finetune.max_drift: is measured on params, and with finetune.lora_rank adapters are'
+        ' trained; set it to 0'
       )
     if self.batch_size % self.accumulation_steps:
       raise ValueError(
-        f'finetune.batch_size: {self.batch_size} is not a multiple of accumulation_steps={self.accumulation_steps}'
+        f'finetune.batch_size: {self.batch_size} is not a multiple of'
+        f' accumulation_steps={self.accumulation_steps}'
       )
 
   @property
@@ -55,12 +67,17 @@ class FinetuneConfig:
 
 
 def loss_fn(params: Params, model: Transformer, batch: Batch, num_targets: jax.Array) -> jax.Array:
-  """Returns the cross-entropy in nats summed over the batch's targets, [], divided by num_targets [] f32."""
+  """Returns the cross-entropy in nats summed over the batch's targets, [], divided by num_targets
+  [] f32.
+  """
   x, _ = model.bind({'params': params}).features(batch.tokens, batch.positions, batch.segment_ids)
-  return cross_entropy(model, params, x, batch.targets, batch.loss_mask.astype(jnp.float32) / num_targets)
+  return cross_entropy(
+    model, params, x, batch.targets, batch.loss_mask.astype(jnp.float32) / num_targets
+  )
 
 
-# The TPU compiler would overlap the gathering of weights with products of their parts; it then computes half as much again.
+# The TPU compiler would overlap the gathering of weights with products of their parts; it then
+# computes half as much again.
 _TPU_OPTIONS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}
 
 
@@ -83,7 +100,9 @@ class Step(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """Trains a model that is sharded by its rules: its params, or with `config.lora_rank` adapters beside them."""
+  """Trains a model that is sharded by its rules: its params, or with `config.lora_rank` adapters
+  beside them.
+  """
 
   model: Transformer
   config: FinetuneConfig
@@ -91,7 +110,9 @@ class Trainer:
   mesh: jax.sharding.Mesh
 
   def init(self, params: Params, opt_state: Any = None, key: jax.Array | None = None) -> TrainState:
-    """Returns the state before the first step. It takes params and opt_state over: the first step donates them.
+    """Returns the state before the first step.
+
+    It takes params and opt_state over: the first step donates them.
 
     Args:
       params: float32, sharded as the model is.
@@ -102,21 +123,27 @@ class Trainer:
     if self.config.lora_rank:
       assert key is not None
       replicated = jax.NamedSharding(self.mesh, jax.P())
-      adapters = jax.device_put(lora.init(key, self.model.config, self.config.lora_rank), replicated)
+      adapters = jax.device_put(
+        lora.init(key, self.model.config, self.config.lora_rank), replicated
+      )
       frozen, params = params, adapters
     if opt_state is None:
       opt_state = self._programs.init(params)
     return TrainState(params, opt_state, frozen)
 
   def resume(self, start: Params, params: Params, opt_state: Any) -> TrainState:
-    """Returns the state whose params and opt_state were saved, of a training that started from `start`."""
+    """Returns the state whose params and opt_state were saved, of a training that started from
+    `start`.
+    """
     return TrainState(params, opt_state, start if self.config.lora_rank else {})
 
   def abstract(self) -> TrainState:
     """Returns the state as ShapeDtypeStructs with their shardings."""
     return self._programs.abstract
 
-  def step(self, state: TrainState, batch: Batch, rate: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+  def step(
+    self, state: TrainState, batch: Batch, rate: jax.Array
+  ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one optimizer step; returns the state after it and its metrics, each [] f32.
 
     Args:
@@ -131,12 +158,17 @@ class Trainer:
     """The jitted program of `step`, for its text and its memory."""
     return self._programs.step
 
-  def steps(self, state: TrainState, rows: Batch, seed: int, round_: int, first: int = 0) -> Iterator[Step]:
-    """Yields the steps of a round on packed rows, from the step `first` on, as soon as each is with the devices.
+  def steps(
+    self, state: TrainState, rows: Batch, seed: int, round_: int, first: int = 0
+  ) -> Iterator[Step]:
+    """Yields the steps of a round on packed rows, from the step `first` on, as soon as each is with
+    the devices.
 
     The order of the rows is a function of (seed, round_, epoch).
     """
-    parts = batches(rows, self.config, seed, round_, self.model.rules.num_parts('batch', self.mesh.shape))
+    parts = batches(
+      rows, self.config, seed, round_, self.model.rules.num_parts('batch', self.mesh.shape)
+    )
     schedule = optimizer_lib.learning_rate(self.optimizer, len(parts))
     # All rates are computed up front, so that no step waits for the host.
     rates = np.asarray([schedule(i) for i in range(len(parts))], np.float32)
@@ -150,7 +182,10 @@ class Trainer:
       yield Step(i + 1, state, metrics | {'learning_rate': rates[i]})
 
   def result(self, state: TrainState) -> Params:
-    """Returns the model's params after training, adapters merged into them. It takes the state over."""
+    """Returns the model's params after training, adapters merged into them.
+
+    It takes the state over.
+    """
     if not self.config.lora_rank:
       return state.params
     merge = lora.make_merge(self.model, self.mesh, self.config.lora_scale)  # pyright: ignore[reportArgumentType]
@@ -172,7 +207,11 @@ class _Programs(NamedTuple):
 
 @functools.lru_cache
 def _make_programs(
-  model: Any, config: optimizer_lib.OptimizerConfig, mesh: jax.sharding.Mesh, lora_rank: int, lora_scale: float
+  model: Any,
+  config: optimizer_lib.OptimizerConfig,
+  mesh: jax.sharding.Mesh,
+  lora_rank: int,
+  lora_scale: float,
 ) -> _Programs:
   tx = optimizer_lib.make(config)
   replicated = jax.NamedSharding(mesh, jax.P())
@@ -184,7 +223,9 @@ def _make_programs(
     params = lora.abstract(model.config, lora_rank)
     shardings = jax.tree.map(lambda _: replicated, params)
   opt_state = jax.eval_shape(tx.init, params)
-  opt_shardings = optax.tree.map_params(tx, lambda _, s: s, opt_state, shardings, transform_non_params=lambda _: replicated)
+  opt_shardings = optax.tree.map_params(
+    tx, lambda _, s: s, opt_state, shardings, transform_non_params=lambda _: replicated
+  )
   state_shardings = TrainState(shardings, opt_shardings, frozen[1])
 
   def step(state, batch, rate):
@@ -216,7 +257,9 @@ def _update(
   num_targets = jnp.sum(batch.loss_mask, dtype=jnp.float32)
 
   def add_part(carry, part):
-    return jax.tree.map(jnp.add, carry, jax.value_and_grad(loss)(state.params, part, num_targets)), None
+    return jax.tree.map(
+      jnp.add, carry, jax.value_and_grad(loss)(state.params, part, num_targets)
+    ), None
 
   # One part needs no accumulator the size of the params.
   if batch.tokens.shape[0] == 1:
@@ -237,17 +280,26 @@ def num_steps(rows: Batch, config: FinetuneConfig) -> int:
   return -(-rows.tokens.shape[0] * config.num_epochs // config.batch_size)
 
 
-def batches(rows: Batch, config: FinetuneConfig, seed: int, round_: int, multiple_of: int = 1) -> list[Batch]:
+def batches(
+  rows: Batch, config: FinetuneConfig, seed: int, round_: int, multiple_of: int = 1
+) -> list[Batch]:
   """Returns the round's batches [A, B / A, T], in an order that is a function of (seed, round).
 
-  Each epoch is a permutation of the rows; the stream of epochs is cut into batches, the last filled with padding. A part is
-  padded to a multiple of the devices that share it.
+  Each epoch is a permutation of the rows; the stream of epochs is cut into batches, the last filled
+  with padding. A part is padded to a multiple of the devices that share it.
   """
   num_rows = rows.tokens.shape[0]
-  orders = [np.random.default_rng((seed, round_, epoch)).permutation(num_rows) for epoch in range(config.num_epochs)]
+  orders = [
+    np.random.default_rng((seed, round_, epoch)).permutation(num_rows)
+    for epoch in range(config.num_epochs)
+  ]
   order = np.concatenate(orders)
   order = np.pad(order, (0, -len(order) % config.batch_size), constant_values=num_rows)
   padded = [np.concatenate([field, np.zeros_like(field[:1])]) for field in rows]
-  parts = order.reshape(-1, config.accumulation_steps, config.batch_size // config.accumulation_steps)
-  parts = np.pad(parts, ((0, 0), (0, 0), (0, -parts.shape[2] % multiple_of)), constant_values=num_rows)
+  parts = order.reshape(
+    -1, config.accumulation_steps, config.batch_size // config.accumulation_steps
+  )
+  parts = np.pad(
+    parts, ((0, 0), (0, 0), (0, -parts.shape[2] % multiple_of)), constant_values=num_rows
+  )
   return [Batch(*(field[part] for field in padded)) for part in parts]

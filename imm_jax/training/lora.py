@@ -1,4 +1,6 @@
-"""LoRA (arXiv 2106.09685): beside each kernel of attention and MLP a small product A B, which is trained in its place."""
+"""LoRA (arXiv 2106.09685): beside each kernel of attention and MLP a small product A B, which is
+trained in its place.
+"""
 
 import functools
 from typing import Any
@@ -10,13 +12,16 @@ import jax.numpy as jnp
 from imm_jax.models.config import ModelConfig
 from imm_jax.models.transformer import abstract_params, param_shardings, Params
 
-# Params' tree down to the kernels; in the place of each is {'lora_a': [L, inputs, rank], 'lora_b': [L, rank, outputs]}.
+# Params' tree down to the kernels; in the place of each is {'lora_a': [L, inputs, rank], 'lora_b':
+# [L, rank, outputs]}.
 Adapters = dict[str, Any]
 
 
 @functools.partial(jax.jit, static_argnames=('config', 'rank'))
 def init(key: jax.Array, config: ModelConfig, rank: int) -> Adapters:
-  """Returns adapters that change nothing: A is normal with variance 1 / inputs, f(key, path), and B is zero."""
+  """Returns adapters that change nothing: A is normal with variance 1 / inputs, f(key, path), and B
+  is zero.
+  """
   abstract = abstract_params(config)[0]['layers']
   adapters: Adapters = {'layers': {}}
   for part in ('attn', 'mlp'):
@@ -36,7 +41,9 @@ def abstract(config: ModelConfig, rank: int) -> Adapters:
 
 
 def attach(params: Params, adapters: Adapters, scale: float) -> Params:
-  """Returns params of the model with its adapters: each lies beside its kernel, where layers.Projection finds it."""
+  """Returns params of the model with its adapters: each lies beside its kernel, where
+  layers.Projection finds it.
+  """
   if 'lora_a' in adapters:
     return params | {'lora_a': scale * adapters['lora_a'], 'lora_b': adapters['lora_b']}
   return params | {name: attach(params[name], part, scale) for name, part in adapters.items()}
@@ -52,6 +59,8 @@ def merge(params: Params, adapters: Adapters, scale: float) -> Params:
 
 @functools.lru_cache
 def make_merge(model: Any, mesh: jax.sharding.Mesh, scale: float) -> Any:
-  """Returns the jitted merge(params, adapters) -> params, which donates params; sharded as the model is."""
+  """Returns the jitted merge(params, adapters) -> params, which donates params; sharded as the
+  model is.
+  """
   out = param_shardings(model.config, mesh, model.rules)
   return jax.jit(functools.partial(merge, scale=scale), out_shardings=out, donate_argnums=0)

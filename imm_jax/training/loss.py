@@ -1,4 +1,6 @@
-"""Cross-entropy of a whole batch, whose logits are never held at once and whose gradient comes along with it."""
+"""Cross-entropy of a whole batch, whose logits are never held at once and whose gradient comes
+along with it.
+"""
 
 import functools
 import math
@@ -10,7 +12,9 @@ from imm_jax.models.attention import softcap
 from imm_jax.models.transformer import chunk_length, Params, split, target_logprobs, Transformer
 
 
-def cross_entropy(model: Transformer, params: Params, x: jax.Array, targets: jax.Array, weights: jax.Array) -> jax.Array:
+def cross_entropy(
+  model: Transformer, params: Params, x: jax.Array, targets: jax.Array, weights: jax.Array
+) -> jax.Array:
   """Returns sum weights * -log p(target) in nats, [] f32.
 
   Args:
@@ -32,8 +36,9 @@ def _cross_entropy(model, head, x, targets, weights):
 def _forward(model, head, x, targets, weights):
   """Returns the value, and the gradients of head and x.
 
-  Each device gathers the head once, takes its own rows chunk by chunk, and adds up the head's gradient, which is reduced
-  at the end: in a loop of the whole mesh it would be reduced for every chunk.
+  Each device gathers the head once, takes its own rows chunk by chunk, and adds up the head's
+  gradient, which is reduced at the end: in a loop of the whole mesh it would be reduced for every
+  chunk.
   """
   names = ('vocab', 'embed') if model.config.tie_embeddings else ('embed', 'vocab')
   mesh = jax.sharding.get_abstract_mesh()
@@ -46,7 +51,10 @@ def _forward(model, head, x, targets, weights):
 
   def keep(spec):
     """Returns the part of a spec that speaks of the manual axes."""
-    entries = [tuple(axis for axis in (entry if isinstance(entry, tuple) else (entry,)) if axis in manual) for entry in spec]
+    entries = [
+      tuple(axis for axis in (entry if isinstance(entry, tuple) else (entry,)) if axis in manual)
+      for entry in spec
+    ]
     return jax.P(*(entry or None for entry in entries))
 
   rows = keep(model.rules.spec(('batch', 'length'), targets.shape, mesh.shape))
@@ -66,7 +74,8 @@ def _forward(model, head, x, targets, weights):
     return jax.lax.psum(total, manual), d_head.astype(jnp.float32), d_x
 
   mapped = jax.shard_map(
-      on_device, in_specs=(place, rows, rows, rows), out_specs=(jax.P(), place, rows), axis_names=set(manual),
+      on_device, in_specs=(place, rows, rows, rows), out_specs=(jax.P(), place, rows),
+      axis_names=set(manual),
       check_vma=False,
   )  # fmt: skip
   total, d_head, d_x = mapped(head, x, targets, weights)
@@ -82,8 +91,17 @@ def _backward(model, gradients, cotangent):
 _cross_entropy.defvjp(_forward, _backward)
 
 
-def _local(tied: bool, cap: float | None, head: jax.Array, x: jax.Array, targets: jax.Array, weights: jax.Array):
-  """Returns the value [] f32, and the gradients of head, f32, and of x [B, T, D]; no logit is computed twice."""
+def _local(
+  tied: bool,
+  cap: float | None,
+  head: jax.Array,
+  x: jax.Array,
+  targets: jax.Array,
+  weights: jax.Array,
+):
+  """Returns the value [] f32, and the gradients of head, f32, and of x [B, T, D]; no logit is
+  computed twice.
+  """
   W = 'VD' if tied else 'DV'
   num_tokens = math.prod(targets.shape)
   length = chunk_length(1, num_tokens, head.shape[W.index('V')])
@@ -104,6 +122,8 @@ def _local(tied: bool, cap: float | None, head: jax.Array, x: jax.Array, targets
 
   start = jnp.float32(0), jnp.zeros(head.shape, jnp.float32)
   # Tokens in one row; those that fill the last chunk have no weight.
-  chunks = [split(a.reshape(1, num_tokens, *a.shape[2:]), length)[:, 0] for a in (x, targets, weights)]
+  chunks = [
+    split(a.reshape(1, num_tokens, *a.shape[2:]), length)[:, 0] for a in (x, targets, weights)
+  ]
   (total, d_head), d_x = jax.lax.scan(add_chunk, start, tuple(chunks))
   return total, d_head, d_x.reshape(-1, x.shape[-1])[:num_tokens].reshape(x.shape)

@@ -42,7 +42,9 @@ def _decays(params: Any) -> Any:
 
 
 def make(config: OptimizerConfig) -> optax.GradientTransformation:
-  """Returns the transformation from gradients to updates of learning rate -1: the step scales them by the schedule."""
+  """Returns the transformation from gradients to updates of learning rate -1: the step scales them
+  by the schedule.
+  """
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
     optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
@@ -51,8 +53,12 @@ def make(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-  """Returns the schedule: linear warmup from zero, then cosine decay that reaches zero after the last of `num_steps`."""
+  """Returns the schedule: linear warmup from zero, then cosine decay that reaches zero after the
+  last of `num_steps`.
+  """
   # The first step is number 1 of the warmup: a rate of exactly zero would waste it.
   warmup = max(1, round(config.warmup_fraction * num_steps))
-  schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, warmup, max(num_steps + 1, warmup + 1))
+  schedule = optax.warmup_cosine_decay_schedule(
+    0.0, config.learning_rate, warmup, max(num_steps + 1, warmup + 1)
+  )
   return lambda step: schedule(step + 1)

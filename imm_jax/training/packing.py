@@ -23,16 +23,21 @@ def num_slots(prompt: Sequence[int], completion: Sequence[int]) -> int:
 
 
 def pack(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> Batch:
-  """Returns rows [N, max_length] that hold all (prompt, completion) pairs: best fit, the longest first.
+  """Returns rows [N, max_length] that hold all (prompt, completion) pairs: best fit, the longest
+  first.
 
-  Only the completion's tokens are targets. Raises ValueError when a pair does not fit a row, or nothing is a target.
+  Only the completion's tokens are targets. Raises ValueError when a pair does not fit a row, or
+  nothing is a target.
   """
   needs = [num_slots(prompt, completion) for prompt, completion in pairs]
   rows: list[list[int]] = []
   room: list[tuple[int, int]] = []  # (free slots, row), in order
   for i in sorted(range(len(pairs)), key=lambda i: -needs[i]):
     if needs[i] > max_length:
-      raise ValueError(f'sequence {i} has {needs[i]} tokens and a row holds {max_length}: raise finetune.max_length')
+      raise ValueError(
+        f'sequence {i} has {needs[i]} tokens and a row holds {max_length}: raise'
+        ' finetune.max_length'
+      )
     place = bisect.bisect_left(room, (needs[i], 0))  # the fullest row with room for it
     free, row = room.pop(place) if place < len(room) else (max_length, len(rows))
     if row == len(rows):
@@ -40,7 +45,12 @@ def pack(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) 
     rows[row].append(i)
     bisect.insort(room, (free - needs[i], row))
 
-  batch = Batch(*(np.zeros((len(rows), max_length), dtype) for dtype in (np.int32, np.int32, bool, np.int32, np.int32)))
+  batch = Batch(
+    *(
+      np.zeros((len(rows), max_length), dtype)
+      for dtype in (np.int32, np.int32, bool, np.int32, np.int32)
+    )
+  )
   for r, row in enumerate(rows):
     start = 0
     for segment, i in enumerate(row, start=1):

@@ -1,8 +1,10 @@
-"""Verifiers: functions that read the answer of a completion and judge it. Programs are judged in a sandbox.
+"""Verifiers: functions that read the answer of a completion and judge it.
 
-The strict reader takes what is stated, or a completion that is nothing but the answer; in doubt nothing is
-stated. The flexible reader takes what looks most like an answer. None raises on what a model wrote, and all
-take bounded time.
+Programs are judged in a sandbox.
+
+The strict reader takes what is stated, or a completion that is nothing but the answer; in doubt
+nothing is stated. The flexible reader takes what looks most like an answer. None raises on what a
+model wrote, and all take bounded time.
 """
 
 from collections.abc import Callable, Sequence
@@ -90,14 +92,18 @@ VERIFIERS: dict[str, Verifier] = {
 
 
 def find(name: str, reward_threshold: float) -> Verifier:
-  """Returns the verifier of a name of VERIFIERS, or of 'MODULE:FUNCTION', whose reward is right above the threshold.
+  """Returns the verifier of a name of VERIFIERS, or of 'MODULE:FUNCTION', whose reward is right
+  above the threshold.
 
   Raises ValueError when there is no such verifier.
   """
   if name in VERIFIERS:
     return VERIFIERS[name]
   if ':' not in name:
-    raise ValueError(f"{name!r} is not one of {', '.join(VERIFIERS)}, nor 'MODULE:FUNCTION'{nearest(name, VERIFIERS)}")
+    raise ValueError(
+      f'{name!r} is not one of {", ".join(VERIFIERS)}, nor'
+      f" 'MODULE:FUNCTION'{nearest(name, VERIFIERS)}"
+    )
   own.find(name)
   return Verifier(exact.read, functools.partial(own.verify, name, reward_threshold))
 
@@ -112,5 +118,7 @@ def judge_all(verify: Verify, pairs: Sequence[tuple[Any, str]]) -> list[bool]:
 
 @functools.cache
 def _threads() -> concurrent.futures.ThreadPoolExecutor:
-  """The threads that wait for child processes; each keeps a process of math-verify, so they stay."""
+  """The threads that wait for child processes; each keeps a process of math-verify, so they
+  stay.
+  """
   return concurrent.futures.ThreadPoolExecutor(os.cpu_count())

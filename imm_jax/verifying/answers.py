@@ -1,10 +1,12 @@
-r"""Where a text states its answer: in a box, after '####', or after '(final) answer is' and its like.
+r"""Where a text states its answer: in a box, after '####', or after '(final) answer is' and its
+like.
 
-A statement of a higher rank wins: a \boxed{} over '####', that over 'final answer', that over 'answer'. Of
-several boxes the last one counts, as in the MATH data set. Of several other statements the first that can be
-read counts, since models write on after their answer; a later one replaces it only after words that take the
-first back ('Wait', 'No', 'mistake'). An answer that is taken back and not replaced is none. Thoughts between
-<think> and </think> are not read, and a new question that the model asks itself ends its answer.
+A statement of a higher rank wins: a \boxed{} over '####', that over 'final answer', that over
+'answer'. Of several boxes the last one counts, as in the MATH data set. Of several other statements
+the first that can be read counts, since models write on after their answer; a later one replaces it
+only after words that take the first back ('Wait', 'No', 'mistake'). An answer that is taken back
+and not replaced is none. Thoughts between <think> and </think> are not read, and a new question
+that the model asks itself ends its answer.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,44 +22,57 @@ _BOX = re.compile(r'(?:\\boxed|\\fbox|(?<![\\\w])boxed)\s*\{|\\boxed[ \t]+(?P<ba
 _BRACE = re.compile(r'\\.|[{}]', re.DOTALL)  # An escaped brace is a character of the formula.
 _FLAGS = re.VERBOSE | re.IGNORECASE | re.MULTILINE
 # '#### Step 1: ...' and '#### 5. Conclusion' are headings.
-_HASHES = re.compile(r'(?<!\#)\#\#\#\#(?!\#)[ \t]*(?=\S)(?!(?!option|choice)[a-z]{2,}\W+\w)(?!\d+[.)]\s+[a-z])', _FLAGS)
+_HASHES = re.compile(
+  r'(?<!\#)\#\#\#\#(?!\#)[ \t]*(?=\S)(?!(?!option|choice)[a-z]{2,}\W+\w)(?!\d+[.)]\s+[a-z])', _FLAGS
+)
 _LIST = re.compile(r'1[.)]\s+\S.*\n\W*2[.)]\s', re.DOTALL)  # 'Answer:\n1. We add.\n2. We get 5.'
 _MARKER = r"""
   (?:\b{name}
     [*_"\s]{{0,20}}(?:\b(?:to|of)\s(?:the|this|your)\s(?:question|problem)\s(?=is\b))?
     (?:\bis\b(?!n)|\bequals\b|\b(?:should|must|will|has\sto)\sbe\b|:)
-  |^[>\#*_ \t]*{name}[*_ \t]*$)                                                          # a heading, a line of its own
+  |^[>\#*_ \t]*{name}[*_ \t]*$)                       # a heading, a line of its own
 """
 _FINAL = re.compile(_MARKER.format(name=r'final\s+(?:numerical\s+)?answer'), _FLAGS)
-_ANSWER = re.compile(_MARKER.format(name=r'(?:answer|ans\b|(?:correct|right|best)\s+(?:option|choice))'), _FLAGS)
+_ANSWER = re.compile(
+  _MARKER.format(name=r'(?:answer|ans\b|(?:correct|right|best)\s+(?:option|choice))'), _FLAGS
+)
 _MARKERS = (_HASHES, _FINAL, _ANSWER)
 
 _DISPLAY = re.compile(r'(?:\$\$(.*?)\$\$|\\\[(.*?)\\\])', re.DOTALL)
 # 'Final Answer: The final answer is $7$': the second marker states it.
-_LEAD_IN = re.compile(r'[\s*_:,#"]*(?:(?:so|thus|hence|therefore|the|final|my|our|correct)\b[\s*_:,#"]*)*\Z', re.IGNORECASE)
+_LEAD_IN = re.compile(
+  r'[\s*_:,#"]*(?:(?:so|thus|hence|therefore|the|final|my|our|correct)\b[\s*_:,#"]*)*\Z',
+  re.IGNORECASE,
+)
 
 _NEW_QUESTION = re.compile(
   r"""
-  ^[ \t>*\#_\-]*                                                  # a line may begin with marks of Markdown
+  ^[ \t>*\#_\-]*                                       # a line may begin with marks of Markdown
   (?:(?:question|problem|exercise|example|puzzle|task|input|q|human|user|instruction)
-     \s?[(\#]?\d*\)?[ \t]*[*_]*[ \t]*(?:[:.)]|$)                  # Question 2: or Q. or a heading, a line of its own
+     \s?[(\#]?\d*\)?[ \t]*[*_]*[ \t]*(?:[:.)]|$)       # Question 2: or Q. or a heading
   |(?:question|problem|exercise|example|puzzle)\s+\#?\d+\b
-  |(?:[\w']++[ ]){0,4}(?:next|new|another|follow-up|bonus|practice|similar)\s(?:question|problem|exercise|example|puzzle)\b)
+  |(?:[\w']++[ ]){0,4}(?:next|new|another|follow-up|bonus|practice|similar)
+     \s(?:question|problem|exercise|example|puzzle)\b)
   |<\|[a-z_]+\|>|<(?:start|end)_of_turn>|\[/?INST\]|</s>|<eos>    # marks of chat templates
   """,
   _FLAGS,
 )
 
-_NOT = re.compile(r'\W*(?:not|never|no\s+longer|neither|nothing|anything\s+but|other\s+than)\b', re.IGNORECASE)
+_NOT = re.compile(
+  r'\W*(?:not|never|no\s+longer|neither|nothing|anything\s+but|other\s+than)\b', re.IGNORECASE
+)
 _DOUBT = r"""
   (?:n't|\bnot|\bcannot|\bnever)\s+
-    (?:think|believe|say|mean|agree|claim|conclude|know|sure|certain|clear|true|correct|right|the\ case)
+    (?:think|believe|say|mean|agree|claim|conclude|know|sure|certain|clear|true|correct|right
+      |the\ case)
   |\b(?:wrong|false|incorrect|untrue|unclear|unknown|doubt|doubtful|whether|if|unless|suppose|assume|assuming|unlikely
       |possible|possibly|perhaps|maybe|nobody(?:\s\w+)?|no\sone(?:\s\w+)?
       |(?:may|might|could|would)\s(?:say|think|guess|believe|claim|argue))
 """
 # 'I do not think that the answer is 5': the clause before the marker takes the statement back.
-_DENIED = re.compile(rf'(?:{_DOUBT})(?:\s+(?:that|if|whether))?(?:\s+(?:the|my|your|this|a))?(?:\s+\w+)?\s*\Z', _FLAGS)
+_DENIED = re.compile(
+  rf'(?:{_DOUBT})(?:\s+(?:that|if|whether))?(?:\s+(?:the|my|your|this|a))?(?:\s+\w+)?\s*\Z', _FLAGS
+)
 _NOT_BOX = re.compile(
   r"""
   (?:(?:\bnot|n't|\bcannot|\bnever)(?:\s+(?:be|equal|to|the|answer))*
@@ -70,17 +85,21 @@ _JOINED = re.compile(r'(?=[^.!?\n]*(?:\b(?:or|and)\b|[,;/&]))[^.!?\n]{0,25}\Z', 
 _TAKEN_BACK = re.compile(
   r"""
   (?:^|[.!?]\s{1,5}|\n)\W{0,5}
-    (?:no|wait|actually|hmm+|sorry|correction|oops|oh|scratch\ that|my\ bad|hold\ on|let\ me|let's|but\ wait|however)\b
+    (?:no|wait|actually|hmm+|sorry|correction|oops|oh|scratch\ that|my\ bad|hold\ on|let\ me|let's
+      |but\ wait|however)\b
   |\b(?:mistake|incorrect|wrong|re-?check|re-?calculat\w+|re-?consider\w*|forgot|(?:an?|my)\ error
       |mis(?:count|calculat|read|add|took|underst|interpret)\w*)\b
   """,
   re.VERBOSE | re.IGNORECASE,
 )
-# Words that leave an answer none, whether another follows or not: soon behind it, or anywhere behind it.
+# Words that leave an answer none, whether another follows or not: soon behind it, or anywhere
+# behind it.
 _REJECTED = re.compile(
   r"""
-  \b(?:this|that|it|which|he|she|they|(?:the|my)\ (?:answer|above))(?:\ (?:answer|result))?(?:'s|\ (?:is|was|are|were|seems))
-    \ (?:actually\ |clearly\ )?(?:wrong|incorrect|false|not\ (?:correct|right|true)|an?\ (?:mistake|error))\b
+  \b(?:this|that|it|which|he|she|they|(?:the|my)\ (?:answer|above))(?:\ (?:answer|result))?
+    (?:'s|\ (?:is|was|are|were|seems))
+    \ (?:actually\ |clearly\ )?
+    (?:wrong|incorrect|false|not\ (?:correct|right|true)|an?\ (?:mistake|error))\b
   |\((?:wrong|incorrect|false)\)
   """,
   re.VERBOSE | re.IGNORECASE,
@@ -88,13 +107,17 @@ _REJECTED = re.compile(
 _REJECTED_CHARACTERS = 100
 _REPLACED = re.compile(
   r"""
-  (?:[.!?]\s{1,5}|\n)\W{0,5}(?:no|wait|actually|hmm+|sorry|correction|oops|scratch\ that)\b[\s,.:;!—-]{0,9}
-    (?:(?:it|that|this|the\ (?:(?:correct|right)\ )?answer)\ (?:is|should|must|was)\b|make\ (?:it|that)\b
+  (?:[.!?]\s{1,5}|\n)\W{0,5}
+    (?:no|wait|actually|hmm+|sorry|correction|oops|scratch\ that)\b[\s,.:;!—-]{0,9}
+    (?:(?:it|that|this|the\ (?:(?:correct|right)\ )?answer)\ (?:is|should|must|was)\b
+      |make\ (?:it|that)\b
       |[$(]?\d|(?-i:[A-Z])(?![\w']))
   """,
   re.VERBOSE | re.IGNORECASE,
 )
-_BOX_REJECTED = re.compile(r'[\s$*)\\]{0,9}(?:is|was)\s(?:wrong|incorrect|not\s(?:correct|right|the))\b', re.IGNORECASE)
+_BOX_REJECTED = re.compile(
+  r'[\s$*)\\]{0,9}(?:is|was)\s(?:wrong|incorrect|not\s(?:correct|right|the))\b', re.IGNORECASE
+)
 
 _DRESS = re.compile(r'\*\*|__|\\[()]|[$"`“”]')
 _TEXT = re.compile(
@@ -111,7 +134,10 @@ class Box(NamedTuple):
 
 
 class Statement(NamedTuple):
-  """What follows a marker at `start`; '' where it is denied. `inside` is a place behind its first character."""
+  """What follows a marker at `start`; '' where it is denied.
+
+  `inside` is a place behind its first character.
+  """
 
   start: int
   inside: int
@@ -119,7 +145,9 @@ class Statement(NamedTuple):
 
 
 def own(text: str) -> str:
-  """Returns the end of a text, without thoughts, and without a new question of the model's own and what follows it."""
+  """Returns the end of a text, without thoughts, and without a new question of the model's own and
+  what follows it.
+  """
   _, closing, after = text.rpartition('</think>')
   text = (after if closing else text).partition('<think>')[0][-MAX_CHARACTERS:]
   text = text.replace('<answer>', '\nAnswer: ').replace('</answer>', '\n')
@@ -190,20 +218,30 @@ def _is_rejected(text: str, start: int, end: int) -> bool:
 
 
 def stated(solution: str) -> str | None:
-  """Returns what a worked solution of the data states: what its last box holds, or its statement; None for neither."""
+  """Returns what a worked solution of the data states: what its last box holds, or its statement;
+  None for neither.
+  """
   boxes = list(_boxes(solution))
-  return boxes[-1].content if boxes else read(solution, lambda statement: statement or None, bare=lambda text: None)
+  return (
+    boxes[-1].content
+    if boxes
+    else read(solution, lambda statement: statement or None, bare=lambda text: None)
+  )
 
 
 def unwrap(text: str, around: str = '') -> str:
-  r"""Returns a text with what stands in \text{}, \mathrm{} and their like in place of them, behind `around`."""
+  r"""Returns a text with what stands in \text{}, \mathrm{} and their like in place of them, behind
+  `around`.
+  """
   for _ in range(3):  # They may be nested.
     text = _TEXT.sub(rf'{around}\1', text)
   return text
 
 
 def undress(text: str) -> str:
-  r"""Returns a statement without what surrounds an answer: bold, quotes, dollars, \text{}, backticks."""
+  r"""Returns a statement without what surrounds an answer: bold, quotes, dollars, \text{},
+  backticks.
+  """
   text = _DRESS.sub('', unwrap(text)).replace('\\ ', ' ')
   return ' '.join(text.split()).strip("*_'‘’ ")
 
@@ -234,7 +272,9 @@ def _boxes(text: str) -> Iterator[Box]:
 
 
 def _boxed_answer(text: str, boxes: Sequence[Box]) -> str:
-  """Returns what the last box holds that is not denied; '' where that is taken back, or one of several answers."""
+  """Returns what the last box holds that is not denied; '' where that is taken back, or one of
+  several answers.
+  """
   kept, denied = [], set()
   for box in boxes:
     before = text[max(0, box.start - 100) : box.start].rpartition('\n')[2]
@@ -245,7 +285,11 @@ def _boxed_answer(text: str, boxes: Sequence[Box]) -> str:
   if not kept or kept[-1].content in denied:
     return ''
   last = kept[-1]
-  is_one_of_two = len(kept) > 1 and kept[-2].content != last.content and _JOINED.match(text[kept[-2].end : last.start])
+  is_one_of_two = (
+    len(kept) > 1
+    and kept[-2].content != last.content
+    and _JOINED.match(text[kept[-2].end : last.start])
+  )
   is_rejected = _is_rejected(text, last.end, len(text)) or _BOX_REJECTED.match(text, last.end)
   return '' if is_one_of_two or is_rejected else last.content
 
@@ -260,9 +304,14 @@ def _statements(text: str, marker: re.Pattern[str]) -> Iterator[Statement]:
     behind = text[match.end() : match.end() + MAX_STATEMENT_CHARACTERS]
     rest = behind.lstrip(':= \t\n')
     inside = match.end() + len(behind) - len(rest) + 1
-    rest = re.sub(r'\A(?:\*\*|__)\s+', '', rest)  # '**Answer:** 7': the marker's own bold ends here.
+    # '**Answer:** 7': the marker's own bold ends here.
+    rest = re.sub(r'\A(?:\*\*|__)\s+', '', rest)
     display = _DISPLAY.match(rest)
-    statement = ' '.join((display[1] or display[2] or '').split()) if display else rest.partition('\n')[0].strip()
+    statement = (
+      ' '.join((display[1] or display[2] or '').split())
+      if display
+      else rest.partition('\n')[0].strip()
+    )
     clause = re.split(r'[,;:.!?\n]', text[max(0, match.start() - 100) : match.start()])[-1]
     is_none = _NOT.match(statement) or _DENIED.search(clause) or _LIST.match(rest)
     yield Statement(match.start(), inside, '' if is_none else statement)

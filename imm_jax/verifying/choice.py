@@ -1,7 +1,10 @@
-r"""Judges an answer that is the letter of an option: one letter, dressed as it comes. Two letters are no statement.
+r"""Judges an answer that is the letter of an option: one letter, dressed as it comes.
 
-Before a stated letter only words may stand that leave it as it is ('clearly option A', but not 'vitamin A'). A text
-without a statement is a letter when it begins with it, and nothing but the option's own text or a reason follows.
+Two letters are no statement.
+
+Before a stated letter only words may stand that leave it as it is ('clearly option A', but not
+'vitamin A'). A text without a statement is a letter when it begins with it, and nothing but the
+option's own text or a reason follows.
 """
 
 from collections.abc import Sequence
@@ -11,7 +14,8 @@ from typing import NamedTuple
 
 from imm_jax.verifying import answers, exact
 
-# A letter counts where a bracket, a stop or a reason follows, or nothing: 'A dog' is no statement of A.
+# A letter counts where a bracket, a stop or a reason follows, or nothing: 'A dog' is no statement
+# of A.
 _REASON = (
   r'(?:(?:because|since|as(?!\s+well)|for|so|which|where|with|due|given|not|rather|instead|from|-|–|—)(?:\s|$)|and\s+not\b'
   r'|(?:is|as)\s+(?:the\s+)?(?:correct|right|best|answer)\b)'
@@ -25,7 +29,10 @@ _FILLER = (
 _STATED = re.compile(rf'{_FILLER}{{0,8}}{_LETTER}')
 _BARE = re.compile(_NAMED + _LETTER)
 # A last line such as 'Answer D', 'Hence (A) is the correct answer', 'D'.
-_LAST_FILLER = r'(?:(?:so|thus|hence|therefore|the|correct|right|best|answer|ans|option|choice|is|will|be)\b|[\s,.:=>-])*'
+_LAST_FILLER = (
+  r'(?:(?:so|thus|hence|therefore|the|correct|right|best|answer|ans|option|choice|is|will|be)\b'
+  r'|[\s,.:=>-])*'
+)
 _LAST_LINE = re.compile(
   rf'{_LAST_FILLER}[(\[]?(?P<letter>(?-i:[A-Z]))[)\].]*(?:\s+is\s+(?:the\s+)?(?:correct|right|best)?\s*(?:answer|option|choice)?)?[.!]?$',
   re.IGNORECASE,
@@ -33,11 +40,15 @@ _LAST_LINE = re.compile(
 
 # Another letter in a statement: '(B)', 'B)', 'or B', but not 'I think' or '5 N'.
 _MENTION = re.compile(
-  r"[(\[](?P<one>[A-Z])[)\]]|(?<![\w'’.\\])(?<!\d )(?P<other>[A-Z])(?=[)\]:.,;!?]|\s*$|\s+(?:is|are|was|or|and)\b)"
+  r'[(\[](?P<one>[A-Z])[)\]]'
+  r"|(?<![\w'’.\\])(?<!\d )(?P<other>[A-Z])(?=[)\]:.,;!?]|\s*$|\s+(?:is|are|was|or|and)\b)"
 )
-_STARTS_LINE = re.compile(r'^\W*(?:(?:or|and)\s+)?(?P<one>(?P<other>[A-Z]))(?:[)\].:]|\W*$)', re.MULTILINE)
+_STARTS_LINE = re.compile(
+  r'^\W*(?:(?:or|and)\s+)?(?P<one>(?P<other>[A-Z]))(?:[)\].:]|\W*$)', re.MULTILINE
+)
 _IS_DENIED = re.compile(
-  r"\b(?:not|never|wrong|incorrect|false|than|unlike|instead|rather|eliminated?|out)\b|n't", re.IGNORECASE
+  r"\b(?:not|never|wrong|incorrect|false|than|unlike|instead|rather|eliminated?|out)\b|n't",
+  re.IGNORECASE,
 )
 _GIVES_REASON = re.compile(r'\b(?:because|since|as(?! well)|given|due)\b', re.IGNORECASE)
 # 'A is wrong', 'A: incorrect', 'A? B', but not 'A, not B'
@@ -47,13 +58,18 @@ _DENIES = re.compile(
   re.IGNORECASE,
 )
 _ALONE = re.compile(
-  r"""[(\[](?P<one>[A-Z])[)\]]|(?<![\w'\\])(?P<other>[A-Z])(?![\w'])(?=\s*(?:$|[^\w\s(]|or\b|and\b))""", re.MULTILINE
+  r"""[(\[](?P<one>[A-Z])[)\]]|(?<![\w'\\])(?P<other>[A-Z])(?![\w'])(?=\s*(?:$|[^\w\s(]|or\b|and\b))""",
+  re.MULTILINE,
 )
-_NOT_BEFORE = re.compile(r"(?:\b(?:not|but|except|never|than)|n't)\s+(?:be\s+|option\s+)?\Z", re.IGNORECASE)
+_NOT_BEFORE = re.compile(
+  r"(?:\b(?:not|but|except|never|than)|n't)\s+(?:be\s+|option\s+)?\Z", re.IGNORECASE
+)
 
 
 class Letter(NamedTuple):
-  """A letter that a text gives, '' for none, what stands behind it, and whether the text is it or states it."""
+  """A letter that a text gives, '' for none, what stands behind it, and whether the text is it or
+  states it.
+  """
 
   letter: str = ''
   behind: str = ''
@@ -69,14 +85,21 @@ def read(text: str) -> str:
 
 
 def verify(gold: str, options: Sequence[str], text: str) -> bool:
-  """Returns whether a text states the gold letter, or is it, and does not put the text of another option behind it."""
+  """Returns whether a text states the gold letter, or is it, and does not put the text of another
+  option behind it.
+  """
   found = _read(text)
   if found.letter != gold or _contradicts(found, options):
     return False
   own = exact.loose(_texts(options)[gold])
   said = exact.loose(found.behind)
   is_reason = re.match(rf'[\s,.;:]*(?:\(|{_REASON})', found.behind)
-  return not found.is_bare or not said or is_reason is not None or re.match(rf'{re.escape(own)}(?!\w)', said) is not None
+  return (
+    not found.is_bare
+    or not said
+    or is_reason is not None
+    or re.match(rf'{re.escape(own)}(?!\w)', said) is not None
+  )
 
 
 def verify_flexible(gold: str, options: Sequence[str], text: str) -> bool:
@@ -92,7 +115,9 @@ def verify_flexible(gold: str, options: Sequence[str], text: str) -> bool:
   if not letters:
     return False
   last = letters[-1]
-  is_denied = _NOT_BEFORE.search(text, max(0, last.start() - 30), last.start()) or _DENIES.match(text, last.end())
+  is_denied = _NOT_BEFORE.search(text, max(0, last.start() - 30), last.start()) or _DENIES.match(
+    text, last.end()
+  )
   return (last['one'] or last['other']) == gold and not is_denied
 
 
@@ -138,11 +163,15 @@ def _letter(match: re.Match[str], text: str, is_bare: bool = False) -> Letter | 
 
 
 def _names_another(mention: re.Pattern[str], letter: str, behind: str) -> bool:
-  """Returns whether another letter stands behind one, unless its clause denies it or a reason has begun before."""
+  """Returns whether another letter stands behind one, unless its clause denies it or a reason has
+  begun before.
+  """
   for match in mention.finditer(behind):
     if (match['one'] or match['other']) in (letter, 'I'):
       continue
-    clause = re.split(r'[,;:.\n]|\s[-–—]\s', behind[max(0, match.start() - 100) : match.start()])[-1]
+    clause = re.split(r'[,;:.\n]|\s[-–—]\s', behind[max(0, match.start() - 100) : match.start()])[
+      -1
+    ]
     clause += re.split(r'[,;.\n]', behind[match.end() : match.end() + 100])[0]
     if not _IS_DENIED.search(clause) and not _GIVES_REASON.search(behind, 0, match.start()):
       return True

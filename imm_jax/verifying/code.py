@@ -12,19 +12,27 @@ from imm_jax.verifying import sandbox
 MAX_CHARACTERS = 100_000  # Of a program; a longer one is wrong.
 
 _FENCE = re.compile(r'^([ \t]*+)(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)[^\n`]*+$', re.MULTILINE)
-_PYTHON = re.compile(r'(?:\{?\.?(?:i?python|py)[\d.]*(?![a-z])\S*)?', re.IGNORECASE)  # ```python3, or no language
-_END_MARK = re.compile(r'(?<=```)(?:<\|[a-z_]+\|>|</s>|<eos>|<end_of_turn>)')  # of a chat template, on the closing fence
+# ```python3, or no language
+_PYTHON = re.compile(r'(?:\{?\.?(?:i?python|py)[\d.]*(?![a-z])\S*)?', re.IGNORECASE)
+# Of a chat template, on the closing fence
+_END_MARK = re.compile(r'(?<=```)(?:<\|[a-z_]+\|>|</s>|<eos>|<end_of_turn>)')
 # What has to stay in front of a program: comments, and imports of __future__.
-_HEAD = re.compile(r'(?:[ \t]*(?:#[^\n]*)?\n|from __future__ import (?:\([^)]*\)|[^\n(]*)(?:\n|\Z))*+')
-_DEFINED = re.compile(r'^(?:(?:async[ \t]+)?def|class|import)[ \t]+(\w+)|^from[ \t]+\S+[ \t]+import[ \t]+(.+)', re.MULTILINE)
+_HEAD = re.compile(
+  r'(?:[ \t]*(?:#[^\n]*)?\n|from __future__ import (?:\([^)]*\)|[^\n(]*)(?:\n|\Z))*+'
+)
+_DEFINED = re.compile(
+  r'^(?:(?:async[ \t]+)?def|class|import)[ \t]+(\w+)|^from[ \t]+\S+[ \t]+import[ \t]+(.+)',
+  re.MULTILINE,
+)
 
 
 def read(text: str, tests: str = '', prefix: str = '') -> str:
   """Returns the program that a text gives.
 
-  Of several blocks it is the last one that is closed and defines what the tests need, behind earlier blocks that define
-  names it uses; else the last that defines it, closed or not; else all closed blocks, if they define it together; without
-  any, the text before a fence that closes nothing, or the text. Blocks of other languages do not count.
+  Of several blocks it is the last one that is closed and defines what the tests need, behind
+  earlier blocks that define names it uses; else the last that defines it, closed or not; else all
+  closed blocks, if they define it together; without any, the text before a fence that closes
+  nothing, or the text. Blocks of other languages do not count.
 
   Args:
     text: a completion.
@@ -53,12 +61,16 @@ def read(text: str, tests: str = '', prefix: str = '') -> str:
 
 
 def verify(prefix: str, tests: str, text: str) -> bool:
-  """Returns whether the program of a text, behind `prefix`, passes the tests. Raises OSError where no sandbox can be had."""
+  """Returns whether the program of a text, behind `prefix`, passes the tests.
+
+  Raises OSError where no sandbox can be had.
+  """
   code = read(text, tests, prefix)
   if len(code) > MAX_CHARACTERS:
     return False
   head = _HEAD.match(code)
-  split = head.end() if head and prefix else 0  # Imports of __future__ have to come first, before the prefix too.
+  # Imports of __future__ have to come first, before the prefix too.
+  split = head.end() if head and prefix else 0
   return sandbox.run_tests(f'{code[:split]}{prefix}{code[split:]}', tests) == 'correct'
 
 
@@ -109,7 +121,9 @@ def _content(text: str, opening: re.Match[str], end: int) -> str:
 
 
 def may_fail(tests: str) -> bool:
-  """Returns whether tests check anything: not if they are empty, an import, or a list of texts that look like tests."""
+  """Returns whether tests check anything: not if they are empty, an import, or a list of texts that
+  look like tests.
+  """
   try:
     nodes = ast.walk(ast.parse(tests))
   except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -124,8 +138,12 @@ def _needed(tests: str) -> frozenset[str]:
     nodes = list(ast.walk(ast.parse(tests)))
   except (SyntaxError, ValueError, RecursionError, MemoryError):
     return frozenset()
-  used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-  defined = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+  used = {
+    node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+  }
+  defined = {
+    node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+  }
   for node in nodes:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
       defined.add(node.name)
@@ -139,7 +157,9 @@ def _needed(tests: str) -> frozenset[str]:
 
 
 def _defines(code: str, name: str) -> bool:
-  """Returns whether a line of code binds a name, as far as its text tells: a model's code is parsed in the sandbox only."""
+  """Returns whether a line of code binds a name, as far as its text tells: a model's code is parsed
+  in the sandbox only.
+  """
   defined = rf'(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b'
   assigned = rf'(?:\w+,[ \t]*)*{name}(?:,[ \t]*\w+)*[ \t]*(?::[^=\n]+)?=(?!=)'
   imported = rf'(?:from|import)\b.*\b{name}\b'

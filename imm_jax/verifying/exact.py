@@ -22,7 +22,10 @@ def read(text: str) -> str:
 
 
 def verify(gold: str, text: str) -> bool:
-  """Returns whether the text states the gold answer, or is it. Case does not count, nor a reason given behind it."""
+  """Returns whether the text states the gold answer, or is it.
+
+  Case does not count, nor a reason given behind it.
+  """
   if answers.undress(gold) != ' '.join(gold.split()) and gold not in text:  # __init__ is not init.
     return False
   answer = read(text)
@@ -38,7 +41,9 @@ def verify_flexible(gold: str, text: str) -> bool:
 
 
 def loose(text: str) -> str:
-  """Returns the letters, digits and signs of a text, in lower case: '(A)' is 'a', 'Yes!' is 'yes'."""
+  """Returns the letters, digits and signs of a text, in lower case: '(A)' is 'a', 'Yes!' is
+  'yes'.
+  """
   return ' '.join(normalise(text).strip('*\'"`.,;:!?()$ ').split())
 
 

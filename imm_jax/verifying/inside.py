@@ -1,7 +1,8 @@
-"""What runs inside the sandbox: a program and its tests, as a module, behind a filter of system calls.
+"""What runs inside the sandbox: a program and its tests, as a module, behind a filter of system
+calls.
 
-sandbox.py starts it through bubblewrap, with a socket as its standard input. It imports nothing of this package,
-so that it starts fast.
+sandbox.py starts it through bubblewrap, with a socket as its standard input. It imports nothing of
+this package, so that it starts fast.
 """
 
 import ctypes
@@ -14,12 +15,14 @@ import sys
 import types
 
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _MODE_FILTER = 38, 22, 2
-_LOAD, _EQUAL, _ABOVE, _RETURN = 0x20, 0x15, 0x25, 0x06  # Instructions of the kernel's filter machine.
+# Instructions of the kernel's filter machine.
+_LOAD, _EQUAL, _ABOVE, _RETURN = 0x20, 0x15, 0x25, 0x06
 _ALLOW, _ERRNO, _EPERM, _ENOSYS = 0x7FFF0000, 0x00050000, 1, 38
 _MACHINES = {'x86_64': 0xC000003E, 'aarch64': 0xC00000B7}
 
-# What CPython needs, with its numbers on x86-64 and on arm64. Left out, and so denied: other processes and threads (clone,
-# execve), signals, limits and priorities (kill, prlimit64, setpriority), sockets, mounts, namespaces, ptrace and the rest.
+# What CPython needs, with its numbers on x86-64 and on arm64. Left out, and so denied: other
+# processes and threads (clone, execve), signals, limits and priorities (kill, prlimit64,
+# setpriority), sockets, mounts, namespaces, ptrace and the rest.
 _ALLOWED = {
   'access': (21, None), 'alarm': (37, None), 'brk': (12, 214), 'chdir': (80, 49),
   'chmod': (90, None), 'clock_getres': (229, 114), 'clock_gettime': (228, 113),
@@ -42,7 +45,8 @@ _ALLOWED = {
   'llistxattr': (195, 12), 'lseek': (8, 62), 'lstat': (6, None), 'madvise': (28, 233),
   'mincore': (27, 232), 'mkdir': (83, None), 'mkdirat': (258, 34),
   'mmap': (9, 222), 'mprotect': (10, 226), 'mremap': (25, 216), 'msync': (26, 227),
-  'munmap': (11, 215), 'nanosleep': (35, 101), 'newfstatat': (262, 79), 'open': (2, None), 'openat': (257, 56),
+  'munmap': (11, 215), 'nanosleep': (35, 101), 'newfstatat': (262, 79), 'open': (2, None),
+  'openat': (257, 56),
   'pause': (34, None), 'pipe': (22, None), 'pipe2': (293, 59), 'poll': (7, None),
   'ppoll': (271, 73), 'pread64': (17, 67), 'preadv': (295, 69), 'pselect6': (270, 72),
   'pwrite64': (18, 68), 'pwritev': (296, 70), 'read': (0, 63), 'readlink': (89, None),
@@ -70,11 +74,23 @@ class _Filter(ctypes.Structure):
 
 
 def allow_only(numbers, machine):
-  """Has the kernel deny every system call but these, in this process, for good. Raises OSError when it cannot."""
+  """Has the kernel deny every system call but these, in this process, for good.
+
+  Raises OSError when it cannot.
+  """
   deny, unknown, allow = len(numbers) + 4, len(numbers) + 5, len(numbers) + 6
-  lines = [(_LOAD, 0, 0, 4), (_EQUAL, 0, deny - 2, machine), (_LOAD, 0, 0, 0), (_ABOVE, unknown - 4, 0, _NEWEST)]
+  lines = [
+    (_LOAD, 0, 0, 4),
+    (_EQUAL, 0, deny - 2, machine),
+    (_LOAD, 0, 0, 0),
+    (_ABOVE, unknown - 4, 0, _NEWEST),
+  ]
   lines += [(_EQUAL, allow - 5 - i, 0, number) for i, number in enumerate(numbers)]
-  lines += [(_RETURN, 0, 0, _ERRNO | _EPERM), (_RETURN, 0, 0, _ERRNO | _ENOSYS), (_RETURN, 0, 0, _ALLOW)]
+  lines += [
+    (_RETURN, 0, 0, _ERRNO | _EPERM),
+    (_RETURN, 0, 0, _ERRNO | _ENOSYS),
+    (_RETURN, 0, 0, _ALLOW),
+  ]
   code = ctypes.create_string_buffer(b''.join(struct.pack('HBBI', *line) for line in lines))
   libc = ctypes.CDLL(None, use_errno=True)
   if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.prctl(
@@ -84,12 +100,19 @@ def allow_only(numbers, machine):
 
 
 def allowed_numbers():
-  """Returns the numbers of _ALLOWED on this machine, and the kernel's name of it. Raises OSError for an unknown machine."""
+  """Returns the numbers of _ALLOWED on this machine, and the kernel's name of it.
+
+  Raises OSError for an unknown machine.
+  """
   machine = platform.machine()
   if machine not in _MACHINES:
-    raise OSError(f'no system calls are known of a machine {machine}, only of {", ".join(_MACHINES)}')
+    raise OSError(
+      f'no system calls are known of a machine {machine}, only of {", ".join(_MACHINES)}'
+    )
   column = list(_MACHINES).index(machine)
-  return sorted(row[column] for row in _ALLOWED.values() if row[column] is not None), _MACHINES[machine]
+  return sorted(row[column] for row in _ALLOWED.values() if row[column] is not None), _MACHINES[
+    machine
+  ]
 
 
 def limit(request):
@@ -105,10 +128,11 @@ def limit(request):
 
 
 def ask_and_answer():
-  """Ends the process: says that the tests have passed, reads the token, which is sent only now, and sends it back.
+  """Ends the process: says that the tests have passed, reads the token, which is sent only now, and
+  sends it back.
 
-  Neither the token nor its descriptor is in a variable or a frame while the program runs: 63, the last descriptor of the
-  limit, has no name.
+  Neither the token nor its descriptor is in a variable or a frame while the program runs: 63, the
+  last descriptor of the limit, has no name.
   """
   os.write(63, b'done\n')
   os.write(63, os.read(63, 2**10))

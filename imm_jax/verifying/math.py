@@ -1,7 +1,8 @@
-r"""Judges an answer that is a formula: equal as written, equal as a number, or equal to math-verify, in a child process.
+r"""Judges an answer that is a formula: equal as written, equal as a number, or equal to
+math-verify, in a child process.
 
-math-verify does not look at units, at the base of a number, and at whether braces or brackets hold a list: formulas
-that differ in these are told apart before it is asked.
+math-verify does not look at units, at the base of a number, and at whether braces or brackets hold
+a list: formulas that differ in these are told apart before it is asked.
 """
 
 import re
@@ -20,16 +21,29 @@ _END = re.compile(r'[.!](?=\s+[A-Z]|\s*$)')
 _TEXT = re.compile(r'\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}')
 _UNIT = re.compile(r'\\(?:text|mathrm|mbox)\s*\{(?!\s*(?:or|and)\b)([^{}]*)\}|(\\\$)')
 _BASE = re.compile(r'(?<=[0-9])_\{?([0-9]+)\}?\s*$')
-_NAMES_NUMBER = re.compile(r'(?<![\\A-Za-z])(?!and\b)[A-Za-z]{3,}[\s,]*[0-9]|(?<![\w^.])[0-9]+ +[0-9]')  # June 20, 1 2
+# June 20, 1 2
+_NAMES_NUMBER = re.compile(
+  r'(?<![\\A-Za-z])(?!and\b)[A-Za-z]{3,}[\s,]*[0-9]|(?<![\w^.])[0-9]+ +[0-9]'
+)
 _PROSE = re.compile(r'(?<![\\A-Za-z])(?!(?:sin|cos|tan|log|sqrt)\b)[A-Za-z]{3,}')
-_OPEN_KIND = re.compile(r'[<>]|\\(?:pm|le|ge|in|cup|cap|setminus|infty|mathbb|emptyset)(?![a-z])|\\[lg]eq')
-_KINDS_THAT_DIFFER = [{'one', 'several'}, {'one', 'or'}, {'one', 'tuple'}, {'set', 'tuple'}, {'or', 'tuple'}]
+_OPEN_KIND = re.compile(
+  r'[<>]|\\(?:pm|le|ge|in|cup|cap|setminus|infty|mathbb|emptyset)(?![a-z])|\\[lg]eq'
+)
+_KINDS_THAT_DIFFER = [
+  {'one', 'several'},
+  {'one', 'or'},
+  {'one', 'tuple'},
+  {'set', 'tuple'},
+  {'or', 'tuple'},
+]
 _SEPARATOR = re.compile(r'(?P<bracket>\\?[(\[{}\])])|(?P<comma>[,;])|\b(?:or|and)\b')
 _THOUSANDS = re.compile(r'(?<=[0-9]),(?=[0-9]{3}(?![0-9]))')
 
 
 def read(text: str) -> str:
-  """Returns the stated formula, or the text where none is stated, in plain form; '' where it is too long to be one."""
+  """Returns the stated formula, or the text where none is stated, in plain form; '' where it is too
+  long to be one.
+  """
   return plain(_formula(text)[1])
 
 
@@ -51,7 +65,12 @@ def verify(gold: str, text: str) -> bool:
       return False
   if _names_number(gold) != _names_number(answer):
     return False
-  return worker.same_formula(_MIXED.sub(r'\1\\frac{\2}{\3}', gold), _MIXED.sub(r'\1\\frac{\2}{\3}', answer)) == 'correct'
+  return (
+    worker.same_formula(
+      _MIXED.sub(r'\1\\frac{\2}{\3}', gold), _MIXED.sub(r'\1\\frac{\2}{\3}', answer)
+    )
+    == 'correct'
+  )
 
 
 def verify_flexible(gold: str, text: str) -> bool:
@@ -61,7 +80,8 @@ def verify_flexible(gold: str, text: str) -> bool:
 
 
 def plain(formula: str) -> str:
-  r"""Returns a formula without what does not change its meaning: spaces, dollars, \left, \text{}, the d of \dfrac.
+  r"""Returns a formula without what does not change its meaning: spaces, dollars, \left, \text{},
+  the d of \dfrac.
 
   A space between digits stays: 1\ 2 is not 12.
   """
@@ -70,7 +90,8 @@ def plain(formula: str) -> str:
 
 
 def _formula(text: str) -> tuple[bool, str]:
-  r"""Returns whether something is stated, and it, or the text: of 'The answer is $x^2$, since' the formula.
+  r"""Returns whether something is stated, and it, or the text: of 'The answer is $x^2$, since' the
+  formula.
 
   It is '' for none, or for one that is too long.
   """
@@ -81,9 +102,11 @@ def _formula(text: str) -> tuple[bool, str]:
 
 
 def _of_statement(statement: str) -> tuple[bool, str] | None:
-  """Returns True and the one formula between dollars of a sentence, or else the sentence; None where there is none.
+  """Returns True and the one formula between dollars of a sentence, or else the sentence; None
+  where there is none.
 
-  What may stand around a number may stand around a formula: the sentence with 7 in place of the formula has to state 7.
+  What may stand around a number may stand around a formula: the sentence with 7 in place of the
+  formula has to state 7.
   """
   segments = list(_SEGMENT.finditer(statement))
   if segments:
@@ -97,21 +120,29 @@ def _of_statement(statement: str) -> tuple[bool, str] | None:
 
 
 def _of_bare(text: str) -> tuple[bool, str] | None:
-  """Returns False and a text that is one formula, or words without one; None for prose about formulas."""
+  """Returns False and a text that is one formula, or words without one; None for prose about
+  formulas.
+  """
   formula = text.strip().removesuffix('.').strip('*_`"“”$ \n')
-  is_prose = _PROSE.search(_TEXT.sub('', formula)) and not all(c.isalpha() or c.isspace() for c in formula)
+  is_prose = _PROSE.search(_TEXT.sub('', formula)) and not all(
+    c.isalpha() or c.isspace() for c in formula
+  )
   return None if is_prose or _SEGMENT.search(formula) else (False, formula)
 
 
 def _differ(gold: str, answer: str) -> bool:
-  """Returns whether two formulas differ in what math-verify overlooks: base, unit, and how many answers there are."""
+  """Returns whether two formulas differ in what math-verify overlooks: base, unit, and how many
+  answers there are.
+  """
   if _BASE.findall(gold) != _BASE.findall(answer) or not _same_unit(gold, answer):
     return True
   return {_kind(gold), _kind(answer)} in _KINDS_THAT_DIFFER
 
 
 def _names_number(formula: str) -> bool:
-  """Returns whether a number has a word or a number before it: to math-verify June 20 is 20, and 1 2 is 12."""
+  """Returns whether a number has a word or a number before it: to math-verify June 20 is 20, and 1
+  2 is 12.
+  """
   return _NAMES_NUMBER.search(_spaced(formula)) is not None
 
 
@@ -120,7 +151,9 @@ def _spaced(formula: str) -> str:
 
 
 def _kind(formula: str) -> str:
-  r"""Returns 'set' for \{1,2\}, 'tuple' for (1,2), 'several' for 1,2, 'or' for '1 or 2', 'one'; '' where it is open."""
+  r"""Returns 'set' for \{1,2\}, 'tuple' for (1,2), 'several' for 1,2, 'or' for '1 or 2', 'one'; ''
+  where it is open.
+  """
   formula = _spaced(formula)
   if _OPEN_KIND.search(formula):
     return ''
@@ -142,7 +175,9 @@ def _kind(formula: str) -> str:
 
 
 def _same_unit(gold: str, answer: str) -> bool:
-  """Returns whether the units of two formulas can be the same: one has none, or one abbreviates the other."""
+  """Returns whether the units of two formulas can be the same: one has none, or one abbreviates the
+  other.
+  """
   units = []
   for formula in (gold, answer):
     if not any(character.isdigit() for character in formula):

@@ -1,4 +1,6 @@
-"""Compares formulas with math-verify, a line of JSON [gold, text, search] each; started by worker.py."""
+"""Compares formulas with math-verify, a line of JSON [gold, text, search] each; started by
+worker.py.
+"""
 
 import json
 import math
@@ -17,7 +19,13 @@ PRECISION = 60  # Digits: with math-verify's 15 all differences below 1e-15 are 
 
 def places(formulas):
   """Returns how many decimals have to agree, so that 2e-7 is not 4e-7."""
-  floats = [abs(x) for formula in formulas if isinstance(formula, sympy.Basic) for x in formula.atoms(sympy.Float) if x != 0]
+  floats = [
+    abs(x)
+    for formula in formulas
+    if isinstance(formula, sympy.Basic)
+    for x in formula.atoms(sympy.Float)
+    if x != 0
+  ]
   smallest = min(floats, default=sympy.Float(1))
   return PLACES if smallest >= SMALL else PLACES - math.floor(sympy.log(smallest, 10).evalf())
 
@@ -27,7 +35,9 @@ def same(gold, text, search):
   latex = [math_verify.LatexExtractionConfig(boxed_match_priority=0)]
   expressions = [*latex, math_verify.ExprExtractionConfig()] if search else latex
   expected = math_verify.parse(f'\\boxed{{{gold}}}', latex, parsing_timeout=0)
-  found = math_verify.parse(text if search else f'\\boxed{{{text}}}', expressions, parsing_timeout=0)
+  found = math_verify.parse(
+    text if search else f'\\boxed{{{text}}}', expressions, parsing_timeout=0
+  )
   return math_verify.verify(
     expected,
     found,

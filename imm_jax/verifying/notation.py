@@ -1,6 +1,8 @@
-r"""Rewrites how numbers are written, in LaTeX, Unicode or Markdown, in one notation, and cuts it into tokens.
+r"""Rewrites how numbers are written, in LaTeX, Unicode or Markdown, in one notation, and cuts it
+into tokens.
 
-3\frac14 is 3 1/4, 15{,}000 is 15,000, × is *, ≈ is =, 5! in a formula is 5 factorial. Currency and bold go.
+3\frac14 is 3 1/4, 15{,}000 is 15,000, × is *, ≈ is =, 5! in a formula is 5 factorial. Currency and
+bold go.
 """
 
 from collections.abc import Sequence
@@ -27,10 +29,12 @@ _REWRITTEN = [
     (r'(?<=[A-Za-z])\^(?:-?[1-3]|\{-?[1-3]\})(?![0-9])', ''),  # cm^2 is a unit, as cm is.
     (r'(?<=[A-Za-z])/\s+(?=[A-Za-z])', '/'),  # m/ s of \mathrm{m}/\mathrm{s}
     (r'\\%', '%'),
-    (r'(?<!\w)(\\?\$|[€£])\s?([0-9][0-9.,]*)\s?(?:m|bn?|t)\b(?!\$)', r'\2 million-or-so'),  # '$2m' is not 2 metres.
+    # '$2m' is not 2 metres.
+    (r'(?<!\w)(\\?\$|[€£])\s?([0-9][0-9.,]*)\s?(?:m|bn?|t)\b(?!\$)', r'\2 million-or-so'),
     (r'\b(?:US|CA|AU|HK|NZ|[CA])\\?\$|\\?\$|[€£¥₹]|\bRs\.', ''),
     (r'\\[()\[\]]|__', ''),
-    (r'(?<=[0-9)}])\s*\*\*\s*(?=[0-9({+-])', '^'),  # A power in Python; other double stars are bold.
+    # A power in Python; other double stars are bold.
+    (r'(?<=[0-9)}])\s*\*\*\s*(?=[0-9({+-])', '^'),
     (r'\*\*', ''),
     (r'(?<![\w)*])\*(?=\S)([^*\n]{1,99})(?<=\S)\*(?![\w(*])', r'\1'),  # *5* is italic.
     (r'[\N{MINUS SIGN}‐‑–]', '-'),
@@ -55,7 +59,9 @@ _TOKEN = re.compile(
 
 
 class Token(NamedTuple):
-  """A number without its sign, a word, or another sign; `kind` is '' in front of the first one and behind the last."""
+  """A number without its sign, a word, or another sign; `kind` is '' in front of the first one and
+  behind the last.
+  """
 
   kind: str
   text: str
@@ -80,7 +86,10 @@ def plain(text: str) -> str:
 
 def tokens(text: str) -> list[Token]:
   """Returns the tokens of a text in the notation of the grammar."""
-  return [Token(match.lastgroup or '', match[0].strip(), match[0][0].isspace()) for match in _TOKEN.finditer(text)]
+  return [
+    Token(match.lastgroup or '', match[0].strip(), match[0][0].isspace())
+    for match in _TOKEN.finditer(text)
+  ]
 
 
 def at(tokens: Sequence[Token], i: int) -> Token:

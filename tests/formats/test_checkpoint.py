@@ -1,12 +1,11 @@
 """Checkpoints: the same bits on any mesh, one tree of several, and damage is an error that names the path."""
 
+from imm_jax import sharding
+from imm_jax.formats import checkpoint
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from imm_jax import sharding
-from imm_jax.formats import checkpoint
 
 
 def abstract(tree, mesh, spec):

@@ -6,13 +6,12 @@ import json
 import pathlib
 
 import gguf
+from imm_jax import formats, sharding
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-
-from imm_jax import formats, sharding
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / 'tests' / 'golden'

@@ -5,17 +5,16 @@ import functools
 import json
 import shutil
 
+from imm_jax import formats, sharding
+from imm_jax.formats import hf, hf_config, peft, table
+from imm_jax.models import layers, transformer
+from imm_jax.models.config import ModelConfig
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-
-from imm_jax import formats, sharding
-from imm_jax.formats import hf, hf_config, peft, table
-from imm_jax.models import layers, transformer
-from imm_jax.models.config import ModelConfig
 from tests.conftest import ROOT
 
 GOLDEN = ROOT / 'tests' / 'golden'

@@ -2,12 +2,11 @@
 
 import json
 
+from imm_jax.formats import shards
 import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-
-from imm_jax.formats import shards
 
 TENSORS = {
   'f32': np.arange(12, dtype=np.float32).reshape(3, 4),

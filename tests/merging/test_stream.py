@@ -3,16 +3,15 @@
 import json
 import shutil
 
+from imm_jax import merging
+from imm_jax.merging import largest, METHODS, pieces, recipe, stream, task_vectors
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-import yaml
-
-from imm_jax import merging
-from imm_jax.merging import largest, METHODS, pieces, recipe, stream, task_vectors
 from tests.conftest import ROOT
+import yaml
 
 GOLDEN = ROOT / 'tests' / 'golden' / 'merge'
 SHARED = ROOT.parent / 'shared' / 'golden' / 'merge'

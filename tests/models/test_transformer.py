@@ -5,16 +5,15 @@ import dataclasses
 import functools
 from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-
 from imm_jax import sharding
 from imm_jax.models import attention, layers, transformer
 from imm_jax.models.cache import empty_cache
 from imm_jax.models.config import choose_attention, mesh_advice
 from imm_jax.models.transformer import Transformer
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 from tests.conftest import every_family, random_params
 
 TOLERANCE = 2e-5  # float32 sums in another order

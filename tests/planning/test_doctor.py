@@ -2,9 +2,8 @@
 
 import collections
 
-import pytest
-
 from imm_jax.planning import doctor
+import pytest
 from tests.rounds.test_loop import tiny
 
 

@@ -1,11 +1,10 @@
 """The cost of a compiled program: FLOPs of loops by their trip counts, collectives by kind, on this machine's compiler."""
 
+from imm_jax import sharding
+from imm_jax.planning import hlo
 import jax
 import jax.numpy as jnp
 import pytest
-
-from imm_jax import sharding
-from imm_jax.planning import hlo
 
 
 def cost(function, *shapes):

@@ -4,12 +4,11 @@ import dataclasses
 import importlib.util
 import json
 
-import jax
-import pytest
-
 from imm_jax import cli, sharding
 from imm_jax.planning import plan
-from imm_jax.rounds import experiment
+from imm_jax.rounds import experiment, loading
+import jax
+import pytest
 from tests.conftest import FAMILIES, load_config, ROOT
 
 HAS_TPU_COMPILER = importlib.util.find_spec('libtpu') is not None
@@ -27,7 +26,7 @@ def exp():
 @pytest.mark.parametrize('program', plan.PROGRAMS)
 def test_every_program_compiles_and_is_reported(exp, program):
   mesh = sharding.make_mesh()
-  report = plan.compile_program(exp, experiment.read_config(exp.model, mesh), mesh, CHIP, program, (32, 16))
+  report = plan.compile_program(exp, loading.model_config(exp.model, mesh), mesh, CHIP, program, (32, 16))
   assert report.fits and report.peak_gib > 0 and report.arguments_gib > 0
   assert (report.model_flops > 0) == (program != 'merge')
   if program == 'merge':
@@ -37,7 +36,7 @@ def test_every_program_compiles_and_is_reported(exp, program):
 @pytest.mark.parametrize('remat, forwards, family', [('none', 3, 'qwen'), ('full', 4, 'qwen'), ('none', 3, 'gemma')])
 def test_the_flops_of_a_train_step_are_the_formulas(exp, remat, forwards, family):
   mesh = sharding.make_mesh(1, 8, 1)
-  config = dataclasses.replace(experiment.read_config(exp.model, mesh), remat=remat, **FAMILIES[family])
+  config = dataclasses.replace(loading.model_config(exp.model, mesh), remat=remat, **FAMILIES[family])
   report = plan.compile_program(exp, config, mesh, CHIP, 'train', (0, 0))
   tokens, keys = 16 * 64, 64  # XLA computes all scores, seen or not
   head = 2.0 * config.vocab_size * config.embed_dim * tokens
@@ -50,7 +49,7 @@ def test_the_flops_of_a_train_step_are_the_formulas(exp, remat, forwards, family
 
 def test_adapters_need_no_gradient_and_no_moments_of_the_params(exp):
   mesh = sharding.make_mesh(8, 1, 1)
-  config = experiment.read_config(exp.model, mesh)
+  config = loading.model_config(exp.model, mesh)
   full, adapters = (
     plan.compile_program(
       dataclasses.replace(exp, finetune=dataclasses.replace(exp.finetune, lora_rank=rank)),

@@ -6,12 +6,6 @@ import hashlib
 import json
 import shutil
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-import scipy.stats
-
 from imm_jax import sharding
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.lm import LM
@@ -20,6 +14,11 @@ from imm_jax.models.transformer import target_logprobs, Transformer
 from imm_jax.reports import analysis, statistics
 from imm_jax.rounds import layerwise, loop
 from imm_jax.tasks.synthetic import CHARACTERS
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
 from tests.conftest import load_config, random_params
 
 RNG = np.random.default_rng(0)

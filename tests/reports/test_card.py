@@ -4,15 +4,14 @@ import json
 import re
 import types
 
-import numpy as np
-import pytest
-import yaml
-
 from imm_jax import cli, lm, sharding
 from imm_jax.reports import card
 from imm_jax.rounds import experiment, loading, loop
+import numpy as np
+import pytest
 from tests.conftest import load_config
 from tests.rounds.test_loop import tiny
+import yaml
 
 LICENSED = '---\nlicense: mit\nbase_model: someone/thing\n---\n# Mine\n'
 

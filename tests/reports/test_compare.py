@@ -3,14 +3,13 @@
 import json
 import random
 
-import numpy as np
-import pytest
-
 from imm_jax.evaluate import wilson
 from imm_jax.reports import compare, statistics
 from imm_jax.reports.compare import Arm
 from imm_jax.rounds.records import BASE, State
 from imm_jax.rounds.workdir import Workdir
+import numpy as np
+import pytest
 
 TASKS = {'id': {'sum': 30}, 'ood': {'max': 40, 'min': 20}}  # and how many questions
 CONFIG = {

@@ -3,12 +3,11 @@
 import re
 import xml.etree.ElementTree as ET
 
-from matplotlib.figure import Figure
-import pytest
-
 from imm_jax.reports import compare, drawing, plots
 from imm_jax.reports.compare import Arm
 from imm_jax.reports.drawing import Label
+from matplotlib.figure import Figure
+import pytest
 from tests.reports.test_compare import make_run, TASKS
 
 TASK_NAMES = {domain: list(sizes) for domain, sizes in TASKS.items()}

@@ -7,9 +7,8 @@ import re
 import shutil
 import subprocess
 
-import pytest
-
 from imm_jax.reports import drawing, report
+import pytest
 from tests.reports.test_compare import CONFIG, make_run
 
 EVIL = '</pre><script>alert("x")</script>{{ 7 * 7 }}<img src=https://example.com/x.png>'

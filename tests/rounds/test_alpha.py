@@ -1,13 +1,12 @@
 """What tuned params are merged with, and by which alpha; the loop's laws of it are in test_loop.py."""
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from imm_jax import merging
 from imm_jax.merging import coefficients, names
 from imm_jax.rounds import experiment
 from imm_jax.rounds.alpha import layer_adaptive
+import jax
+import jax.numpy as jnp
+import numpy as np
 from tests.rounds.test_loop import tiny
 
 RULES = ('layer_adaptive', 'layer_adaptive_shuffled')

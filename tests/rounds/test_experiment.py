@@ -3,9 +3,8 @@
 import copy
 import importlib.util
 
-import pytest
-
 from imm_jax.rounds import experiment
+import pytest
 from tests.conftest import load_config, ROOT
 
 TINY = load_config('tiny').to_dict()

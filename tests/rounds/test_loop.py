@@ -7,15 +7,14 @@ import json
 import os
 import shutil
 
-import jax
-import numpy as np
-import pytest
-
 from imm_jax import formats, lm, merging, sharding
 from imm_jax.reports import report
 from imm_jax.rounds import loop
 from imm_jax.rounds.workdir import Workdir
 from imm_jax.tasks.synthetic import CHARACTERS
+import jax
+import numpy as np
+import pytest
 from tests.conftest import load_config
 
 ROUND_FILES = ('samples.jsonl', 'evaluations.jsonl')

@@ -3,9 +3,8 @@
 import importlib
 import json
 
-import pytest
-
 from imm_jax.rounds import metrics
+import pytest
 
 
 def lines(path):

@@ -10,12 +10,11 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from imm_jax import processes
 from imm_jax.formats import checkpoint
 from imm_jax.rounds import loop
 from imm_jax.rounds.workdir import Workdir
+import pytest
 from tests.conftest import ROOT
 from tests.rounds.test_loop import assert_same_run, tiny
 from tests.rounds.test_workdir import cut, flip

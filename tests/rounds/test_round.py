@@ -1,11 +1,10 @@
 """The phases of a round; more of them is tested through the rounds, in test_loop.py."""
 
-import pytest
-
 from imm_jax import processes, sharding
 from imm_jax.rounds import experiment, loading, loop
 from imm_jax.rounds import round as phases
 from imm_jax.rounds.run import Run
+import pytest
 from tests.rounds.test_loop import assert_same_run, read_lines, tiny
 
 

@@ -2,15 +2,14 @@
 
 import dataclasses
 
-import numpy as np
-import pytest
-
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.rounds import synthesize
 from imm_jax.rounds.experiment import make_task
 from imm_jax.sampling.sampler import Completion
 from imm_jax.tasks import catalog, Example
 from imm_jax.tasks.synthetic import CHARACTERS, Synthetic
+import numpy as np
+import pytest
 
 EXAMPLES = [Example('t/a', '1+1', '2'), Example('t/b', '2+2', '4')]
 

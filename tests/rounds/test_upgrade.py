@@ -1,9 +1,8 @@
 """Configs of version 0.1: their keys are named in errors, and their workdirs are read."""
 
-import pytest
-
 from imm_jax.rounds import experiment
 from imm_jax.rounds.upgrade import GONE, upgrade
+import pytest
 from tests.rounds.test_loop import tiny
 
 OLD = {'tensorboard': True, 'compilation_cache': '/tmp/x', 'optimizer.keep_moments': True, 'profile.first_step': 10}

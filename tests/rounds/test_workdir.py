@@ -2,10 +2,9 @@
 
 import json
 
-import pytest
-
 from imm_jax.formats import at_round
 from imm_jax.rounds.workdir import Workdir
+import pytest
 
 
 def finish(workdir, round_):

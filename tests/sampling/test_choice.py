@@ -1,12 +1,11 @@
 """Choosing a token: the distribution that is left, over vocabularies of one block and of many."""
 
+from imm_jax.sampling import choice
+from imm_jax.sampling.choice import Rule
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-from imm_jax.sampling import choice
-from imm_jax.sampling.choice import Rule
 
 
 @pytest.mark.parametrize(

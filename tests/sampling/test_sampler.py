@@ -4,11 +4,6 @@ import dataclasses
 import functools
 import re
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-
 from imm_jax import sharding
 from imm_jax.formats.tokenizer import Tokenizer
 from imm_jax.models import transformer
@@ -18,6 +13,10 @@ from imm_jax.sampling import sampler as sampler_lib
 from imm_jax.sampling.choice import MIN_TEMPERATURE, Rule
 from imm_jax.sampling.prefill import Request
 from imm_jax.sampling.sampler import Sampler, SamplerConfig
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 from tests.conftest import every_family, FAMILIES, MESHES
 
 # 63 characters, and the end token.

@@ -1,15 +1,14 @@
 """Scoring options: what a full forward pass of each gives; what cannot be scored is named."""
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-
 from imm_jax import sharding
 from imm_jax.models import transformer
 from imm_jax.models.transformer import Transformer
 from imm_jax.sampling import scoring
 from imm_jax.sampling.prefill import Request
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 from tests.conftest import every_family
 
 

@@ -2,12 +2,11 @@
 
 import random
 
+from imm_jax.formats.tokenizer import Tokenizer
+from imm_jax.sampling.stopping import Ending, Stopping
 import pytest
 import tokenizers
 import transformers
-
-from imm_jax.formats.tokenizer import Tokenizer
-from imm_jax.sampling.stopping import Ending, Stopping
 
 SPECIAL = ['<s>', '</s>', '<|im_start|>', '<|im_end|>']
 MERGES = [('Ċ', 'Ċ'), ('Ġ', 'a'), ('a', 'b'), ('ab', 'c'), ('Ã', '©'), ('Ċ', 'Q')]

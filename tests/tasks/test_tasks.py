@@ -9,14 +9,13 @@ import re
 import subprocess
 import sys
 
-import pytest
-
 from imm_jax import tasks
 from imm_jax.rounds.experiment import make_task
 from imm_jax.tasks import base, catalog, sources, splits, synthetic
 from imm_jax.tasks.reasoning_gym import ReasoningGym
 from imm_jax.tasks.synthetic import Synthetic
 from imm_jax.verifying import answers, math, sandbox
+import pytest
 from tests.conftest import ROOT
 
 DATA = ROOT.parent / 'shared' / 'data'

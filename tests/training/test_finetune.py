@@ -2,11 +2,6 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-
 from imm_jax import sharding
 from imm_jax.models import transformer
 from imm_jax.models.config import REMAT_POLICIES
@@ -15,6 +10,10 @@ from imm_jax.planning import hlo
 from imm_jax.training import finetune, packing
 from imm_jax.training.finetune import FinetuneConfig, Trainer
 from imm_jax.training.optimizer import OptimizerConfig
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 
 OPTIMIZER = OptimizerConfig(
   1e-2, warmup_fraction=0.03, weight_decay=0.1, b1=0.9, b2=0.999, eps=1e-8, clip_norm=0.5, keep_opt_state=False

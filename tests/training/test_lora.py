@@ -2,17 +2,16 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-
 from imm_jax import sharding
 from imm_jax.models import transformer
 from imm_jax.models.transformer import Transformer
 from imm_jax.training import lora, packing
 from imm_jax.training.finetune import FinetuneConfig
 from imm_jax.training.optimizer import OptimizerConfig
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 from tests.conftest import every_family
 from tests.training.test_finetune import tune
 

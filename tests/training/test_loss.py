@@ -2,16 +2,15 @@
 
 import dataclasses
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import pytest
-
 from imm_jax import sharding
 from imm_jax.models import transformer
 from imm_jax.models.transformer import Transformer
 from imm_jax.planning import hlo
 from imm_jax.training import loss
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
 from tests.conftest import random_params
 
 B, T = 8, 12

@@ -1,10 +1,9 @@
 """The schedule and what decays."""
 
-import jax
-import jax.numpy as jnp
-
 from imm_jax.training import lora, optimizer
 from imm_jax.training.optimizer import OptimizerConfig
+import jax
+import jax.numpy as jnp
 
 CONFIG = OptimizerConfig(
   1.0, warmup_fraction=0.1, weight_decay=0.5, b1=0.9, b2=0.999, eps=1e-8, clip_norm=1.0, keep_opt_state=False

@@ -1,9 +1,8 @@
 """Packing loses no token, mixes no sequences, and targets completions only."""
 
+from imm_jax.training import packing
 import numpy as np
 import pytest
-
-from imm_jax.training import packing
 
 PAIRS = [([1, 2, 3], [4, 5]), ([6], [7, 8, 9]), ([10, 11], [12]), ([13], [14])]
 

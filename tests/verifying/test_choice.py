@@ -1,8 +1,7 @@
 """Letters of options: one, however it is dressed."""
 
-import pytest
-
 from imm_jax.verifying import choice
+import pytest
 from tests.verifying.judging import BOTH, LENIENT, NEITHER, verdicts
 
 

@@ -1,9 +1,8 @@
 """Programs: which part of a completion is judged."""
 
-import pytest
-
 from imm_jax.tasks import base
 from imm_jax.verifying import code
+import pytest
 from tests.verifying.judging import data_set, DOUBLE
 
 

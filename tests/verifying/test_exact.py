@@ -1,7 +1,6 @@
 """Answers that are texts."""
 
 import pytest
-
 from tests.verifying.judging import BOTH, LENIENT, NEITHER, verdicts
 
 

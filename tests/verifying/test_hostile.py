@@ -1,8 +1,7 @@
 """What no text may do to any verifier: make it raise, hang or say right."""
 
-import pytest
-
 from imm_jax.verifying import worker
+import pytest
 from tests.verifying.judging import data_set, NEITHER, verdicts
 
 TEXTS = {

@@ -1,8 +1,7 @@
 """Formulas: equal both ways or not."""
 
-import pytest
-
 from imm_jax.verifying import worker
+import pytest
 from tests.verifying.judging import BOTH, LENIENT, NEITHER, verdicts
 
 

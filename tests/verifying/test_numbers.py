@@ -2,9 +2,8 @@
 
 import fractions
 
-import pytest
-
 from imm_jax.verifying import numbers
+import pytest
 from tests.verifying.judging import BOTH, LENIENT, NEITHER, verdicts
 
 

@@ -2,10 +2,9 @@
 
 import sys
 
-import pytest
-
 from imm_jax.rounds.experiment import make_task
 from imm_jax.verifying import own
+import pytest
 from tests.conftest import ROOT
 
 sys.path.insert(0, str(ROOT / 'configs'))

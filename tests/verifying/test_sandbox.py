@@ -4,9 +4,8 @@ import subprocess
 import sys
 import threading
 
-import pytest
-
 from imm_jax.verifying import sandbox, worker
+import pytest
 from tests.verifying.judging import DOUBLE
 
 PROGRAMS = {
