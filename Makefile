@@ -6,7 +6,7 @@ ARMS ?= vanilla,imm,layer_adaptive
 SEEDS ?= 0
 BIN = $(VENV)/bin
 
-.PHONY: quickstart testbed test test-slow test-gpu soak lint
+.PHONY: quickstart testbed test test-gpu soak lint
 
 quickstart: $(VENV)/quickstart
 	$(BIN)/imm run --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -15,11 +15,11 @@ quickstart: $(VENV)/quickstart
 testbed: $(VENV)/quickstart
 	$(BIN)/python -m launch.study --config=configs/testbed.py --base=base --arms=$(ARMS) --seeds=$(SEEDS) --workdir=runs/testbed
 
+# Tests that share what is slow to make are a group, and a group runs in one process.
+# MARK="slow or not slow" runs those of minutes too: the real model, kills, more meshes.
+MARK ?= not slow
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
-
-test-slow: $(VENV)/dev $(VENV)/quickstart
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "$(MARK)"
 
 # Where an NVIDIA GPU is, and pip install -e '.[dev,cuda]' was run.
 test-gpu:

@@ -17,6 +17,8 @@ import pytest
 import safetensors.numpy
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.xdist_group('golden')
+
 GOLDEN = ROOT / 'tests' / 'golden'
 FAMILIES = ('llama', 'llama3', 'mistral', 'qwen2', 'qwen3', 'smollm2', 'gemma2', 'gemma3', 'olmo2', 'phi3')
 TOLERANCE = 2e-4  # max |logit| is 3 to 5; float32 sums in another order differ by 5e-6

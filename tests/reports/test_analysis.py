@@ -21,6 +21,8 @@ import pytest
 import scipy.stats
 from tests.conftest import load_config, random_params
 
+pytestmark = pytest.mark.xdist_group('analysis')
+
 RNG = np.random.default_rng(0)
 PAIRS = [([int(t) for t in RNG.integers(0, 64, p)], [int(t) for t in RNG.integers(0, 64, c)]) for p, c in
          ((5, 3), (2, 7), (9, 1), (4, 4), (3, 2))]  # fmt: skip

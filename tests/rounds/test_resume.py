@@ -20,7 +20,9 @@ from tests.rounds.test_loop import assert_same_run, tiny
 from tests.rounds.test_workdir import cut, flip
 from tests.test_processes import environment
 
-NUM_KILLS = int(os.environ.get('NUM_KILLS', '40'))
+pytestmark = pytest.mark.xdist_group('resume')
+
+NUM_KILLS = int(os.environ.get('NUM_KILLS', '12'))
 FLAGS = [
   '--config.num_rounds=2', '--config.model.random.num_layers=1', '--config.model.random.embed_dim=32',
   '--config.optimizer.learning_rate=3e-3', '--config.synthesize.questions_per_chunk=20', '--config.checkpoint.every_steps=2',
@@ -83,12 +85,12 @@ def go_on(path, signal_, times, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('part', range(-(-NUM_KILLS // 8)))
+@pytest.mark.parametrize('part', range(-(-NUM_KILLS // 6)))
 def test_many_kills(uninterrupted, part):
   kills = runs = 0
-  while kills < 8:
+  while kills < 6:
     path = uninterrupted.with_name(f'many{part}-{runs}')
-    kills += go_on(path, signal.SIGKILL, 8 - kills, f'{part} {runs}').count(-signal.SIGKILL)
+    kills += go_on(path, signal.SIGKILL, 6 - kills, f'{part} {runs}').count(-signal.SIGKILL)
     assert_same_run(uninterrupted, path)
     runs += 1
   print(f'{kills} kills in {runs} runs')
@@ -108,7 +110,7 @@ def test_sigterm_to_one_process_stops_all_with_42(uninterrupted, num):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('seed', range(2))
 def test_sigterm_anywhere(uninterrupted, seed):
   path = uninterrupted.with_name(f'term{seed}')
   assert set(go_on(path, signal.SIGTERM, 3, seed)) <= {0, 42}  # 0: it was over before it looked
@@ -116,7 +118,7 @@ def test_sigterm_anywhere(uninterrupted, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('first, second', [(1, 2), (2, 1), (2, 2)])
+@pytest.mark.parametrize('first, second', [(2, 1), (1, 2)])
 def test_another_number_of_processes_goes_on(tmp_path, first, second):
   path, manifests = tmp_path / 'run', []
   for num, rounds in ((first, 1), (second, 2)):
@@ -160,12 +162,12 @@ def two_rounds(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('damage', [cut, flip])
-def test_damage_is_never_used(two_rounds, tmp_path, damage):
+@pytest.mark.parametrize('damage, num_files', [(cut, 6), (flip, 10)])
+def test_damage_is_never_used(two_rounds, tmp_path, damage, num_files):
   """Whatever file of a run of two rounds is damaged: a third round is refused, or is the same."""
   path, good = two_rounds
   files = sorted(file.relative_to(path) for file in path.rglob('*') if file.is_file())
-  tried, refused = random.Random(0).sample(files, 25), []
+  tried, refused = random.Random(0).sample(files, num_files), []
   for file in tried:
     shutil.copytree(path, tmp_path / 'damaged')
     if (tmp_path / 'damaged' / file).stat().st_size:
