@@ -135,22 +135,23 @@ def rounds(run: Run) -> list[dict[str, Any]]:
   """
   rows = []
   for entry in run.rows:
-    domains = [name for name in ('tuned_id', 'tuned_ood', 'id', 'ood') if name in entry]
+    said = entry.to_json()
+    domains = [name for name in ('tuned_id', 'tuned_ood', 'id', 'ood') if name in said]
     row = {
-      name: {task: values['accuracy'] for task, values in entry[name].items()} for name in domains
+      name: {task: values['accuracy'] for task, values in said[name].items()} for name in domains
     }
-    row |= {'text_nll_nats': entry['text']['nll_nats']} if 'text' in entry else {}
-    row |= {key: entry[key] for key in ('sample', 'merge', 'secs') if key in entry}
+    row |= {'text_nll_nats': entry.text['nll_nats']} if entry.text else {}
+    row |= {key: said[key] for key in ('sample', 'merge', 'secs') if key in said}
     answers = {
-      task: run.by_question[State(entry['round'], 'merged'), task]
+      task: run.by_question[State(entry.round, 'merged'), task]
       for name in DOMAINS
-      for task in entry[name]
+      for task in entry.results(name)
     }
     right = {
       task: ''.join(str(int(of_task[id_]['right'])) for id_ in sorted(of_task))
       for task, of_task in answers.items()
     }
-    rows.append({'round': entry['round'], **row, 'right': right})
+    rows.append({'round': entry.round, **row, 'right': right})
   return rows
 
 
@@ -172,7 +173,7 @@ def main(arguments: Sequence[str]) -> None:
     overrides = given
     if _BASE.value:
       run(_BASE.value, seed, [])
-      last = _read(_BASE.value, seed).rows[-1]['round']
+      last = _read(_BASE.value, seed).rows[-1].round
       overrides = [*overrides, f'--config.model.path={_workdir(_BASE.value, seed)}@{last}']
     first = _ARMS.value[0]
     for arm in _ARMS.value:

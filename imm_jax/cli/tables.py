@@ -35,28 +35,28 @@ def results(rows: Sequence[Mapping[str, Any]], first: str = 'base') -> None:
   from imm_jax.reports import compare
   from imm_jax.rounds import records
 
-  columns, cells_of = compare.results(rows)
-  tasks = [(domain, task) for domain in compare.DOMAINS for task in rows[0][domain]]
+  summaries = [records.RoundSummary.from_json(row) for row in rows]
+  base, newest = summaries[0], summaries[-1]
+  columns, cells_of = compare.results(summaries)
+  tasks = [(domain, task) for domain in compare.DOMAINS for task in base.results(domain)]
   title = 'accuracy in % [95 % interval]'
   if len(rows) > 1:
     title += ', change from base in points'
   table = Table('params', title=title)
-  for name in (
-    *columns,
-    'drift',
-  ):  # The drift of params is their distance from the original ones, over these' norm.
+  # The drift of params is their distance from the original ones, over these' norm.
+  for name in (*columns, 'drift'):
     table.add_column(name, justify='right')
-  guesses = [f'{100 * rows[0][domain][task]["guess"]:.1f}' for domain, task in tasks]
+  guesses = [f'{100 * base.results(domain)[task]["guess"]:.1f}' for domain, task in tasks]
   table.add_row('guess', *guesses, '')
   for state, cells in cells_of.items():
     drift = ''
     if state.round_ and state.which == 'merged':
-      drift = f'{rows[state.round_]["merge"]["drift_norm"]:.1e}'
+      drift = f'{(summaries[state.round_].merge or {})["drift_norm"]:.1e}'
     table.add_row(first if state == records.BASE else state.name, *cells, drift)
   console = terminal()
   console.print(table)
   for domain, task in tasks:
-    result = rows[-1][domain][task]
+    result = newest.results(domain)[task]
     others = [key for key in result if '@' in key or key == 'accuracy_flexible']
     sampled = [f'{key} {100 * result[key]:.1f} %' for key in others]
     if sampled:

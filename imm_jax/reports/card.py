@@ -13,6 +13,7 @@ from typing import Any
 from imm_jax import formats
 from imm_jax.formats import at_round
 from imm_jax.reports import compare
+from imm_jax.rounds.records import RoundSummary
 from imm_jax.rounds.workdir import Workdir
 
 
@@ -37,11 +38,13 @@ def render(source: str) -> str:
 
 
 def _of_round(workdir: Workdir, round_: int) -> str:
-  config, rows = workdir.read_config(), workdir.finished()[: round_ + 1]
-  base, row = config['model']['path'], rows[-1]
+  config = workdir.read_config()
+  rows = [RoundSummary.from_json(row) for row in workdir.finished()[: round_ + 1]]
+  base = config['model']['path']
+  row = rows[-1]
   name = _name(base) or 'random weights'
-  noted = row.get('versions', {})  # Rounds of older programs have none.
-  versions = ', '.join(f'{package} {version}' for package, version in noted.items())
+  # Rounds of older programs noted no versions.
+  versions = ', '.join(f'{package} {version}' for package, version in row.versions.items())
   columns, results = compare.results(rows)
   cells = [[state.name, *of_state] for state, of_state in results.items()]
   lines = [
@@ -49,14 +52,13 @@ def _of_round(workdir: Workdir, round_: int) -> str:
     f'# {name}, round {round_} of Iterative Model Merging',
     '',
     'In each round the model answers questions, learns from its answers that a verifier accepts,'
-    ' and'
-    ' is merged with the original ([arXiv 2503.02103](https://arxiv.org/abs/2503.02103)); by'
-    ' imm_jax.',
+    ' and is merged with the original ([arXiv 2503.02103](https://arxiv.org/abs/2503.02103));'
+    ' by imm_jax.',
     '',
     f'- Original model: {name}',
     f'- Rounds: {round_}; seed: {config["seed"]}',
     *_domains(config, rows[0]),
-    *([f'- Versions: {versions}; {row["devices"]}'] if versions else []),
+    *([f'- Versions: {versions}; {row.devices}'] if versions else []),
     '',
     'Accuracy in %, [95 % interval], change from the original, *base*, in points; ID is what it'
     ' practised, OOD is not; *tuned* is before the merge.',
@@ -112,17 +114,20 @@ def _version() -> str:
   return importlib.metadata.version('imm_jax')
 
 
-def _domains(config: Mapping[str, Any], first: Mapping[str, Any]) -> list[str]:
-  """Returns a line a domain that has tasks; first is the row of round 0."""
-  named = [domain for domain in compare.DOMAINS if first[domain]]
-  return [f'- {domain.upper()} tasks: {_tasks(first[domain], config, first)}' for domain in named]
+def _domains(config: Mapping[str, Any], first: RoundSummary) -> list[str]:
+  """Returns a line a domain that has tasks; first is the summary of round 0."""
+  lines = []
+  for domain in compare.DOMAINS:
+    if results := first.results(domain):
+      lines.append(f'- {domain.upper()} tasks: {_tasks(results, config, first)}')
+  return lines
 
 
-def _tasks(names: Iterable[str], config: Mapping[str, Any], first: Mapping[str, Any]) -> str:
+def _tasks(names: Iterable[str], config: Mapping[str, Any], first: RoundSummary) -> str:
   texts = []
   for name in names:
     task = next(tasks[name] for tasks in config['tasks'].values() if name in tasks)
-    counts = first['tasks'][name]
+    counts = (first.tasks or {})[name]
     data = task.get('dataset') or task.get('operation')
     kind = f'{task["family"]} {data}' if data else task['family']
     sizes = f'{counts["num_train"]} train and {counts["num_test"]} test questions'
@@ -130,15 +135,16 @@ def _tasks(names: Iterable[str], config: Mapping[str, Any], first: Mapping[str, 
   return ', '.join(texts)
 
 
-def _learned(row: Mapping[str, Any]) -> list[str]:
-  sample = row['sample']
-  merge = row['merge']
+def _learned(row: RoundSummary) -> list[str]:
+  sample = row.sample or {}
+  merge = row.merge or {}
+  finetune = row.finetune or {}
   # None where all are real.
   rate = f'{100 * sample["acceptance_rate"]:.1f} %' if 'acceptance_rate' in sample else ''
-  counts = sample['num_samples'], rate, sample['num_accepted'], row['finetune']['steps']
+  counts = sample['num_samples'], rate, sample['num_accepted'], finetune['steps']
   alpha = merge.get('alpha_by_layer', merge['alpha'])
   return [
-    *map(str, (row['round'], *counts, merge['method'], json.dumps(alpha))),
+    *map(str, (row.round, *counts, merge['method'], json.dumps(alpha))),
     f'{merge["drift_norm"]:.1e}',
   ]
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from imm_jax.reports.statistics import Interval, paired_bootstrap
-from imm_jax.rounds.records import BASE, State
+from imm_jax.rounds.records import BASE, RoundSummary, State
 from imm_jax.rounds.workdir import Workdir
 
 DOMAINS = {'id': 'in domain', 'ood': 'out of domain'}
@@ -33,7 +33,7 @@ class Run:
 
   path: str
   config: dict[str, Any]
-  rows: list[dict[str, Any]]  # a row a round, as in summary.json
+  rows: list[RoundSummary]
   answers: list[list[dict[str, Any]]]  # of each round, evaluations.jsonl
   analyses: list[dict[str, Any]]  # of each round what imm analyze found, {} where it has not looked
 
@@ -86,7 +86,7 @@ class Arm:
     Tasks have different ones: the interval of their mean is put together from theirs (MOVER; Zou
     and Donner, doi 10.1002/sim.3095).
     """
-    measured = [run.rows[state.round_][state.key(domain)] for run in self.runs]
+    measured = [run.rows[state.round_].results(domain, state.which) for run in self.runs]
 
     def by_task(name: str) -> np.ndarray:
       return np.mean([[of_run[task][name] for of_run in measured] for task in tasks], axis=1)
@@ -101,22 +101,23 @@ class Arm:
     """Returns the mean over its runs of ‖params - base‖ / ‖base‖ of merged params."""
     if state == BASE:
       return 0.0
-    return float(np.mean([run.rows[state.round_]['merge']['drift_norm'] for run in self.runs]))
+    drifts = [(run.rows[state.round_].merge or {})['drift_norm'] for run in self.runs]
+    return float(np.mean(drifts))
 
   def text_nll(self, state: State) -> float | None:
     """Returns the mean over its runs of a text's negative log-likelihood, nats a token.
 
     None where not all measured it.
     """
-    key = state.key('text')
-    rows = [run.rows[state.round_] for run in self.runs]
-    if not all(key in row for row in rows):
+    texts = [getattr(run.rows[state.round_], state.key('text')) for run in self.runs]
+    if not all(texts):
       return None
-    return float(np.mean([row[key]['nll_nats'] for row in rows]))
+    return float(np.mean([text['nll_nats'] for text in texts]))
 
   def guess(self, domain: str, tasks: Sequence[str]) -> float:
     """Returns the mean over tasks of the accuracy of always giving the commonest answer."""
-    return float(np.mean([self.runs[0].rows[0][domain][task]['guess'] for task in tasks]))
+    results = self.runs[0].rows[0].results(domain)
+    return float(np.mean([results[task]['guess'] for task in tasks]))
 
   def transitions(self, state: State, tasks: Sequence[str]) -> tuple[float, float]:
     """Returns which share of questions became right since the base, and which wrong.
@@ -134,32 +135,29 @@ class Arm:
     return float(gained), float(lost)
 
 
-def states(rows: Sequence[Mapping[str, Any]]) -> list[State]:
+def states(rows: Sequence[RoundSummary]) -> list[State]:
   """Returns the params that a run's rows tell of, in order."""
-  found = []
-  for i, row in enumerate(rows):
-    of_row = [State(i, which) for which in ('tuned', 'merged')]
-    found += [state for state in of_row if state.key('id') in row]
-  return found
+  return [state for row in rows for state in row.states()]
 
 
-def results(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], dict[State, list[str]]]:
+def results(rows: Sequence[RoundSummary]) -> tuple[list[str], dict[State, list[str]]]:
   """Returns the columns of the table of what a run measured, and each state's cells.
 
   A cell is '27.5 [22, 34] +1.5': accuracy in %, its 95 % interval, and the change from the original
   in points.
   """
-  columns = [(domain, task) for domain in DOMAINS for task in rows[0][domain]]
+  columns = [(domain, task) for domain in DOMAINS for task in rows[0].results(domain)]
   cells = {state: [_cell(rows, state, *column) for column in columns] for state in states(rows)}
   return [f'{domain.upper()} {task}' for domain, task in columns], cells
 
 
-def _cell(rows: Sequence[Mapping[str, Any]], state: State, domain: str, task: str) -> str:
-  result = rows[state.round_][state.key(domain)][task]
+def _cell(rows: Sequence[RoundSummary], state: State, domain: str, task: str) -> str:
+  result = rows[state.round_].results(domain, state.which)[task]
   text = f'{100 * result["accuracy"]:.1f} [{100 * result["low"]:.0f}, {100 * result["high"]:.0f}]'
   if state == BASE:
     return text
-  return f'{text} {100 * (result["accuracy"] - rows[0][domain][task]["accuracy"]):+.1f}'
+  change = result['accuracy'] - rows[0].results(domain)[task]['accuracy']
+  return f'{text} {100 * change:+.1f}'
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -219,11 +217,11 @@ def read(path: str) -> Run:
     OSError: a file cannot be read.
   """
   workdir = Workdir(path)
-  rows = workdir.finished()
+  rows = [RoundSummary.from_json(row) for row in workdir.finished()]
   if not rows:
     raise ValueError(f'{path}: holds no round that is done; give the --workdir of an imm run')
-  answers = [workdir.read_lines(row['round'], 'evaluations.jsonl') for row in rows]
-  analyses = [workdir.read_analysis(row['round']) for row in rows]
+  answers = [workdir.read_lines(row.round, 'evaluations.jsonl') for row in rows]
+  analyses = [workdir.read_analysis(row.round) for row in rows]
   return Run(path, workdir.read_config(), rows, answers, analyses)
 
 
@@ -289,7 +287,9 @@ def shared_tasks(runs: Sequence[Run]) -> dict[str, list[str]]:
   first, *others = (run.rows[0] for run in runs)
   tasks = {}
   for domain in DOMAINS:
-    tasks[domain] = [task for task in first[domain] if all(task in row[domain] for row in others)]
+    tasks[domain] = [
+      task for task in first.results(domain) if all(task in row.results(domain) for row in others)
+    ]
   if not tasks['id']:
     paths = ', '.join(run.path for run in runs)
     raise ValueError(f'{paths}: have no task in domain in common; report them one by one')

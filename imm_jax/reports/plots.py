@@ -319,8 +319,8 @@ def secs(arms: Sequence[Arm]) -> str:
     for run in arm.runs:
       # Round 0 may be another arm's, copied.
       for row in run.rows[len(arms) > 1 : arm.states[-1].round_ + 1]:
-        parts = rows.setdefault(arm.name if len(arms) > 1 else f'round {row["round"]}', {})
-        for phase, value in row['secs'].items():
+        parts = rows.setdefault(arm.name if len(arms) > 1 else f'round {row.round}', {})
+        for phase, value in row.secs.items():
           parts[phase] = parts.get(phase, 0.0) + value / len(arm.runs)
   phases = list(dict.fromkeys(phase for parts in rows.values() for phase in parts))
   totals = {name: sum(parts.values()) for name, parts in rows.items()}

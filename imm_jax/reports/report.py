@@ -245,7 +245,7 @@ def _completions(run: Run, known: dict[int, Kinds]) -> list[tuple[str, Kinds]]:
 
   Reads those that are not known, and adds them.
   """
-  rounds = [row['round'] for row in run.rows[1:]]
+  rounds = [row.round for row in run.rows[1:]]
   for round_ in rounds:
     if round_ not in known:
       known[round_] = _kinds(run.read_samples(round_))
@@ -274,7 +274,8 @@ def _learned(arms: Sequence[Arm]) -> list[tuple[str, bool, dict[str, float | Non
   rows = []
   for arm in arms:
     for round_ in range(1, arm.states[-1].round_ + 1):
-      found = [run.rows[round_]['sample'] | run.rows[round_]['finetune'] for run in arm.runs]
+      rows_of = [run.rows[round_] for run in arm.runs]
+      found = [(row.sample or {}) | (row.finetune or {}) for row in rows_of]
       means = {key: _mean([row.get(key) for row in found]) for key in _LEARNED}
       rows.append((f'{arm.name} {round_}' if len(arms) > 1 else str(round_), round_ == 1, means))
   return rows
@@ -298,10 +299,10 @@ def ran_on(runs: Sequence[Run]) -> list[str]:
   """Returns what rounds ran on, as they noted it: a line for each set of versions and devices."""
   found: dict[str, list[str]] = {}
   for run in runs:
-    noted = [row for row in run.rows if 'versions' in row]  # rounds of older programs have not
-    alike = itertools.groupby(noted, lambda row: (row['versions'], row['devices']))
+    noted = [row for row in run.rows if row.versions]  # Rounds of older programs noted none.
+    alike = itertools.groupby(noted, lambda row: (row.versions, row.devices))
     for (packages, where), rows in alike:
-      rounds = [row['round'] for row in rows]
+      rounds = [row.round for row in rows]
       text = ', '.join(f'{name} {version}' for name, version in packages.items())
       runs_of = found.setdefault(f'{text}; {where}', [])
       runs_of.append(f'{run.path} rounds {rounds[0]} to {rounds[-1]}')

@@ -127,6 +127,15 @@ class RoundSummary:
     yield
     self.secs[name] = round(time.monotonic() - start, 3)
 
+  def results(self, domain: str, which: str = 'merged') -> Results:
+    """Returns what was measured in a domain, 'id' or 'ood', by task; {} where nothing was."""
+    return getattr(self, State(self.round, which).key(domain)) or {}
+
+  def states(self) -> list[State]:
+    """Returns which params were measured, in order."""
+    measured = {'tuned': self.tuned_id, 'merged': self.id}
+    return [State(self.round, which) for which, found in measured.items() if found is not None]
+
   def scalars(self) -> dict[str, float]:
     """Returns the numbers as flat metrics `<phase>/<name>`."""
     flat = {}

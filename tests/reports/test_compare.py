@@ -64,7 +64,7 @@ def arm(tmp_path):
 
 
 def test_one_tasks_interval_is_wilsons_and_a_mean_is_narrower(arm):
-  row = arm.runs[0].rows[1]['ood']
+  row = arm.runs[0].rows[1].ood
   single = [arm.accuracy(State(1, 'merged'), 'ood', [task]) for task in row]
   for interval, result in zip(single, row.values(), strict=True):
     np.testing.assert_allclose(interval, [result['accuracy'], result['low'], result['high']])
@@ -122,7 +122,7 @@ def test_arms_are_a_table_of_changes_over_their_seeds(tmp_path):
   arms = compare.group([compare.read(path) for path in paths])
   lines = [[cell.strip() for cell in line.strip('|').split('|')] for line in compare.table(arms).splitlines()]
   assert lines[0] == ['arm', 'ID', 'OOD', 'drift', 'seeds'] and lines[1] == ['---'] * 5
-  accuracies = [[run.rows[i]['id']['sum']['accuracy'] for i in (0, -1)] for run in arms[0].runs]
+  accuracies = [[run.rows[i].id['sum']['accuracy'] for i in (0, -1)] for run in arms[0].runs]
   assert lines[2][1] == f'{50 * sum(before for before, _ in accuracies):.1f}' and lines[2][4] == '2'
   mean, low, high = (100 * x for x in compare.difference((arms[0], arms[0].states[-1]), (arms[0], BASE), ['sum']))
   assert lines[3][:2] == ['imm, points', f'{mean:+.1f} [{low:+.1f}, {high:+.1f}]'] and lines[3][3:] == ['1.0e-03', '2']

@@ -71,7 +71,7 @@ def test_it_tells_what_was_measured(several):
   page = ' '.join(' '.join(Page(report.page(several[:1])).texts).split())
   row = report.compare.read(several[0]).rows[2]
   for domain, task in (('id', 'sum'), ('ood', 'max'), ('tuned_ood', 'min')):
-    result = row[domain][task]
+    result = getattr(row, domain)[task]
     assert f'{100 * result["accuracy"]:.1f} [{100 * result["low"]:.0f}, {100 * result["high"]:.0f}]' in page
   assert 'In domain, round 2 is at' in page and 'Before its merge it was' in page
   assert '1 accepted, 3 wrong, 1 truncated' in page and 'Ran on jax 1; 1 x cpu' in page
@@ -81,8 +81,8 @@ def test_it_tells_what_was_measured(several):
 
 def test_rounds_on_other_machines_are_told_apart(several):
   runs = [report.compare.read(path) for path in several[:1]]
-  runs[0].rows[2]['versions'] = {'jax': '2'}
-  del runs[0].rows[0]['versions']  # as in a run that an older program began
+  runs[0].rows[2].versions = {'jax': '2'}
+  runs[0].rows[0].versions = {}  # as in a run that an older program began
   assert report.ran_on(runs) == [
     f'{several[0]} rounds 1 to 1: jax 1; 1 x cpu',
     f'{several[0]} rounds 2 to 2: jax 2; 1 x cpu',
