@@ -6,7 +6,7 @@ lm.generate(['The capital of France is'], max_new_tokens=8, stop=['.'])
 
 from typing import Any
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 __all__ = ['LM', 'load']
 
 

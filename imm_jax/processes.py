@@ -106,6 +106,10 @@ def write_text(path: epath.Path, text: str) -> None:
     raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+# What an error in process 0 becomes in the others.
+_KINDS = (ValueError, OSError, Exception)
+
+
 def on_first(function: Callable[[], Any]) -> Any:
   """Returns on all processes what function() gives in process 0, a value of JSON, or raises its
   ValueError or OSError.
@@ -116,12 +120,13 @@ def on_first(function: Callable[[], Any]) -> Any:
   if is_first():
     try:
       text = json.dumps(function())
-    except (ValueError, OSError) as error:
-      text, kind = str(error), 1 if isinstance(error, ValueError) else 2
+    except Exception as error:  # Of any kind: the other processes wait for the answer.
+      kind = next(i for i, of in enumerate(_KINDS, 1) if isinstance(error, of))
+      text = str(error) if kind < len(_KINDS) else f'{type(error).__name__}: {error}'
   size, kind = (int(x) for x in _broadcast(np.array([len(text.encode()), kind])))
   text = bytes(_broadcast(np.frombuffer(text.encode().ljust(size), np.uint8))).decode()
   if kind:
-    raise ValueError(text) if kind == 1 else OSError(text)
+    raise (ValueError, OSError, RuntimeError)[kind - 1](text)
   return json.loads(text)
 
 

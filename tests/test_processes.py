@@ -26,6 +26,12 @@ try:
   processes.on_first(refuse)
 except ValueError as error:
   assert str(error) == 'é of 0', error
+def fail():
+  raise KeyError('gone')
+try:
+  processes.on_first(fail)
+except Exception as error:
+  assert 'gone' in str(error), error
 x = np.arange(8.0).reshape(4, 2)
 for spec in (jax.P('fsdp'), jax.P()):
   y = jax.device_put(x, jax.NamedSharding(sharding.make_mesh(), spec))

@@ -137,7 +137,7 @@ def _checked(
       ]
       if differing:
         raise ValueError(f'{name} has other bits than were saved in {", ".join(differing[:3])}')
-  except (ValueError, KeyError, OSError) as error:
+  except (ValueError, KeyError, FileNotFoundError) as error:
     reason = (str(error).splitlines() or [''])[0]
     raise Damaged(path, reason) from error
   return {name: found[name] for name in abstract}, state

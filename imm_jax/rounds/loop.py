@@ -31,7 +31,7 @@ def run(
   """
   with Run.open(config, path) as run:
     if run.is_finished:
-      processes.on_first(lambda: after_round(path))
+      _report(after_round, path)
       return run.workdir.finished()
     state = run.resume()  # theta_0, M_t, the anchor: where the last round ended.
     for round in run.rounds():
@@ -41,8 +41,17 @@ def run(
         state = merge(run, round, state, tuned, samples)  # M_t+1 = merge(anchor, S_t+1, alpha_t)
       evaluate(run, round, state.params)
       run.commit(round, state)
-      processes.on_first(lambda: after_round(path))
+      _report(after_round, path)
     return run.workdir.finished()
+
+
+def _report(after_round: Callable[[str], None], path: str) -> None:
+  """Calls after_round in process 0. An error in it is printed, and never ends a run."""
+  if processes.is_first():
+    try:
+      after_round(path)
+    except Exception as error:
+      console.note(f'after the round: {type(error).__name__}: {error}; the run goes on')
 
 
 def evaluate_only(

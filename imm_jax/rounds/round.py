@@ -121,8 +121,7 @@ def fine_tune(run: Run, round: Round, state: RunState, samples: Sequence[Sample]
   exp = run.exp
   with round.phase('finetune'):
     if exp.synthesize.data == 'accumulate':
-      earlier = [one for number in range(1, round.number) for one in run.samples(number)]
-      samples = [*earlier, *samples]
+      samples = [*run.earlier_samples(round.number), *samples]
     pairs = [(one.prompt_tokens, one.tokens) for one in samples if one.accepted]
     rows = packing.pack(pairs, exp.finetune.max_length)
     start = state.base if exp.finetune_from == 'base' else state.params
@@ -223,11 +222,10 @@ def _check_finite(round: Round, step: int, values: Mapping[str, float]) -> None:
   """Raises ValueError when a step has gone bad: what comes after it would be lost."""
   for name in ('loss_nats', 'grad_norm'):
     if not math.isfinite(values[name]):
+      elsewhere = ' and another workdir' if round.number > 1 else ''
       raise ValueError(
         f'round {round.number}: {name} of fine-tuning step {step} is {values[name]}, at learning'
-        ' rate'
-        f' {values["learning_rate"]:.1e}; choose a lower optimizer.learning_rate and another'
-        ' workdir'
+        f' rate {values["learning_rate"]:.1e}; choose a lower optimizer.learning_rate{elsewhere}'
       )
 
 

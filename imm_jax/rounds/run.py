@@ -134,7 +134,8 @@ class Run:
         state = self._load(done)
         break
       except checkpoint.Damaged as error:
-        if done == 0 or (done > 1 and error.path == self.workdir.checkpoint(0)):
+        # Only the newest round can be done again: later ones build on the others.
+        if done == 0 or error.path != self.workdir.checkpoint(done - 1):
           raise ValueError(f'{error}; restore it, or choose another workdir') from error
         console.note(f'{error}; its round is done again')
         processes.on_first(functools.partial(self.workdir.set_aside, done - 1))
@@ -184,9 +185,21 @@ class Run:
     self.writer.flush()  # Nothing is written after the last round.
     self.workdir.finish(round.summary.to_json())
 
-  def samples(self, number: int) -> list[Sample]:
-    """Returns the samples of a round that is done."""
-    return [Sample.from_json(line) for line in self.workdir.read_lines(number, 'samples.jsonl')]
+  def earlier_samples(self, number: int) -> list[Sample]:
+    """Returns the samples of all rounds before a round.
+
+    Raises ValueError when an earlier version sampled them, which did not record their prompts.
+    """
+    samples = []
+    for earlier in range(1, number):
+      for line in self.workdir.read_lines(earlier, 'samples.jsonl'):
+        samples.append(Sample.from_json(line))
+        if samples[-1].accepted and not samples[-1].prompt_tokens:
+          raise ValueError(
+            f'{self.workdir.path}: samples of round {earlier} have no prompt_tokens, which version'
+            " 0.1 did not record; go on with synthesize.data='replace', or begin another workdir"
+          )
+    return samples
 
   def _load(self, done: int) -> RunState:
     exp = self.exp

@@ -34,7 +34,7 @@ _ANALYSIS = 'analysis.json'
 # Others' files beside them do no harm.
 _OWN = ('samples.jsonl', 'evaluations.jsonl', 'metrics.jsonl', 'metrics.json')
 # And num_rounds, down to the rounds that are done.
-_MAY_CHANGE = ('config.mesh.', 'config.logger', 'config.profile')
+_MAY_CHANGE = ('config.mesh.', 'config.checkpoint.', 'config.logger', 'config.profile')
 # What round 0 depends on, the original model's evaluation: as long as nothing else is done, the
 # rest may change.
 _OF_ROUND_0 = (
@@ -92,8 +92,8 @@ class Workdir:
         f'{self._path}: holds a run of another config: {"; ".join(lost[:5])}{more}; choose another'
         ' workdir'
       )
-    if differences:
-      self._remove_parts(done)
+    if differences and self._remove_parts(done):
+      lines.append(f'{differences[0]}: what round {done} had done is discarded')
     if done:
       for round_ in range(done):
         self._remove_parts(round_)  # of a round that was done just before the run was cut off
@@ -228,10 +228,13 @@ class Workdir:
     """Returns the rows of the rounds that are done, from round 0 on without a gap."""
     return [_read(self._round(round_) / 'metrics.json') for round_ in range(self.num_done)]
 
-  def _remove_parts(self, round_: int) -> None:
-    for name in _PARTS:
-      if (self._round(round_) / name).exists():
-        (self._round(round_) / name).rmtree()
+  def _remove_parts(self, round_: int) -> bool:
+    """Removes what a round has done so far; returns whether there was anything."""
+    found = [self._round(round_) / name for name in _PARTS]
+    found = [path for path in found if path.exists()]
+    for path in found:
+      path.rmtree()
+    return bool(found)
 
   def _round(self, round_: int) -> epath.Path:
     return self._path / 'rounds' / f'{round_:04d}'

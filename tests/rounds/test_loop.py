@@ -10,6 +10,7 @@ import shutil
 from imm_jax import formats, lm, merging, sharding
 from imm_jax.reports import report
 from imm_jax.rounds import loop
+from imm_jax.rounds.run import Run
 from imm_jax.rounds.workdir import Workdir
 from imm_jax.tasks.synthetic import CHARACTERS
 import jax
@@ -410,6 +411,25 @@ def test_a_step_that_is_not_finite_ends_the_run(tmp_path):
     loop.run(config, str(tmp_path))
   assert len(Workdir(tmp_path).finished()) == 1
   assert 'NaN' not in (tmp_path / 'metrics.jsonl').read_text()
+
+
+def test_a_report_that_fails_never_ends_a_run(tmp_path, capsys):
+  def fail(path):
+    raise KeyError('no such font')
+
+  assert len(loop.run(tiny(num_rounds=1), str(tmp_path), fail)) == 2
+  assert "after the round: KeyError: 'no such font'; the run goes on" in capsys.readouterr().err
+
+
+def test_old_samples_without_prompts_are_not_learned_from(tmp_path):
+  config = tiny(**{'synthesize.data': 'accumulate', 'num_rounds': 1})
+  loop.run(config, str(tmp_path))
+  with Run.open(config, str(tmp_path)) as run:
+    assert all(one.prompt_tokens for one in run.earlier_samples(2))
+    file = tmp_path / 'rounds' / '0001' / 'samples.jsonl'
+    write_lines(file, [line | {'prompt_tokens': []} for line in read_lines(file)])
+    with pytest.raises(ValueError, match='samples of round 1 have no prompt_tokens'):
+      run.earlier_samples(2)
 
 
 def test_other_data_than_those_of_round_0_are_refused(tmp_path):

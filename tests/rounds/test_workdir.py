@@ -54,7 +54,8 @@ def test_what_round_0_does_not_depend_on_may_change_until_round_1_is_done(tmp_pa
   workdir.open(CONFIG)
   finish(workdir, 0)
   workdir.part(1, 'sample', lambda: 'under alpha = 0.5', print)
-  workdir.open(CONFIG | {'merge': {'alpha': 1.0}})
+  [line] = workdir.open(CONFIG | {'merge': {'alpha': 1.0}})
+  assert line == 'config.merge.alpha was 0.5 and is 1.0: what round 1 had done is discarded'
   assert len(workdir.finished()) == 1
   assert workdir.part(1, 'sample', lambda: 'under alpha = 1', print) == 'under alpha = 1'
   with pytest.raises(ValueError, match='config.seed was 0 and is 1; choose another workdir'):
