@@ -148,7 +148,7 @@ def rounds(run: Run) -> list[dict[str, Any]]:
       for task in entry.results(name)
     }
     right = {
-      task: ''.join(str(int(of_task[id_]['right'])) for id_ in sorted(of_task))
+      task: ''.join(str(int(of_task[id_].right)) for id_ in sorted(of_task))
       for task, of_task in answers.items()
     }
     rows.append({'round': entry.round, **row, 'right': right})

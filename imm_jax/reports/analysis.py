@@ -4,7 +4,7 @@ The paper's own formulas are not at hand: those of layer importance, change and 
 ours.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 import dataclasses
 from typing import Any
 
@@ -17,17 +17,15 @@ from imm_jax.lm import LM
 from imm_jax.reports.statistics import spearman
 from imm_jax.rounds import experiment, layerwise, synthesize
 from imm_jax.rounds.experiment import Experiment
-from imm_jax.rounds.records import Sample
+from imm_jax.rounds.records import Answer, Sample
 from imm_jax.rounds.workdir import Workdir
 from imm_jax.tasks import Example
 
-Record = Mapping[str, Any]  # a line of samples.jsonl or evaluations.jsonl
 
-
-def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[str, float | None]:
+def collapse(samples: Sequence[Sample], extract: Callable[[str], str]) -> dict[str, float | None]:
   """Measures how diverse a task's samples of a round are.
 
-  records are lines of samples.jsonl, extract is the task's.
+  extract is the task's.
 
   distinct_1 .. distinct_3: see distinct_n, over all samples' tokens. self_bleu: see there.
   unique_answers: a question, on average, an answer that cannot be read being none.
@@ -36,31 +34,32 @@ def collapse(records: Sequence[Record], extract: Callable[[str], str]) -> dict[s
   off); None of samples of older programs, which did not measure it. pass@1 and pass@k: see
   evaluate.pass_at_k, k being the number of samples a question.
   """
-  groups = _by_question(records)
-  k, num_tokens = min(map(len, groups)), sum(len(record['tokens']) for record in records)
-  counts = [(len(group), sum(record['right'] for record in group)) for group in groups]
+  groups = _by_question(samples)
+  k = min(map(len, groups))
+  num_tokens = sum(len(one.tokens) for one in samples)
+  counts = [(len(group), sum(one.right for one in group)) for group in groups]
 
   def passes(k: int) -> float:
     return float(np.mean([pass_at_k(n, num_right, k) for n, num_right in counts]))
 
-  entropies = [record['entropy'] for record in records if record.get('entropy') is not None]
-  answers = [{extract(record['text']) for record in group} - {''} for group in groups]
-  solutions = [{record['text'].strip() for record in group if record['right']} for group in groups]
+  entropies = [one.entropy for one in samples if one.entropy is not None]
+  answers = [{extract(one.text) for one in group} - {''} for group in groups]
+  solutions = [{one.text.strip() for one in group if one.right} for group in groups]
   return {
-    **{f'distinct_{n}': distinct_n([record['tokens'] for record in records], n) for n in (1, 2, 3)},
-    'self_bleu': self_bleu([[record['text'] for record in group] for group in groups]),
+    **{f'distinct_{n}': distinct_n([one.tokens for one in samples], n) for n in (1, 2, 3)},
+    'self_bleu': self_bleu([[one.text for one in group] for group in groups]),
     'unique_answers': float(np.mean([len(of_question) for of_question in answers])),
     'unique_solutions': float(np.mean([len(of_question) for of_question in solutions])),
-    'token_entropy_nats': sum(entropies) / num_tokens if len(entropies) == len(records) else None,
+    'token_entropy_nats': sum(entropies) / num_tokens if len(entropies) == len(samples) else None,
     'pass@1': passes(1),
     f'pass@{k}': passes(k),
   }
 
 
-def _by_question(records: Sequence[Record]) -> list[list[Record]]:
-  groups: dict[str, list[Record]] = {}
-  for record in records:
-    groups.setdefault(record['question_id'], []).append(record)
+def _by_question(samples: Sequence[Sample]) -> list[list[Sample]]:
+  groups: dict[str, list[Sample]] = {}
+  for sample in samples:
+    groups.setdefault(sample.question_id, []).append(sample)
   return list(groups.values())
 
 
@@ -92,16 +91,16 @@ def self_bleu(groups: Sequence[Sequence[str]], num_texts: int = 200) -> float | 
   return float(np.mean(scores)) if scores else None
 
 
-def transitions(before: Sequence[Record], after: Sequence[Record]) -> dict[str, dict[str, int]]:
+def transitions(before: Sequence[Answer], after: Sequence[Answer]) -> dict[str, dict[str, int]]:
   """Counts by task how many items went '1->0' (right, then wrong), '0->1', '1->1' and '0->0'.
 
-  Both are records of evaluations.jsonl of the same items, of one set of params each.
+  Both are answers to the same questions, of one set of params each.
   """
-  was = {(record['task'], record['id']): record['right'] for record in before}
+  was = {(answer.task, answer.id): answer.right for answer in before}
   counts: dict[str, dict[str, int]] = {}
-  for record in after:
-    of_task = counts.setdefault(record['task'], dict.fromkeys(('1->0', '0->1', '1->1', '0->0'), 0))
-    of_task[f'{was[record["task"], record["id"]]:d}->{record["right"]:d}'] += 1
+  for answer in after:
+    of_task = counts.setdefault(answer.task, dict.fromkeys(('1->0', '0->1', '1->1', '0->0'), 0))
+    of_task[f'{was[answer.task, answer.id]:d}->{answer.right:d}'] += 1
   return counts
 
 
@@ -140,18 +139,17 @@ def analyze(path: str, num_completions: int = layerwise.NUM_COMPLETIONS) -> list
     mesh=sharding.make_mesh(),
     rules=sharding.TRAIN,
   )
-  lines = workdir.read_lines(1, 'samples.jsonl')
-  learned = [_with_prompt(exp, lm, Sample.from_json(line)) for line in lines]
+  learned = [_with_prompt(exp, lm, sample) for sample in workdir.read_samples(1)]
   pairs = synthesize.some_pairs(learned, num_completions, exp.seed)
   found = layerwise.importance(lm, lm.params, pairs, max_length=exp.finetune.max_length)._asdict()
   importance = {name: values.tolist() for name, values in found.items()}
   analyses: list[dict[str, Any]] = [{'importance': importance}]
-  before = workdir.read_lines(0, 'evaluations.jsonl')
+  before = workdir.read_answers(0)
   for round_ in range(1, num_rounds):
     processes.check_stop()
     moved = layerwise.change(lm.params, lm_lib.restore(workdir.path, round_, 'params', lm))
-    samples = workdir.read_lines(round_, 'samples.jsonl')
-    after = workdir.read_lines(round_, 'evaluations.jsonl')
+    samples = workdir.read_samples(round_)
+    after = workdir.read_answers(round_)
     analyses.append(
       {
         'change': moved | {'layers': moved['layers'].tolist()},
@@ -175,27 +173,26 @@ def _with_prompt(exp: Experiment, lm: LM, sample: Sample) -> Sample:
 
 def _collapse_by_task(
   exp: Experiment,
-  records: Sequence[Record],
+  samples: Sequence[Sample],
 ) -> dict[str, dict[str, float | None]]:
   """Returns `collapse` of each task's samples, which the data's own solutions are not."""
   found = {}
   for name, task in exp.id_tasks.items():
-    of_task = [record for record in records if Sample.from_json(record).task == name]
-    samples = [record for record in of_task if not record.get('real')]
-    if samples:
-      found[name] = collapse(samples, task.extract)
+    of_task = [sample for sample in samples if sample.task == name and not sample.real]
+    if of_task:
+      found[name] = collapse(of_task, task.extract)
   return found
 
 
 def _transitions_by_domain(
   exp: Experiment,
-  before: Sequence[Record],
-  after: Sequence[Record],
+  before: Sequence[Answer],
+  after: Sequence[Answer],
 ) -> dict[str, Any]:
   """Returns {'id': {task: counts}, 'ood': ...} of merged params; 'tuned_id', ... of tuned ones."""
   found = {}
   for which, prefix in (('merged', ''), ('tuned', 'tuned_')):
-    answers = [record for record in after if record['params'] == which]
+    answers = [answer for answer in after if answer.params == which]
     if answers:
       counts = transitions(before, answers)
       found[f'{prefix}id'] = {name: counts[name] for name in exp.id_tasks}

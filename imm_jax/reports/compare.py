@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from imm_jax.reports.statistics import Interval, paired_bootstrap
-from imm_jax.rounds.records import BASE, RoundSummary, State
+from imm_jax.rounds.records import Answer, BASE, RoundSummary, Sample, State
 from imm_jax.rounds.workdir import Workdir
 
 DOMAINS = {'id': 'in domain', 'ood': 'out of domain'}
-Answers = dict[str, dict[str, Any]]  # Lines of evaluations.jsonl of one task by the question's id.
+Answers = dict[str, Answer]  # Of one task by the question's id.
 
 # Keys in which the runs of an arm may differ.
 _OF_ONE_ARM = ('seed', 'num_rounds', 'mesh', 'logger', 'profile')
@@ -34,24 +34,24 @@ class Run:
   path: str
   config: dict[str, Any]
   rows: list[RoundSummary]
-  answers: list[list[dict[str, Any]]]  # of each round, evaluations.jsonl
+  answers: list[list[Answer]]  # of each round
   analyses: list[dict[str, Any]]  # of each round what imm analyze found, {} where it has not looked
 
-  def read_samples(self, round_: int) -> list[dict[str, Any]]:
+  def read_samples(self, round_: int) -> list[Sample]:
     """Returns samples.jsonl of a round from 1 on, which may be large.
 
     Raises ValueError or OSError.
     """
-    return Workdir(self.path).read_lines(round_, 'samples.jsonl')
+    return Workdir(self.path).read_samples(round_)
 
   @functools.cached_property
   def by_question(self) -> dict[tuple[State, str], Answers]:
     """The answers of each state and task, by the question's id."""
     found: dict[tuple[State, str], Answers] = {}
-    for round_, records in enumerate(self.answers):
-      for record in records:
-        state = State(round_, record['params'])
-        found.setdefault((state, record['task']), {})[record['id']] = record
+    for round_, answers in enumerate(self.answers):
+      for answer in answers:
+        state = State(round_, answer.params)
+        found.setdefault((state, answer.task), {})[answer.id] = answer
     return found
 
 
@@ -129,7 +129,7 @@ class Arm:
       for task in tasks:
         before = run.by_question[BASE, task]
         after = run.by_question[state, task]
-        moves = [after[id_]['right'] - before[id_]['right'] for id_ in after]
+        moves = [after[id_].right - before[id_].right for id_ in after]
         shares.append((moves.count(1) / len(moves), moves.count(-1) / len(moves)))
     gained, lost = np.mean(shares, axis=0)
     return float(gained), float(lost)
@@ -220,7 +220,7 @@ def read(path: str) -> Run:
   rows = [RoundSummary.from_json(row) for row in workdir.finished()]
   if not rows:
     raise ValueError(f'{path}: holds no round that is done; give the --workdir of an imm run')
-  answers = [workdir.read_lines(row.round, 'evaluations.jsonl') for row in rows]
+  answers = [workdir.read_answers(row.round) for row in rows]
   analyses = [workdir.read_analysis(row.round) for row in rows]
   return Run(path, workdir.read_config(), rows, answers, analyses)
 
@@ -335,4 +335,4 @@ def _answers(arm: Arm, state: State, task: str, seeds: Sequence[int]) -> list[An
 
 def _right(answers: Sequence[Answers], ids: Sequence[str]) -> np.ndarray:
   """Returns 1 for each right and 0 for each wrong answer, [runs, questions] f64."""
-  return np.array([[of_run[id_]['right'] for id_ in ids] for of_run in answers], np.float64)
+  return np.array([[of_run[id_].right for id_ in ids] for of_run in answers], np.float64)

@@ -14,7 +14,7 @@ from imm_jax import console
 from imm_jax.reports import compare, plots
 from imm_jax.reports.compare import Arm, DOMAINS, Run
 from imm_jax.reports.statistics import Interval
-from imm_jax.rounds.records import BASE, State
+from imm_jax.rounds.records import BASE, Sample, State
 from imm_jax.rounds.workdir import Workdir
 
 _LEARNED = ('num_samples', 'right_rate', 'acceptance_rate', 'num_accepted', 'steps', 'loss_nats')
@@ -22,7 +22,7 @@ _NUM_EXAMPLES = 2  # of a kind
 _MAX_CHARACTERS = 600  # of an example
 
 # What became of completions, how many, and some of them.
-Kinds = list[tuple[str, int, list[dict[str, Any]]]]
+Kinds = list[tuple[str, int, list[Sample]]]
 
 
 class Writer:
@@ -234,9 +234,9 @@ def _moved(arm: Arm, names: Sequence[str]) -> list[tuple[str, list[dict[str, str
     before = run.by_question[BASE, task]
     for id_, now in run.by_question[arm.states[-1], task].items():
       was = before[id_]
-      if now['right'] != was['right']:
-        kind = 'wrong → right' if now['right'] else 'right → wrong'
-        kinds[kind].append(now | {'before': was['answer']})
+      if now.right != was.right:
+        kind = 'wrong → right' if now.right else 'right → wrong'
+        kinds[kind].append(now.to_json() | {'before': was.answer})
   return [(kind, records[:_NUM_EXAMPLES]) for kind, records in kinds.items() if records]
 
 
@@ -252,11 +252,11 @@ def _completions(run: Run, known: dict[int, Kinds]) -> list[tuple[str, Kinds]]:
   return [(f'Round {round_}', known[round_]) for round_ in rounds]
 
 
-def _kinds(records: Sequence[dict[str, Any]]) -> Kinds:
+def _kinds(samples: Sequence[Sample]) -> Kinds:
   """Returns what became of completions, the accepted first."""
-  kinds: dict[str, list[dict[str, Any]]] = {'': []}
-  for record in records:
-    kinds.setdefault(record['reason'], []).append(record)
+  kinds: dict[str, list[Sample]] = {'': []}
+  for sample in samples:
+    kinds.setdefault(sample.reason, []).append(sample)
   shown = []
   for kind, found in kinds.items():
     every = max(1, -(-len(found) // _NUM_EXAMPLES))  # Examples come from all over the file.

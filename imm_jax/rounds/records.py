@@ -51,7 +51,7 @@ class Sample:
   @classmethod
   def from_json(cls, values: Mapping[str, Any]) -> 'Sample':
     """Reads what to_json made, or an earlier version."""
-    return cls(**_known(cls, {'prompt_tokens': []} | dict(values)))
+    return cls(**_known(cls, {'prompt_tokens': [], 'entropy': None} | dict(values)))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -192,9 +192,9 @@ class Run:
     """
     samples = []
     for earlier in range(1, number):
-      for line in self.workdir.read_lines(earlier, 'samples.jsonl'):
-        samples.append(Sample.from_json(line))
-        if samples[-1].accepted and not samples[-1].prompt_tokens:
+      for sample in self.workdir.read_samples(earlier):
+        samples.append(sample)
+        if sample.accepted and not sample.prompt_tokens:
           raise ValueError(
             f'{self.workdir.path}: samples of round {earlier} have no prompt_tokens, which version'
             " 0.1 did not record; go on with synthesize.data='replace', or begin another workdir"

@@ -27,6 +27,7 @@ from etils import epath
 
 from imm_jax import processes
 from imm_jax.formats import at_round
+from imm_jax.rounds.records import Answer, Sample
 from imm_jax.rounds.upgrade import upgrade
 
 _PARTS = ('parts', 'steps')  # of a round that is not done
@@ -173,6 +174,14 @@ class Workdir:
     return _read(
       self._round(round_) / name, lambda text: [json.loads(line) for line in text.splitlines()]
     )
+
+  def read_samples(self, round_: int) -> list[Sample]:
+    """Returns the samples of a round from 1 on."""
+    return [Sample.from_json(line) for line in self.read_lines(round_, 'samples.jsonl')]
+
+  def read_answers(self, round_: int) -> list[Answer]:
+    """Returns the answers to the test questions of a round."""
+    return [Answer.from_json(line) for line in self.read_lines(round_, 'evaluations.jsonl')]
 
   def read_config(self) -> dict[str, Any]:
     """Returns the config that the run was started with, in today's keys."""

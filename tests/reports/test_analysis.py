@@ -13,6 +13,7 @@ from imm_jax.models import transformer
 from imm_jax.models.transformer import target_logprobs, Transformer
 from imm_jax.reports import analysis, statistics
 from imm_jax.rounds import layerwise, loop
+from imm_jax.rounds.records import Answer, Sample
 from imm_jax.tasks.synthetic import CHARACTERS
 import jax
 import jax.numpy as jnp
@@ -125,7 +126,10 @@ def test_spearman_is_scipys_and_p_is_that_of_chance():
 
 
 def record(question, tokens, text, right, entropy):
-  return {'question_id': question, 'tokens': tokens, 'text': text, 'right': right, 'entropy': entropy}
+  return Sample(
+    question_id=question, question='', gold='', sample_index=0, text=text, tokens=tokens, prompt_tokens=[],
+    logprob=0.0, entropy=entropy, finish_reason='stop', right=right, reason='' if right else 'wrong',
+  )  # fmt: skip
 
 
 def test_collapse_by_hand():
@@ -160,7 +164,11 @@ def test_self_bleu_is_1_for_copies_and_0_for_strangers_within_a_group():
 
 def test_transitions_count_each_item_once_by_task():
   def answers(**right):
-    return [{'task': task, 'id': str(i), 'right': ok} for task, oks in right.items() for i, ok in enumerate(oks)]
+    return [
+      Answer('merged', task, str(i), question='', answer='', gold='', right=ok)
+      for task, oks in right.items()
+      for i, ok in enumerate(oks)
+    ]
 
   before, after = answers(sum=[True, True, False, False], max=[True]), answers(max=[False], sum=[True, False, True, False])
   assert analysis.transitions(before, after) == {

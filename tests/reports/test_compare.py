@@ -6,7 +6,7 @@ import random
 from imm_jax.evaluate import wilson
 from imm_jax.reports import compare, statistics
 from imm_jax.reports.compare import Arm
-from imm_jax.rounds.records import BASE, State
+from imm_jax.rounds.records import BASE, Sample, State
 from imm_jax.rounds.workdir import Workdir
 import numpy as np
 import pytest
@@ -44,9 +44,14 @@ def make_run(
     if shuffled:
       rng.shuffle(records)
     if round_:
-      kinds = [(reason, not reason) for reason in ('', 'wrong', 'wrong', 'wrong', 'truncated')]
-      fixed = {'question': text, 'gold': text, 'text': text, 'tokens': [1, 2], 'logprob': -0.5}
-      workdir.write_lines(round_, 'samples.jsonl', [fixed | {'reason': why, 'accepted': ok} for why, ok in kinds])
+      samples = [
+        Sample(
+          question_id='sum/0', question=text, gold=text, sample_index=i, text=text, tokens=[1, 2], prompt_tokens=[3],
+          logprob=-0.5, entropy=0.5, finish_reason='stop', right=reason != 'wrong', reason=reason,
+        )
+        for i, reason in enumerate(('', 'wrong', 'wrong', 'wrong', 'truncated'))
+      ]  # fmt: skip
+      workdir.write_lines(round_, 'samples.jsonl', [sample.to_json() for sample in samples])
       row['sample'] = {'num_samples': 5, 'right_rate': 0.4, 'acceptance_rate': 0.2, 'num_accepted': 1}
       row['finetune'] = {'steps': 3, 'tokens': 12, 'loss_nats': 0.25}
       row['merge'] = {'method': 'linear', 'alpha': 0.5, 'drift_norm': 1e-3}
