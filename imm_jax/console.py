@@ -1,4 +1,4 @@
-"""What is said on the terminal while something runs: notes, and progress with its rate."""
+"""Prints notes on the terminal during a run, and progress with its rate."""
 
 from collections.abc import Callable, Iterator
 import contextlib
@@ -7,7 +7,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-PLAIN_EVERY_SECS = 15.0  # between two lines of progress where there is no terminal
+PLAIN_EVERY_SECS = 15.0  # The time between two lines of progress without a terminal.
 
 _muted = False
 
@@ -29,9 +29,10 @@ def _digits(rate: float) -> str:
 
 @contextlib.contextmanager
 def progress(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-  """Yields advance(n).
+  """Yields advance(n), which shows the progress of `total` units.
 
-  On a terminal a bar with rate and remaining time; elsewhere a plain line every now and then.
+  On a terminal it is a bar with rate and remaining time; elsewhere it is a plain line every
+  PLAIN_EVERY_SECS.
   """
   console = Console(stderr=True, quiet=_muted)
   if console.is_terminal:

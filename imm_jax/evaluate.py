@@ -1,5 +1,6 @@
-"""How good a model is at a task: accuracy with its interval, mean@k, maj@k, pass@k, and the guess
-baseline beside it.
+"""Measures how good a model is at a task: accuracy with its interval, mean@k, maj@k and pass@k.
+
+The accuracy of guessing is reported beside them as a baseline.
 """
 
 from collections import Counter
@@ -27,11 +28,11 @@ from imm_jax.tasks import Example, guess_accuracy, Task
 class EvaluateConfig:
   """What is measured beside the greedy (or likelihood) accuracy of the merged params."""
 
-  tuned: bool  # the tuned params too, before the merge
-  num_samples_per_prompt: int  # > 0: mean@k, maj@k and pass@k of generated answers as well
-  temperature: float  # of those samples
-  text_source: str = ''  # a text file: its negative log-likelihood is measured too
-  text_length: int = 256  # tokens it is cut into
+  tuned: bool  # Whether the tuned params are measured too, before the merge.
+  num_samples_per_prompt: int  # > 0: mean@k, maj@k and pass@k of generated answers as well.
+  temperature: float  # The temperature of those samples.
+  text_source: str = ''  # A text file whose negative log-likelihood is measured too.
+  text_length: int = 256  # The text is cut into pieces of this many tokens.
 
   def __post_init__(self):
     if self.num_samples_per_prompt < 0:
@@ -53,8 +54,9 @@ def wilson(num_right: int, n: int) -> tuple[float, float]:
 
 
 def pass_at_k(n: int, num_right: int, k: int) -> float:
-  """Returns the unbiased estimate of P(one of k samples is right) from n samples (arXiv 2107.03374,
-  eq. 1).
+  """Returns the unbiased estimate of P(one of k samples is right) from n samples.
+
+  See arXiv 2107.03374, eq. 1.
   """
   return 1.0 - math.comb(n - num_right, k) / math.comb(n, k)
 
@@ -69,11 +71,10 @@ def evaluate(
   *,
   key: jax.Array,
 ) -> tuple[dict[str, dict[str, float]], list[dict[str, Any]]]:
-  """Returns {task: {accuracy, low, high, n, guess, ...}}, and one record an item: what was
-  answered, and if it was right.
+  """Returns the results {task: {accuracy, low, high, n, guess, ...}} and a record of each answer.
 
-  accuracy is of answers that are stated as asked; accuracy_flexible is beside it where the task has
-  a lenient reader.
+  `accuracy` counts answers that are stated in the requested form. `accuracy_flexible` is reported
+  too where the task has a lenient reader. A record holds an answer and its verdict.
 
   model and params are sharded by sharding.SAMPLE; key seeds the samples of mean@k.
   """
@@ -109,9 +110,10 @@ def evaluate(
 def judge(
   task: Task, examples: Sequence[Example], texts: Sequence[Sequence[str]], *, flexible: bool = False
 ) -> list[list[bool]]:
-  """Returns whether each of each example's texts is right.
+  """Returns the verdict on each text of each example.
 
-  Process 0 decides for all: a verdict may depend on its clock, and all have to go on with the same.
+  Process 0 decides for all: a verdict may depend on its clock, and all processes have to continue
+  with the same verdicts.
   """
   pairs = [
     (example, text) for example, samples in zip(examples, texts, strict=True) for text in samples
@@ -123,11 +125,12 @@ def judge(
 def text_nll(
   model: Transformer, params: Params, tokenizer: Tokenizer, config: EvaluateConfig, batch_size: int
 ) -> dict[str, float]:
-  """Returns the mean negative log-likelihood of config.text_source, 'nll_nats' a token, and
-  'num_tokens' it is taken over.
+  """Returns the mean negative log-likelihood of config.text_source.
 
-  The text is cut into pieces of text_length tokens, of which each token but the first is predicted
-  from those before it.
+  'nll_nats' is the mean per token, and 'num_tokens' the number of tokens it is taken over.
+
+  The text is cut into pieces of text_length tokens. In each piece, every token but the first is
+  predicted from those before it.
   """
   tokens, T = tokenizer.encode(epath.Path(config.text_source).read_text()), config.text_length
   pieces = [
@@ -144,7 +147,7 @@ def text_nll(
 
 
 def make_requests(tokenizer: Tokenizer, task: Task, examples: Sequence[Example]) -> list[Request]:
-  """Returns the prompts of examples, behind the task's solved ones."""
+  """Returns the prompts of examples, each after the task's solved examples."""
   return [
     Request(example.id, tokenizer.encode_prompt(task.prompt(example, task.shots)))
     for example in examples
@@ -161,8 +164,9 @@ def make_options(
 def check_lengths(
   tokenizer: Tokenizer, max_length: int, task: Task, examples: Sequence[Example]
 ) -> None:
-  """Raises ValueError naming the first example whose prompt, with what follows it, exceeds
-  max_length tokens.
+  """Checks that each example's prompt and its completion or options fit in max_length tokens.
+
+  Raises ValueError naming the first example that does not fit.
   """
   requests = make_requests(tokenizer, task, examples)
   if task.scoring == 'likelihood':
@@ -190,7 +194,7 @@ def _greedy(model, params, tokenizer, task, sampler_config) -> tuple[list[bool],
 
 
 def _likelihood(model, params, tokenizer, task, sampler_config) -> tuple[list[bool], list[str]]:
-  """Takes the option that the model finds likeliest, by the task's normalisation."""
+  """Takes the option that the model finds most likely, by the task's normalisation."""
   requests = make_requests(tokenizer, task, task.test)
   options = make_options(tokenizer, task, task.test)
   with console.progress(f'evaluate {task.name}', sum(map(len, options)), 'options') as advance:
@@ -232,10 +236,9 @@ def _sampled(model, params, tokenizer, task, config, sampler_config, key) -> dic
 
 
 def _majority(answers: Sequence[str], right: Sequence[bool]) -> bool:
-  """Returns whether the commonest answer is right; of equally common ones the first sampled
-  decides.
+  """Returns whether the most common answer is right.
 
-  An empty answer is no vote.
+  Of equally common answers the first sampled one decides. An empty answer is not counted.
   """
   votes = Counter(answer for answer in answers if answer).most_common(1)
   return bool(votes) and right[answers.index(votes[0][0])]

@@ -1,9 +1,8 @@
-"""lm-eval's tasks on our models: the model class `imm_jax` of lm-evaluation-harness (the `eval`
-extra).
+"""Runs lm-eval's tasks on our models: the model class `imm_jax` of lm-evaluation-harness.
 
-`python -m imm_jax.harness ARGUMENTS` is lm-eval's own command with the class registered. Versions
-after 0.4.13 find it by the entry point in pyproject.toml; until then lm-eval knows no models but
-its own.
+It needs the `eval` extra. `python -m imm_jax.harness ARGUMENTS` is lm-eval's own command with the
+class registered. Versions after 0.4.13 find the class by the entry point in pyproject.toml; earlier
+ones know only lm-eval's own models.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,19 +22,19 @@ from imm_jax import console, sharding
 from imm_jax import lm as lm_lib
 from imm_jax.lm import LM
 
-AUTO_ROWS = 64  # of a batch of size 'auto'
-MAX_NEW_TOKENS = 256  # where a task says nothing, as in lm-eval's own models
-_ROW_TOKENS = 512  # of options scored in one row: attention takes all pairs of them
-# All mean the same to lm-eval
+AUTO_ROWS = 64  # The rows of a batch of size 'auto'.
+MAX_NEW_TOKENS = 256  # The default for a task without a limit, as in lm-eval's own models.
+_ROW_TOKENS = 512  # Option tokens scored in one row; attention computes all pairs of them.
+# These names all mean the same to lm-eval.
 _LIMITS = ('max_gen_toks', 'max_new_tokens', 'max_tokens', 'max_completion_tokens')
 
 
 class HarnessLM(TemplateLM):
-  """A model as lm-eval asks for it; texts become tokens, and too long ones are cut, as in its class
-  `hf`.
+  """A model with the interface that lm-eval expects.
 
-  Contexts are computed once for all their continuations, and what all contexts of a task share once
-  for the task.
+  Texts become tokens, and texts that are too long are cut, as in lm-eval's class `hf`. Each context
+  is computed once for all its continuations, and the common start of a task's contexts once for the
+  task.
   """
 
   def __init__(
@@ -54,12 +53,18 @@ class HarnessLM(TemplateLM):
   ):
     """Loads the model.
 
-    Args: pretrained: what imm_jax.load takes, or a model that is loaded, with sharding.SAMPLE as
-      its rules. dtype: of the computation. data: devices along this mesh axis; -1 is the rest.
-      fsdp: likewise. tensor: likewise. max_length: tokens of a context and what follows it;
-      default: the model's. batch_size: rows computed at once, a number or 'auto'. seed: of what is
-      sampled at a temperature. device: lm-eval gives it to every model; ours lives on the mesh.
-      max_batch_size: likewise.
+    Args:
+      pretrained: a path that imm_jax.load takes, or a loaded model with sharding.SAMPLE as its
+        rules.
+      dtype: the dtype of the computation.
+      data: the number of devices along this mesh axis; -1 takes the remaining ones.
+      fsdp: the number of devices along this mesh axis, as for `data`.
+      tensor: the number of devices along this mesh axis, as for `data`.
+      max_length: the most tokens of a context and its continuation; default: the model's.
+      batch_size: the number of rows computed at once, or 'auto'.
+      seed: seeds sampling at a temperature.
+      device: ignored; lm-eval gives it to every model, and ours lives on the mesh.
+      max_batch_size: ignored too.
 
     Raises:
       ValueError, FileNotFoundError: as imm_jax.load.
@@ -77,12 +82,12 @@ class HarnessLM(TemplateLM):
 
   @property
   def eot_token_id(self) -> int | None:
-    """Returns the token that ends a text."""
+    """The token that ends a text."""
     return self._lm.tokenizer.end_id
 
   @property
   def prefix_token_id(self) -> int:
-    """Returns the token that stands for an empty context.
+    """The token that replaces an empty context.
 
     Raises ValueError when the tokenizer has none.
     """
@@ -97,9 +102,7 @@ class HarnessLM(TemplateLM):
   def tok_encode(
     self, string: str, add_special_tokens: bool | None = None, **unused_kwargs: Any
   ) -> list[int]:
-    """Returns the tokens of a text, by default with what the tokenizer puts in front of a
-    prompt.
-    """
+    """Returns the tokens of a text, by default with the tokenizer's prefix of a prompt."""
     tokenizer = self._lm.tokenizer
     return (
       tokenizer.encode(string) if add_special_tokens is False else tokenizer.encode_prompt(string)
@@ -117,7 +120,7 @@ class HarnessLM(TemplateLM):
   def apply_chat_template(
     self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
   ) -> str:
-    """Returns a chat as text, its last message left open where no answer is to begin.
+    """Returns a chat as text, its last message left open if no answer is to begin.
 
     Raises ValueError.
     """
@@ -126,8 +129,10 @@ class HarnessLM(TemplateLM):
   def loglikelihood(
     self, requests: Sequence[Any], disable_tqdm: bool = False
   ) -> list[tuple[float, bool]]:
-    """Returns (log-probability in nats, whether greedy decoding writes it) of each (context,
-    continuation).
+    """Returns the log-probability of each continuation, and whether it is the greedy one.
+
+    The requests are pairs (context, continuation), the log-probabilities are in nats, and the
+    greedy continuation is the one that greedy decoding writes.
     """
     answers = []
     for _, of_task in itertools.groupby(requests, key=lambda request: request.task_name):
@@ -137,8 +142,9 @@ class HarnessLM(TemplateLM):
   def loglikelihood_rolling(
     self, requests: Sequence[Any], disable_tqdm: bool = False
   ) -> list[float]:
-    """Returns the log-probability in nats of each text, window by window where it is longer than
-    the context.
+    """Returns the log-probability of each text in nats.
+
+    A text that is longer than the context is scored window by window.
     """
     windows, owners = [], []
     for i, request in enumerate(requests):
@@ -160,12 +166,13 @@ class HarnessLM(TemplateLM):
     requests: Sequence[tuple[tuple[str, str] | None, list[int], list[int]]],
     **unused_kwargs: Any,
   ) -> list[tuple[float, bool]]:
-    """Returns the answers to requests (the texts, tokens of the context, tokens of the
-    continuation).
+    """Returns the answers to tokenised requests, as `loglikelihood` does.
+
+    A request holds the texts, the tokens of the context and the tokens of the continuation.
     """
     by_context: dict[tuple[int, ...], list[int]] = {}
     for i, (_, context, continuation) in enumerate(requests):
-      room = max(1, self.max_length + 1 - len(continuation))  # the last token is never read
+      room = max(1, self.max_length + 1 - len(continuation))  # The last token is never read.
       by_context.setdefault(tuple(context[-room:]), []).append(i)
     sizes = [len(continuation) for _, _, continuation in requests]
     rows = [
@@ -181,12 +188,12 @@ class HarnessLM(TemplateLM):
       for i, score in zip(row, of_row, strict=True):
         answers[i] = float(score.logprobs.sum()), bool(score.greedy.all())
         texts = requests[i][0]
-        if texts is not None:  # a window of a longer text is none of lm-eval's requests
+        if texts is not None:  # A window of a longer text is not one of lm-eval's requests.
           self.cache_hook.add_partial('loglikelihood', texts, answers[i])
     return answers
 
   def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-    """Returns what the model writes after each context, up to the first of its stop strings.
+    """Returns the text that the model writes after each context, up to its first stop string.
 
     Raises ValueError when a generation argument is unknown, or leaves no room for the context.
     """
@@ -214,8 +221,9 @@ class HarnessLM(TemplateLM):
 
 
 def _rows(members: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
-  """Returns the continuations of a context in rows of at most _ROW_TOKENS tokens, and at least one
-  continuation.
+  """Groups the continuations of a context into rows of at most _ROW_TOKENS tokens.
+
+  A row holds at least one continuation.
   """
   rows, left = [], 0
   for i in members:
@@ -228,9 +236,9 @@ def _rows(members: Sequence[int], sizes: Sequence[int]) -> list[list[int]]:
 
 
 def _decoding(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a task's generation arguments as LM.generate has them.
+  """Returns a task's generation arguments as arguments of LM.generate.
 
-  Raises ValueError for those it has not.
+  Raises ValueError for those that LM.generate lacks.
   """
   given = dict(kwargs)
   until = given.pop('until', None) or []
@@ -252,11 +260,12 @@ def _decoding(kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=1)
 def find_tasks(tasks: tuple[str, ...], include: str = '') -> lm_eval_tasks.TaskManager:
-  """Returns lm-eval's index of its tasks and of those in the directory `include`, which has all of
-  `tasks`.
+  """Returns an index of lm-eval's tasks and of those in the directory `include`.
+
+  All of `tasks` are in the index.
 
   Raises:
-    FileNotFoundError: there is no such directory.
+    FileNotFoundError: the directory does not exist.
     ValueError: a task is unknown.
   """
   if include and not os.path.isdir(include):
@@ -273,17 +282,18 @@ def find_tasks(tasks: tuple[str, ...], include: str = '') -> lm_eval_tasks.TaskM
 def evaluate(
   lm: LM, tasks: Sequence[str], include: str = '', batch_size: int = AUTO_ROWS
 ) -> dict[str, Any]:
-  """Returns lm-eval's findings about a model, as its simple_evaluate does; `results` in them is
-  {task: {metric: value}}.
+  """Evaluates a model on lm-eval's tasks; returns the findings as lm-eval's simple_evaluate does.
+
+  `results` in them is {task: {metric: value}}.
 
   Args:
-    lm: with sharding.SAMPLE as its rules.
+    lm: a model with sharding.SAMPLE as its rules.
     tasks: names of tasks or groups.
     include: directory with more task files; '' for none.
     batch_size: rows computed at once.
 
   Raises:
-    FileNotFoundError: there is no such directory.
+    FileNotFoundError: the directory does not exist.
     ValueError: a task is unknown.
   """
   manager = find_tasks(tuple(tasks), include)

@@ -32,23 +32,22 @@ class LM:
   """A language model on the devices: configuration, params, tokenizer and the mesh they live on."""
 
   config: ModelConfig
-  params: Params = dataclasses.field(repr=False)  # float32, sharded by `rules`
+  params: Params = dataclasses.field(repr=False)  # Float32, sharded by `rules`.
   tokenizer: Tokenizer
   mesh: jax.sharding.Mesh
   rules: sharding.Rules = sharding.SAMPLE
-  # Where it was loaded from, for the card of what is saved; '' where params are your own
+  # The path it was loaded from, for the model card that `save` writes; '' for params of your own.
   source: str = ''
 
   @property
   def model(self) -> Transformer:
-    """Returns the function of params that they are sharded for."""
+    """The model, as a function of params that are sharded by `rules`."""
     return Transformer(self.config, self.rules)
 
   def to_sample(self) -> 'LM':
-    """Returns it with params as sampling shards them and in the compute dtype: a decode step reads
-    each of them once.
+    """Returns the model with params in the compute dtype, sharded for sampling.
 
-    Where they are so already, nothing moves.
+    A decode step then reads each param once. If the params are already so, nothing is copied.
     """
     lm = dataclasses.replace(self, rules=sharding.SAMPLE)
     if jax.tree.leaves(self.params)[0].dtype.name == self.config.dtype:
@@ -62,7 +61,7 @@ class LM:
   def logits(self, tokens: jax.Array | np.ndarray) -> jax.Array:
     """Returns the logits [B, T, V] f32 after each of tokens [B, T] int32.
 
-    Raises ValueError for what are no such ids.
+    Raises ValueError for values that are not token ids.
     """
     tokens = np.asarray(tokens)
     if (
@@ -92,18 +91,23 @@ class LM:
     num_slots: int = 64,
     advance: Callable[[int], None] = lambda num_completions: None,
   ) -> list[list[Completion]]:
-    """Returns num_samples completions of each prompt: Completion(text, tokens, logprobs, entropies,
-    finish_reason).
+    """Returns num_samples completions of each prompt.
 
-    Args: prompts: texts, chats as lists of {'role', 'content'}, or token ids. num_samples:
-      completions of each prompt; the prompt is computed once for all. temperature: 0 is greedy.
-      top_k: keep the so many likeliest tokens; 0 keeps all. top_p: keep the fewest tokens that hold
-      this probability; 1 keeps all. max_new_tokens: at most so many tokens a completion. stop:
-      strings that end a completion and are left out of its text; they may be or contain special
-      tokens. The model's own end tokens always end one. seed: a completion is a function of the
-      seed, its prompt and its index, whatever else is asked for in the same call. num_slots: rows
-      decoded at once; what is free of it is refilled. advance: called with the number of
-      completions that have just ended.
+    A Completion has the fields text, tokens, logprobs, entropies and finish_reason.
+
+    Args:
+      prompts: texts, chats as lists of {'role', 'content'}, or token ids.
+      num_samples: completions of each prompt; the prompt is computed once for all.
+      temperature: 0 is greedy.
+      top_k: keep this many of the most likely tokens; 0 keeps all.
+      top_p: keep the fewest tokens that hold this probability; 1 keeps all.
+      max_new_tokens: the most tokens of a completion.
+      stop: strings that end a completion and are left out of its text; they may be or contain
+        special tokens. The model's own end tokens always end one.
+      seed: a completion is a function of the seed, its prompt and its index, whatever else is asked
+        for in the same call.
+      num_slots: rows decoded at once; a free slot is refilled.
+      advance: called with the number of completions that have just ended.
 
     Raises:
       ValueError: a prompt is empty or too long, or an argument is out of range.
@@ -112,7 +116,7 @@ class LM:
       raise ValueError('prompts: is one text; give a list of texts or chats')
     config = SamplerConfig(num_samples, temperature, top_k, top_p, num_slots, chunk_steps=8)
     decoding = config.decoding(max_new_tokens, stop)
-    # A prompt is named by its tokens, and equal ones are numbered.
+    # A prompt is named by its tokens, and equal prompts are numbered.
     seen: Counter[str] = Counter()
     requests = []
     for i, prompt in enumerate(prompts):
@@ -178,7 +182,7 @@ class LM:
 def check_target(path: str | os.PathLike[str]) -> str:
   """Returns the absolute path.
 
-  Raises ValueError when something is there that would be overwritten.
+  Raises ValueError when the path already holds something that would be overwritten.
   """
   path = os.path.abspath(os.path.expanduser(os.fspath(path)))
   if os.path.exists(path) and (not os.path.isdir(path) or os.listdir(path)):
@@ -200,16 +204,16 @@ def load(
   """Loads a Hugging Face directory, a .gguf file, or WORKDIR@ROUND of a run.
 
   Args:
-    path: of the model.
-    dtype: of the computation, float32 or bfloat16; params are float32.
-    remat: what a backward pass recomputes, a key of model.REMAT_POLICIES.
-    attention: 'xla', 'splash' (TPU), 'cudnn' (GPU); 'auto' takes what the devices have.
-    mesh: where the params live; by default all devices, weights split.
-    rules: how they are split.
+    path: the path of the model.
+    dtype: the dtype of the computation, float32 or bfloat16; params are float32.
+    remat: which values a backward pass recomputes, a key of model.REMAT_POLICIES.
+    attention: 'xla', 'splash' (TPU), 'cudnn' (GPU); 'auto' takes the kernel of the devices.
+    mesh: the devices of the params; by default all devices, with the weights split.
+    rules: how the params are split.
 
   Raises:
-    FileNotFoundError: there is no such file or directory.
-    ValueError: the architecture, a config field or a tensor is not what is supported, each named.
+    FileNotFoundError: the file or directory does not exist.
+    ValueError: the architecture, a config field or a tensor is not supported; it is named.
   """
   mesh = mesh or sharding.make_mesh()
   path = os.path.expanduser(os.fspath(path))
@@ -227,14 +231,16 @@ def load(
 
 
 def load_adapter(path: str | os.PathLike[str], base: str | None = None) -> LM:
-  """Loads the base of a LoRA adapter with the adapter in it, W + scale * B A in float32.
+  """Loads the base of a LoRA adapter with the adapter merged into it, W + scale * B A in float32.
 
-  Args: path: the adapter's directory, as PEFT and TRL write it; where it has a tokenizer, that one
-    is taken. base: the Hugging Face directory of its base; None takes the one that the adapter
-    names.
+  Args:
+    path: the adapter's directory, as PEFT and TRL write it; its tokenizer is used if it has one.
+    base: the Hugging Face directory of its base; None takes the one that the adapter names.
 
-  Raises: FileNotFoundError: there is no such base. ValueError: the adapter has something that is
-    not supported, or does not fit its base; it is named.
+  Raises:
+    FileNotFoundError: the base does not exist.
+    ValueError: the adapter has something that is not supported, or does not fit its base; it is
+      named.
   """
   adapter = peft.open_adapter(path, base)
   config, mesh = formats.read_config(adapter.base), sharding.make_mesh()
@@ -250,7 +256,7 @@ def load_adapter(path: str | os.PathLike[str], base: str | None = None) -> LM:
 
 
 def restore(workdir: str, round_: int, name: str, like: LM) -> Params:
-  """Returns params that a round's checkpoint holds, 'params' or 'tuned', placed as those of `like`.
+  """Returns the params 'params' or 'tuned' of a round's checkpoint, placed as those of `like`.
 
   Raises FileNotFoundError when the round is not done, ValueError when the checkpoint is damaged.
   """
@@ -264,9 +270,7 @@ def restore(workdir: str, round_: int, name: str, like: LM) -> Params:
 
 @functools.lru_cache
 def _make_cast(model: Transformer, mesh: jax.sharding.Mesh) -> Any:
-  """Returns the jitted cast(params) -> params in the compute dtype, sharded as the model
-  samples.
-  """
+  """Returns the jitted cast(params) -> params in the compute dtype, sharded for sampling."""
   shardings = transformer.param_shardings(model.config, mesh, model.rules)
   return jax.jit(
     lambda params: jax.tree.map(lambda x: x.astype(model.config.dtype), params),

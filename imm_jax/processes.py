@@ -1,8 +1,7 @@
-"""One program in many processes: joining them, what they run on, what one does for all, whole
-arrays, notices to stop.
+"""Runs one program in many processes: joining, sharing values and arrays, notices to stop.
 
-Every process runs the same program on the same host values; only arrays are split. Nothing is sent
-but what jax sends, and process 0 writes what goes to disk.
+Every process runs the same program on the same host values; only arrays are split. All
+communication goes through jax, and process 0 writes the files.
 """
 
 from collections.abc import Callable
@@ -25,15 +24,15 @@ _checks = itertools.count()
 
 
 class Stopped(Exception):
-  """A notice to stop has come; what was done until then is saved."""
+  """A notice to stop has come; all progress until then is saved."""
 
 
 def join() -> None:
   """Joins this process with the others of its run, before anything asks for devices.
 
-  Cloud TPU, GKE and Slurm tell jax who the others are; elsewhere JAX_COORDINATOR_ADDRESS,
-  JAX_NUM_PROCESSES and JAX_PROCESS_ID do. A process that nothing is told is a group of one: that is
-  how it hears of SIGTERM.
+  On Cloud TPU, GKE and Slurm jax finds the other processes; elsewhere it reads
+  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. Without any of these a process
+  forms a group of one, which is how it hears of SIGTERM.
 
   Raises ValueError when only some of these are set.
   """
@@ -44,28 +43,29 @@ def join() -> None:
   if num or index:
     if not (address and num and index):
       raise ValueError(f'{", ".join(names)}: are set together or not at all')
-    # On CPUs a device that waits for others holds a thread, and XLA has as many as there are cores.
+    # On CPUs a device that waits for others holds a thread, and XLA has only one per core by
+    # default.
     os.environ.setdefault('NPROC', '32')
     jax.distributed.initialize(address, int(num), int(index))
-    # On CPUs a program that is loaded from the cache meets the other processes in another order,
-    # and aborts (JAX 0.10).
+    # On CPUs a program loaded from the compilation cache runs its collectives in another order than
+    # the other processes, and aborts (JAX 0.10).
     if jax.default_backend() == 'cpu':
       jax.config.update('jax_enable_compilation_cache', False)
     return
   try:
     jax.distributed.initialize()
-  except ValueError:  # jax has found nobody to ask
-    # Its devices need no network between them
+  except ValueError:  # jax has found no coordinator.
+    # The devices of a single process need no network between them.
     jax.config.update('jax_cpu_collectives_implementation', None)
-    # A process that is suspended (Ctrl-Z, SIGSTOP) sends no heartbeats, and would be ended as dead
-    # when it goes on.
+    # A suspended process (Ctrl-Z, SIGSTOP) sends no heartbeats, and would be ended as dead when it
+    # continues.
     jax.distributed.initialize(
       f'localhost:{free_port()}', 1, 0, heartbeat_timeout_seconds=_MAX_SUSPENDED_SECS
     )
 
 
 def free_port() -> int:
-  """Returns a port of this machine that nobody listens on."""
+  """Returns a free port of this machine."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     return free.getsockname()[1]
@@ -79,20 +79,20 @@ def versions() -> dict[str, str]:
 
 
 def devices() -> str:
-  """Returns what this process and those of its run compute on."""
+  """Returns a description of the devices of this run, over all its processes."""
   found = jax.devices()
   return f'{len(found)} x {found[0].device_kind} in {jax.process_count()} processes'
 
 
 def is_first() -> bool:
-  """Returns whether this is the process that writes files and talks."""
+  """Returns whether this is the process that writes files and prints."""
   return jax.process_index() == 0
 
 
 def write_text(path: epath.Path, text: str) -> None:
-  """Writes a file whole or not at all, with the directory it is in, in process 0.
+  """Writes a file whole or not at all in process 0, and makes its directory.
 
-  Raises OSError when it cannot.
+  Raises OSError when it cannot be written.
   """
   if not is_first():
     return
@@ -102,7 +102,7 @@ def write_text(path: epath.Path, text: str) -> None:
     temporary.write_text(text)
     temporary.replace(path)
   except OSError as error:
-    # A full disk does not say where
+    # The error of a full disk does not name the file.
     raise OSError(error.errno, error.strerror, str(path)) from error
 
 
@@ -111,8 +111,9 @@ _KINDS = (ValueError, OSError, Exception)
 
 
 def on_first(function: Callable[[], Any]) -> Any:
-  """Returns on all processes what function() gives in process 0, a value of JSON, or raises its
-  ValueError or OSError.
+  """Runs function() in process 0; returns its result, a JSON value, on all processes.
+
+  A ValueError or OSError of it is raised on all processes too.
   """
   if jax.process_count() == 1:
     return function()
@@ -144,8 +145,9 @@ def fetch(tree: Any) -> Any:
 
 
 def should_stop() -> bool:
-  """Returns whether some process was told to stop (SIGTERM, a pod's notice): on all of them at the
-  same call of this.
+  """Returns whether some process has been given notice to stop (SIGTERM, a pod's notice).
+
+  All processes get the same answer at the same call of this function.
   """
   return jax.distributed.is_initialized() and multihost_utils.reached_preemption_sync_point(
     next(_checks)

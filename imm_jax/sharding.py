@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 AXES = ('data', 'fsdp', 'tensor')
-# Of a dimension; ('heads', 64) is split between blocks of 64 only
+# The logical axis of a dimension; ('heads', 64) is split only between blocks of 64.
 Axis = str | tuple[str, int] | None
 
 # Logical axis -> (mesh axes when training, mesh axes when sampling). Training shards every weight
@@ -65,7 +65,10 @@ class Rules:
     return jax.P(*entries)
 
   def num_parts(self, axis: str, mesh_shape: Mapping[str, int]) -> int:
-    """Returns in how many parts a dimension with this logical axis is split, if they divide it."""
+    """Returns the number of parts that a dimension with this logical axis is split into.
+
+    It is split only if the number divides it.
+    """
     return math.prod(mesh_shape.get(name, 1) for name in dict(self.table)[axis])
 
 
@@ -76,11 +79,10 @@ SAMPLE = Rules(tuple((axis, sample) for axis, (_, sample) in _TABLE.items()))
 def make_mesh(
   data: int = 1, fsdp: int = -1, tensor: int = 1, devices: Sequence[Any] | None = None
 ) -> jax.sharding.Mesh:
-  """Returns a mesh over all devices; an axis of -1 takes the rest.
+  """Returns a mesh over all devices; an axis of -1 takes the remaining ones.
 
-  `data` runs over slices first, where there are several.
-
-  Raises ValueError when the sizes do not fit.
+  `data` runs over slices first, where there are several. Raises ValueError when the sizes do not
+  fit.
   """
   devices = jax.devices() if devices is None else devices
   sizes, num_devices = [data, fsdp, tensor], len(devices)
@@ -109,9 +111,7 @@ def make_mesh(
 
 
 def shardings(mesh: jax.sharding.Mesh, rules: Rules, abstract: Any, axes: Any) -> Any:
-  """Returns the tree of NamedShardings of a tree of ShapeDtypeStructs and its tree of logical
-  axes.
-  """
+  """Returns the NamedShardings of a tree of ShapeDtypeStructs and its tree of logical axes."""
   return jax.tree.map(
     lambda leaf, names: jax.NamedSharding(mesh, rules.spec(names, leaf.shape, mesh.shape)),
     abstract,
@@ -120,8 +120,9 @@ def shardings(mesh: jax.sharding.Mesh, rules: Rules, abstract: Any, axes: Any) -
 
 
 def element_index(shape: tuple[int, ...]) -> jax.Array:
-  """Returns the place of each element in its flattened array, uint32, modulo 2^32: computed where
-  the element lives.
+  """Returns the index of each element in its flattened array, uint32, modulo 2^32.
+
+  It is computed on the device that holds the element.
   """
   index = jnp.zeros(shape, jnp.uint32)
   for axis, size in enumerate(shape):

@@ -1,4 +1,4 @@
-"""What a text is without case and spacing, and what a wrong name may have meant."""
+"""Normalises texts for comparison, and suggests names for a misspelt one."""
 
 from collections.abc import Iterable
 import difflib
@@ -6,8 +6,9 @@ from typing import Any
 
 
 def normalise(text: str) -> str:
-  """Returns `text` case-folded and with single spaces: questions that are equal in this form are
-  one question.
+  """Returns `text` case-folded and with single spaces.
+
+  Questions that are equal in this form count as one question.
   """
   return ' '.join(text.casefold().split())
 

@@ -1,4 +1,7 @@
-"""Reads the flags of a command: the one place of absl's flags and ml_collections' configs."""
+"""Reads the flags of a command.
+
+Only this module uses absl's flags and ml_collections' configs.
+"""
 
 from collections.abc import Sequence
 import importlib.util
@@ -12,15 +15,15 @@ from ml_collections import config_flags
 from imm_jax.text import nearest
 
 Error = absl_flags.Error
-# What a declaration returns; `value` and `present` can be read after `Flags.parse`.
+# The type that a declaration returns; `value` and `present` can be read after `Flags.parse`.
 Flag = absl_flags.FlagHolder
 
 
 class Flags:
   """The flags of one command: first declared, then parsed once.
 
-  A flag file (--flagfile=FILE) counts as if its lines stood on the command line: --config and its
-  overrides too.
+  The lines of a flag file (--flagfile=FILE) count as if they were on the command line, including
+  --config and its overrides.
   """
 
   def __init__(self, command: str, arguments: Sequence[str]):
@@ -60,13 +63,13 @@ class Flags:
     return absl_flags.DEFINE_multi_string(name, [], help, **self._where)
 
   def parse(self, num_positional: int | None = 0, usage: str = '', epilog: str = '') -> list[str]:
-    """Parses what was declared; returns the positional arguments.
+    """Parses the declared flags; returns the positional arguments.
 
     --help prints the usage, the flags and the epilog, and exits with code 0.
 
     Args:
       num_positional: how many positional arguments there must be; None for any number.
-      usage: what they are, for the help.
+      usage: the positional arguments, for the help.
       epilog: the end of the help.
 
     Raises:
@@ -80,9 +83,9 @@ class Flags:
     return positional
 
   def parse_config(self) -> dict[str, Any]:
-    """Parses what was declared, --config=FILE and its overrides; returns the config as a dict.
+    """Parses the declared flags, --config=FILE and its overrides; returns the config as a dict.
 
-    Raises as `parse` does, and ValueError when there is no --config, or when it is no config.
+    Raises as `parse` does, and ValueError when --config is missing or is not a config.
     """
     config, _ = self.parse_optional_config()
     if config is None:
@@ -101,7 +104,7 @@ class Flags:
       'File of the experiment, and FILE:ARGUMENT for its get_config. Each of its keys is a flag'
       ' --config.KEY.',
     )
-    # Overrides and positional arguments are left.
+    # Parsing only known flags leaves the overrides and positional arguments.
     rest = self._values(self._argv(), known_only=True)
     if source.value is None:
       _, *positional = self._parse_rest(rest, absl_flags.FlagValues())
@@ -117,7 +120,7 @@ class Flags:
       _, *positional = self._parse_rest(rest, values)
     except (ValueError, OSError, Error):
       raise
-    # A config is a program of the user's: whatever it raises is a mistake in it.
+    # A config is the user's program, so any exception is a mistake in it.
     except Exception as error:
       hint = ''
       if isinstance(error, ImportError):
@@ -164,7 +167,7 @@ class Flags:
 
 
 def one_line(error: BaseException) -> str:
-  """Returns an error's message as one line; of a file's error with the path in front."""
+  """Returns an error's message as one line, with the path in front for a file's error."""
   if isinstance(error, OSError) and error.strerror:
     return f'{error.filename}: {error.strerror}' if error.filename else error.strerror
   if isinstance(error, SyntaxError):
@@ -174,14 +177,14 @@ def one_line(error: BaseException) -> str:
 
 
 def _load(source: str) -> Any:
-  """Returns what get_config of FILE or FILE:ARGUMENT returns. Its own errors pass through."""
+  """Returns the result of get_config in FILE or FILE:ARGUMENT. Its own errors pass through."""
   path, colon, argument = source.partition(':')
   if not os.path.isfile(path):
     raise ValueError(
       f'--config: {path}: no such file; give the file of an experiment, such as'
       ' configs/quickstart.py'
     )
-  # A config imports what stands beside it, as a script does.
+  # A config may import modules from its own directory, as a script does.
   sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
   spec = importlib.util.spec_from_file_location('config', path)
   if spec is None or spec.loader is None:
@@ -192,7 +195,7 @@ def _load(source: str) -> Any:
 
 
 def _check_key(config: Any, name: str) -> None:
-  """Raises ValueError when `name`, a flag without its dashes, would be a key and is none."""
+  """Raises ValueError when `name`, a flag without its dashes, looks like a key but is none."""
   first, *keys = name.removeprefix('no' if name.startswith('noconfig.') else '').split('.')
   if first != 'config' and keys and first in config:
     raise ValueError(f'--{name}: no such flag; a key of the config is --config.{name}')

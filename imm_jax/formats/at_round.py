@@ -1,4 +1,4 @@
-"""WORKDIR@ROUND: the model of a round of a run, wherever the path of a model is asked for."""
+"""WORKDIR@ROUND: names the model of a run's round, wherever a model path is expected."""
 
 import os
 import re
@@ -16,11 +16,10 @@ def parse(path: str) -> tuple[str, int] | None:
 
 
 def source_of(path: str | os.PathLike[str]) -> str:
-  """Returns where the config and the tokenizer of a model are: of WORKDIR@ROUND in the workdir,
-  else the path itself.
+  """Returns the path that holds the config and the tokenizer of a model.
 
-  Raises FileNotFoundError when there is no such workdir, ValueError when the path is one without a
-  round.
+  For WORKDIR@ROUND it is in the workdir, otherwise it is the path itself. Raises FileNotFoundError
+  when the workdir does not exist, ValueError when the path is a workdir without a round.
   """
   path = os.path.expanduser(os.fspath(path))
   named = parse(path)

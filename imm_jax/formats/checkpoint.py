@@ -1,4 +1,4 @@
-"""Arrays on disk: Orbax checkpoints, which know a digest of every array that is in them."""
+"""Saves and restores arrays as Orbax checkpoints, with a digest of every array."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -12,14 +12,14 @@ import orbax.checkpoint as ocp
 
 from imm_jax import sharding
 
-_STATE = 'state'  # the item that is JSON: the digests, and what belongs to the arrays
+_STATE = 'state'  # The JSON item: the digests, and the state saved with the arrays.
 
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  """How often a round is saved before its end."""
+  """How often checkpoints are saved within a round."""
 
-  every_steps: int  # of fine-tuning; 0 saves at a notice to stop only
+  every_steps: int  # In steps of fine-tuning; 0 saves only on a notice to stop.
 
   def __post_init__(self):
     if self.every_steps < 0:
@@ -27,7 +27,7 @@ class CheckpointConfig:
 
 
 class Damaged(ValueError):
-  """A checkpoint is not what was saved, or is of another model."""
+  """The checkpoint differs from what was saved, or belongs to another model."""
 
   def __init__(self, path: str, reason: str):
     super().__init__(f'{path}: is damaged or of another model: {reason}')
@@ -35,37 +35,35 @@ class Damaged(ValueError):
 
 
 def save(path: str, trees: Mapping[str, Any]) -> None:
-  """Writes named trees of arrays to a new directory; it appears whole or not at all.
+  """Writes named trees of arrays to a new directory, which appears whole or not at all.
 
-  Raises OSError when it cannot.
+  Raises OSError when they cannot be written.
   """
   with _writing(path), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
     checkpointer.save(path, _items(trees, {}), force=True)
 
 
 def restore(path: str, name: str, abstract: Any) -> Any:
-  """Returns one tree, placed by the shardings of its abstract arrays (ShapeDtypeStruct with
-  sharding).
+  """Returns one tree of a checkpoint, sharded as its abstract arrays are.
 
-  Raises Damaged when there is no such checkpoint, it is damaged, or its tree, shapes or dtypes
-  differ.
+  The abstract arrays are ShapeDtypeStructs with a sharding. Raises Damaged when the checkpoint
+  does not exist or is damaged, or when its tree, shapes or dtypes differ.
   """
   with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
     return _checked(path, {name: abstract}, lambda args: checkpointer.restore(path, args))[0][name]
 
 
 class Steps:
-  """The checkpoints within a round: written while the devices go on, and only the newest two
-  kept.
-  """
+  """The checkpoints within a round: written in the background, and only the newest two kept."""
 
   def __init__(self, path: str):
     self._path = path
     self._manager = ocp.CheckpointManager(path, options=ocp.CheckpointManagerOptions(max_to_keep=2))
 
   def save(self, step: int, trees: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Writes what is there after `step` steps, a state of JSON with it; returns as soon as the
-    arrays may be donated.
+    """Writes the arrays after `step` steps, together with a JSON state.
+
+    Returns as soon as the arrays may be donated.
     """
     with _writing(self._path):
       self._manager.save(step, args=_items(trees, state), force=True)
@@ -73,8 +71,9 @@ class Steps:
   def restore(
     self, abstract: Mapping[str, Any], report: Callable[[str], None]
   ) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
-    """Returns (step, trees, state) of the newest that is whole, None where none is; reports and
-    deletes a damaged one.
+    """Returns (step, trees, state) of the newest intact checkpoint, or None.
+
+    Damaged checkpoints that are newer are reported and deleted.
     """
     for step in sorted(self._manager.all_steps(), reverse=True):
       try:
@@ -89,13 +88,13 @@ class Steps:
     return None
 
   def close(self) -> None:
-    """Waits until all is written. Raises OSError when that could not be done."""
+    """Waits until everything is written. Raises OSError when it could not be written."""
     with _writing(self._path):
       self._manager.close()
 
 
 def abstract(shapes: Any, shardings: Any) -> Any:
-  """Returns ShapeDtypeStructs that carry shardings: what `restore` is asked for."""
+  """Returns ShapeDtypeStructs with shardings, the form of tree that `restore` takes."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
   )
@@ -105,7 +104,7 @@ def abstract(shapes: Any, shardings: Any) -> Any:
 def _writing(path: str) -> Iterator[None]:
   try:
     yield
-  # tensorstore's, and Orbax's own that name no file: the disk is full, ...
+  # Errors of tensorstore and Orbax, such as a full disk, name no file; the message adds the path.
   except (ValueError, OSError) as error:
     raise OSError(f'{path}: cannot be written: {str(error).splitlines()[0]}') from error
 
@@ -113,7 +112,7 @@ def _writing(path: str) -> Iterator[None]:
 def _items(trees: Mapping[str, Any], state: Mapping[str, Any]) -> ocp.args.Composite:
   items = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
   digests = {name: digests_of(tree) for name, tree in trees.items()}
-  # A copy: it is written later, when who gave it may have changed it.
+  # Copied because it is written later, when the caller may already have changed it.
   return ocp.args.Composite(
     **items, **{_STATE: ocp.args.JsonSave({'digests': digests, **copy.deepcopy(dict(state))})}
   )
@@ -122,9 +121,9 @@ def _items(trees: Mapping[str, Any], state: Mapping[str, Any]) -> ocp.args.Compo
 def _checked(
   path: str, abstract: Mapping[str, Any], read: Callable[[Any], Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns (trees, state) that read(args) gives.
+  """Returns the (trees, state) that read(args) reads, after checking their digests.
 
-  Raises Damaged when they are not what was saved.
+  Raises Damaged when they differ from what was saved.
   """
   items = {name: ocp.args.StandardRestore(tree) for name, tree in abstract.items()}
   try:
@@ -144,8 +143,9 @@ def _checked(
 
 
 def digests_of(tree: Any) -> dict[str, int]:
-  """Returns a digest of each array of 32-bit elements, by its path: the same on every mesh; no
-  element can change unseen.
+  """Returns a digest of each array of 32-bit elements, by the array's path.
+
+  The digest is the same on every mesh, and a change of any one element changes it.
   """
   leaves = jax.tree.leaves_with_path(_digests(tree))
   return {
@@ -156,7 +156,8 @@ def digests_of(tree: Any) -> dict[str, int]:
 @jax.jit
 def _digests(tree: Any) -> Any:
   def digest(x):
-    # odd: they have an inverse modulo 2^32, and tell places apart
+    # Odd factors have an inverse modulo 2^32, so that a change of one element always changes the
+    # sum; distinct factors make the sum depend on the elements' places.
     factors = 2 * sharding.element_index(x.shape) + 1
     return jnp.sum(jax.lax.bitcast_convert_type(x, jnp.uint32) * factors, dtype=jnp.uint32)
 

@@ -1,6 +1,7 @@
-"""GGUF files, llama.cpp's format, of Llama, Qwen2 and Qwen3 models -> ModelConfig and params.
+"""Loads GGUF files, llama.cpp's format, of Llama, Qwen2 and Qwen3 models.
 
-Quantised tensors become float32: what a model knows after 4 bits is what it starts from here.
+They become a ModelConfig and params. Quantised tensors become float32, so training starts from the
+model as it is after quantisation.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from imm_jax.models.config import ModelConfig
 
 TABLE = table.gguf_rows()
 
-# Architecture -> what it has beside a plain Llama.
+# Architecture -> the ModelConfig fields in which it differs from a plain Llama.
 _ARCHITECTURES = {'llama': {}, 'qwen2': {'qkv_bias': True}, 'qwen3': {'qk_norm': 'head'}}
 
 # Metadata '<architecture>.<key>' -> ModelConfig field.
@@ -37,14 +38,17 @@ _FIELDS = {
   'attention.layer_norm_rms_epsilon': 'rms_norm_eps',
   'rope.freq_base': 'rope_theta',
 }
-_IGNORED = {'vocab_size'}  # The embedding's shape says it.
+_IGNORED = {'vocab_size'}  # It is read from the embedding's shape instead.
 
 
 @functools.lru_cache(maxsize=1)
 def _open(
   path: pathlib.Path, unused_mtime_ns: int
 ) -> tuple[dict[str, gguf.ReaderField], dict[str, gguf.ReaderTensor]]:
-  """Returns the metadata and the tensors by name. Reading the file's index takes seconds: kept."""
+  """Returns the metadata and the tensors by name.
+
+  The result is cached, as reading the file's index takes seconds.
+  """
   try:
     reader = gguf.GGUFReader(path)
   except (ValueError, IndexError, KeyError) as error:
@@ -89,8 +93,9 @@ def read_license(path: str | os.PathLike[str]) -> str:
 def config_from_gguf(
   fields: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], source: object
 ) -> ModelConfig:
-  """Returns the config of this metadata and these tensor shapes; raises ValueError naming what is
-  not supported.
+  """Returns the config that this metadata and these tensor shapes describe.
+
+  Raises ValueError naming the field or tensor that is not supported.
   """
   arch = fields.get('general.architecture')
   if arch not in _ARCHITECTURES:
@@ -112,7 +117,7 @@ def config_from_gguf(
   missing += ['the tensor token_embd.weight'] if 'token_embd.weight' not in shapes else []
   if missing:
     raise ValueError(f'{source}: missing: {", ".join(missing)}')
-  # float32 in the file: 9.999999747378752e-06 was written as 1e-05.
+  # The file stores float32, where 1e-05 reads back as 9.999999747378752e-06, so round.
   values = {
     field: float(str(np.float32(given[key]))) if isinstance(given[key], float) else given[key]
     for key, field in _FIELDS.items()
@@ -185,7 +190,10 @@ def load_params(
 
 
 def _unpermute(x: np.ndarray, num_heads: int) -> np.ndarray:
-  """llama.cpp rotates neighbours, we rotate halves: [N * (H/2, 2), D] -> [N * (2, H/2), D]."""
+  """Reorders rotary dimensions from llama.cpp's pairs to halves.
+
+  llama.cpp rotates neighbours, we rotate halves: [N * (H/2, 2), D] -> [N * (2, H/2), D].
+  """
   return x.reshape(num_heads, -1, 2, x.shape[1]).swapaxes(1, 2).reshape(x.shape)
 
 

@@ -1,4 +1,4 @@
-"""Hugging Face directories (config.json and *.safetensors), both ways."""
+"""Reads and writes Hugging Face directories (config.json and *.safetensors)."""
 
 import collections
 import functools
@@ -29,9 +29,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
 
 
 def read_license(path: str | os.PathLike[str]) -> str:
-  """Returns the license in the front matter of the directory's README.md, '' where there is
-  none.
-  """
+  """Returns the license in the front matter of the directory's README.md, '' without one."""
   file = pathlib.Path(path) / 'README.md'
   front = (
     re.match(r'---\n(.*?)\n---', file.read_text(encoding='utf-8'), re.DOTALL)
@@ -49,10 +47,10 @@ def load_params(
   rules: sharding.Rules,
   adapter: peft.Adapter | None = None,
 ) -> transformer.Params:
-  """Returns the directory's weights, float32 (bfloat16 and float16 are widened), on the devices of
-  `mesh`.
+  """Returns the directory's weights as float32 params on the devices of `mesh`.
 
-  With an adapter, they are those of its base with the adapter in them.
+  bfloat16 and float16 are widened. With an adapter, the weights are those of its base with the
+  adapter merged into them.
   """
   tensors, rows = shards.open_tensors(path), table.hf_rows(config.family)
 
@@ -92,15 +90,15 @@ def save(
   dtype: str = 'float32',
   max_shard_bytes: float = 5e9,
 ) -> None:
-  """Writes config.json and the weights into `path`, in one file or, with an index, in several of at
-  most max_shard_bytes.
+  """Writes config.json and the weights into `path`.
 
-  Every process calls it; process 0 writes. The host holds one tensor at a time.
+  The weights go into one file or, with an index, into several of at most max_shard_bytes. Every
+  process calls it; process 0 writes. The host holds one tensor at a time.
   """
   if dtype not in ('float32', 'bfloat16'):
     raise ValueError(f"dtype: '{dtype}' is not one of float32, bfloat16")
   path, leaves, rows = pathlib.Path(path), table.by_path(params), table.hf_rows(config.family)
-  parts = collections.defaultdict(list)  # of each tensor
+  parts = collections.defaultdict(list)  # The parts of each tensor.
   for row, shape in table.used_rows(rows, config):
     assert leaves[row.path].shape == shape, (row.path, leaves[row.path].shape, shape)
     for layer in range(config.num_layers) if row.path.startswith(table.LAYERS) else (None,):
@@ -124,14 +122,14 @@ def save(
 
 
 def save_config(path: str | os.PathLike[str], config: ModelConfig, dtype: str = 'float32') -> None:
-  """Writes config.json alone; `dtype` is that of the weights beside it."""
+  """Writes config.json alone; `dtype` is the dtype of the weights beside it."""
   shards.write_json(
     pathlib.Path(path) / 'config.json', hf_config.config_to_hf(config) | {'torch_dtype': dtype}
   )
 
 
 def _fetch(x: jax.Array, row: table.Row, layer: int | None, dtype: str) -> np.ndarray:
-  """Returns one tensor as the file has it, on the host (of every process)."""
+  """Returns one tensor in the file's layout, on the host of every process."""
   x = _to_file(x, row, dtype) if layer is None else _layer_to_file(x, np.int32(layer), row, dtype)
   if not x.is_fully_addressable:
     x = multihost_utils.process_allgather(x, tiled=True)

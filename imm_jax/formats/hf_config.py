@@ -1,5 +1,6 @@
-"""config.json of the families in _FAMILIES <-> ModelConfig, in the styles of transformers 4 and
-5.
+"""Converts between config.json of the families in _FAMILIES and ModelConfig.
+
+It reads the styles of transformers 4 and 5.
 """
 
 from collections.abc import Mapping
@@ -12,16 +13,16 @@ from imm_jax.models.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
-  """What sets a model_type apart."""
+  """The properties that set a model_type apart."""
 
   architecture: str
-  optional: tuple[str, ...] = ()  # sizes that its config.json may leave out
-  windows: str = 'none'  # how many layers may have a sliding window: 'none', 'all', or 'some'
-  flags: dict[str, Any] = dataclasses.field(default_factory=dict)  # fields of ModelConfig
-  fields: dict[str, tuple[str, type]] = dataclasses.field(default_factory=dict)  # beside _FIELDS
-  fixed: dict[str, Any] = dataclasses.field(default_factory=dict)  # over _FIXED
-  ties: bool = False  # embeddings, where its config.json does not say
-  global_theta: float = 10000.0  # likewise
+  optional: tuple[str, ...] = ()  # Sizes that its config.json may leave out.
+  windows: str = 'none'  # Which layers may have a sliding window: 'none', 'all', or 'some'.
+  flags: dict[str, Any] = dataclasses.field(default_factory=dict)  # Fields of ModelConfig.
+  fields: dict[str, tuple[str, type]] = dataclasses.field(default_factory=dict)  # Adds to _FIELDS.
+  fixed: dict[str, Any] = dataclasses.field(default_factory=dict)  # Overrides _FIXED.
+  ties: bool = False  # Whether embeddings are tied if its config.json does not say.
+  global_theta: float = 10000.0  # The rotary base if its config.json does not say.
   has_local_theta: bool = False
 
 
@@ -67,7 +68,7 @@ _FAMILIES = {
   'phi3': _Family('Phi3ForCausalLM', ('num_key_value_heads', 'head_dim'), windows='all'),
 }  # fmt: skip
 
-# The fields of config.json. Those that are a field of ModelConfig, and their type:
+# The fields of config.json that are a field of ModelConfig, and their type.
 _FIELDS = {
   'vocab_size': ('vocab_size', int),
   'num_hidden_layers': ('num_layers', int),
@@ -80,7 +81,7 @@ _FIELDS = {
   'rms_norm_eps': ('rms_norm_eps', float),
   'tie_word_embeddings': ('tie_embeddings', bool),
 }
-# those that, where they stand, must have this value:
+# The fields that must have this value if they are present.
 _FIXED = {
   'attention_bias': False,
   'full_attn_mod': 1,
@@ -92,7 +93,7 @@ _FIXED = {
   'rope_interleaved': False,
   'use_mrope': False,
 }
-# those that _rope and _sliding_window read:
+# The fields that _rope and _sliding_window read.
 _READ = {
   '_sliding_window_pattern',
   'layer_types',
@@ -107,7 +108,7 @@ _READ = {
   'sliding_window_pattern',
   'use_sliding_window',
 }
-# and those that do not change what the model computes.
+# The fields that do not change the model's outputs.
 _IGNORED = {
   '_attn_implementation_autoset',
   '_model_name_or_path',
@@ -143,7 +144,7 @@ _LLAMA3 = {
   'high_freq_factor': 'high_freq_factor',
   'original_max_position_embeddings': 'original_max_length',
 }
-# rope_type -> the numbers and the lists it has beside rope_theta and partial_rotary_factor.
+# rope_type -> its numbers and its lists, apart from rope_theta and partial_rotary_factor.
 _ROPES = {
   'default': ((), ()),
   'llama3': (tuple(_LLAMA3), ()),
@@ -152,8 +153,9 @@ _ROPES = {
 
 
 def config_from_hf(d: Mapping[str, Any], source: object) -> ModelConfig:
-  """Returns the config of a config.json; raises ValueError naming what is missing, wrong or unknown
-  in it.
+  """Returns the config that a config.json describes.
+
+  Raises ValueError naming the field that is missing, wrong or unknown.
   """
   if d.get('model_type') not in _FAMILIES:
     raise ValueError(
@@ -204,8 +206,9 @@ def _is_a(value: Any, kind: type) -> bool:
 
 
 def _rope(given: Mapping[str, Any], family: _Family, source: object) -> dict[str, Any]:
-  """Returns what it says of rotation: transformers 4 writes rope_theta and rope_scaling, 5
-  rope_parameters.
+  """Returns the fields of ModelConfig for the rotary embedding.
+
+  transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters.
   """
   parameters, flags = given.get('rope_parameters', {}), {}
   if family.has_local_theta:  # parameters of full and of sliding attention
@@ -237,7 +240,7 @@ def _rope(given: Mapping[str, Any], family: _Family, source: object) -> dict[str
 def _rope_parameters(
   rope: dict[str, Any], given: Mapping[str, Any], source: object
 ) -> dict[str, Any]:
-  """Returns what the parameters of a rotary embedding stand for in ModelConfig."""
+  """Returns the fields of ModelConfig for the parameters of one rotary embedding."""
   old_name = rope.pop('type', 'default')
   kind = rope.pop('rope_type', old_name)
   if kind not in _ROPES:
@@ -278,7 +281,7 @@ def _rope_parameters(
 
 
 def _sliding_window(d: Mapping[str, Any], family: _Family, source: object) -> dict[str, Any]:
-  """Returns the window, and the layers that have none in spite of it."""
+  """Returns the window, and the layers that attend globally in spite of it."""
   is_qwen, num_layers, window = (
     d['model_type'].startswith('qwen'),
     d['num_hidden_layers'],
@@ -295,7 +298,7 @@ def _sliding_window(d: Mapping[str, Any], family: _Family, source: object) -> di
   if window is None:
     full = range(num_layers)
   elif is_qwen:
-    # 28 is transformers' default, as 2 and 6 below
+    # 28 is transformers' default, and so are 2 and 6 below.
     full = range(min(d.get('max_window_layers', 28), num_layers))
   elif family.windows == 'some':
     period = (
@@ -330,15 +333,17 @@ def _sliding_window(d: Mapping[str, Any], family: _Family, source: object) -> di
 
 
 def config_to_hf(config: ModelConfig) -> dict[str, Any]:
-  """Returns the config.json of this config, in the style of transformers 4, which 5 and vLLM read
-  as well.
+  """Returns the config.json of this config, in the style of transformers 4.
+
+  transformers 5 and vLLM read that style too.
   """
   d = {
     'architectures': [_FAMILIES[config.family].architecture],
     'model_type': config.family,
     'hidden_act': 'silu',
     'attention_dropout': 0.0,
-    # The tokenizer's, in generation_config.json; transformers' default would be 1 and 2.
+    # None because the tokenizer's ids are in generation_config.json; transformers' defaults would
+    # be 1 and 2.
     'bos_token_id': None,
     'eos_token_id': None,
     'pad_token_id': None,

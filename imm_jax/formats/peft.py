@@ -1,5 +1,6 @@
-"""LoRA adapters (arXiv 2106.09685) as PEFT and TRL write them, read onto their base: W + scale * B
-A, in float32.
+"""Reads LoRA adapters (arXiv 2106.09685) of PEFT and TRL, and merges them into their base.
+
+The result is W + scale * B A, in float32.
 """
 
 from collections.abc import Mapping
@@ -16,13 +17,13 @@ from imm_jax.formats import shards, table
 
 CONFIG, WEIGHTS = 'adapter_config.json', 'adapter_model.safetensors'
 
-# The fields of adapter_config.json: those that must have one of these values,
+# The fields of adapter_config.json that must have one of these values.
 _FIXED = {
   'peft_type': ('LORA',),
   'bias': ('none',),
   'init_lora_weights': (True, False, 'gaussian', 'orthogonal', 'eva'),  # others change the base
 }
-# those that are read, and those that say how it was trained, or what the tensors' names say too.
+# The fields that are read, describe the training, or repeat the tensors' names.
 _KNOWN = {
   'alpha_pattern', 'auto_mapping', 'base_model_name_or_path', 'ensure_weight_tying', 'eva_config',
   'exclude_modules',
@@ -35,7 +36,7 @@ _KNOWN = {
 _TENSOR = re.compile(
   r'base_model\.model\.(?P<module>.+?)\.(?:lora_(?P<linear>[AB])\.weight|lora_embedding_(?P<lookup>[AB])|(?:base_layer\.)?weight)'
 )
-_WHOLE = ('model.embed_tokens.weight', 'lm_head.weight')  # what an adapter may bring as a whole
+_WHOLE = ('model.embed_tokens.weight', 'lm_head.weight')  # An adapter may replace these entirely.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,13 +45,14 @@ class Adapter:
 
   path: pathlib.Path
   base: str
-  # Name -> (scale, left [out, r], right [r, in])
+  # Name -> (scale, left [out, r], right [r, in]).
   products: Mapping[str, tuple[float, np.ndarray, np.ndarray]]
-  whole: Mapping[str, np.ndarray]  # name -> what stands in place of the base's tensor
+  whole: Mapping[str, np.ndarray]  # Name -> the tensor that replaces the base's.
 
   def check(self, shapes: Mapping[str, tuple[int, ...]], tied: bool) -> None:
-    """Raises ValueError for the first tensor that a base of these tensors has not, or has in
-    another shape.
+    """Checks that the adapter fits a base with tensors of these shapes.
+
+    Raises ValueError for the first tensor that the base lacks or has in another shape.
     """
     own = {name: x.shape for name, x in self.whole.items()}
     for name, (_, left, right) in self.products.items():
@@ -72,7 +74,7 @@ class Adapter:
         )
 
   def apply(self, read: table.Read) -> table.Read:
-    """Returns what reads a part of the base's tensors with the adapter in them."""
+    """Returns a function that reads parts of the base's tensors with the adapter merged in."""
 
     def read_merged(name: str, index: table.Index) -> np.ndarray:
       x = self.whole[name][index].astype(np.float32) if name in self.whole else read(name, index)
@@ -90,7 +92,7 @@ def is_adapter(path: str | os.PathLike[str]) -> bool:
 
 
 def open_adapter(path: str | os.PathLike[str], base: str | None = None) -> Adapter:
-  """Returns the adapter in a directory, onto `base`, or else onto the directory that it names.
+  """Returns the adapter in a directory, with `base` or else the directory it names as its base.
 
   Raises ValueError naming the field or tensor that is not supported, FileNotFoundError when a file
   or the base is missing.
@@ -105,7 +107,7 @@ def open_adapter(path: str | os.PathLike[str], base: str | None = None) -> Adapt
         f'{path / CONFIG}: {key} = {value!r} is not supported (only'
         f' {", ".join(map(str, _FIXED[key]))})'
       )
-    # What PEFT can do and this adapter does not is written as null, false or empty.
+    # PEFT writes features that this adapter does not use as null, false or empty.
     if value and key not in _FIXED.keys() | _KNOWN:
       raise ValueError(
         f'{path / CONFIG}: {key} = {value!r} is not supported, and may change what the model'
@@ -138,7 +140,7 @@ def _tensors(
           ' lm_head)'
         )
       whole[target] = tensor.array()
-    else:  # of an embedding [V, D] PEFT has the factors of its transpose
+    else:  # PEFT stores the factors of the transpose of an embedding [V, D].
       x = tensor.array().astype(np.float32)
       factors.setdefault(target, {})[factor] = x if found['linear'] else x.T
       factors[target]['transposed'] = found['linear'] is None
@@ -152,7 +154,7 @@ def _tensors(
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
-  """Returns alpha / r, or alpha / sqrt(r) of rank-stabilised LoRA (arXiv 2312.03732)."""
+  """Returns alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA (arXiv 2312.03732)."""
   patterns = config.get('alpha_pattern') or {}
   alpha = next(
     (patterns[key] for key in patterns if re.match(rf'(.*\.)?({key})$', module)),

@@ -1,6 +1,4 @@
-"""Weights on disk: *.safetensors files of one directory, read tensor by tensor and written as they
-come.
-"""
+"""Reads and writes the *.safetensors files of a model directory, tensor by tensor."""
 
 from collections.abc import Callable, Iterable, Mapping
 import concurrent.futures
@@ -16,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
-# safetensors' names of what NumPy holds.
+# safetensors' names of NumPy's dtypes.
 DTYPES = {
   'F64': np.dtype(np.float64), 'F32': np.dtype(np.float32), 'F16': np.dtype(np.float16),
   'BF16': np.dtype(ml_dtypes.bfloat16), 'I64': np.dtype(np.int64), 'I32': np.dtype(np.int32),
@@ -27,7 +25,7 @@ _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class Spec(NamedTuple):
-  """What a tensor is."""
+  """The dtype and shape of a tensor."""
 
   dtype: np.dtype
   shape: tuple[int, ...]
@@ -36,7 +34,7 @@ class Spec(NamedTuple):
 def read_json(file: pathlib.Path) -> dict[str, Any]:
   """Returns the object in a file of a model directory.
 
-  Raises FileNotFoundError, or ValueError when it is no JSON.
+  Raises FileNotFoundError, or ValueError when it is not valid JSON.
   """
   if not file.exists():
     raise FileNotFoundError(
@@ -54,29 +52,27 @@ def write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 class Tensor(NamedTuple):
-  """A tensor in a file. Its bytes are mapped, and read when they are looked at."""
+  """A tensor in a file; its bytes are memory-mapped, and read when they are accessed."""
 
   file: mmap.mmap
-  dtype_name: str  # safetensors' name; NumPy may have none of it
+  dtype_name: str  # safetensors' name; NumPy may lack the dtype.
   shape: tuple[int, ...]
-  start: int  # byte in the file
+  start: int  # The offset of its first byte in the file.
   end: int
 
   def spec(self) -> Spec:
-    """Returns what it is. Raises ValueError for a dtype that NumPy has not."""
+    """Returns its Spec. Raises ValueError for a dtype that NumPy lacks."""
     if self.dtype_name not in DTYPES:
       raise ValueError(f'dtype {self.dtype_name} is not supported (only {", ".join(DTYPES)})')
     return Spec(DTYPES[self.dtype_name], self.shape)
 
   def array(self) -> np.ndarray:
-    """Returns it as a view of the file."""
+    """Returns the tensor as a view of the file."""
     dtype, shape = self.spec()
     return np.frombuffer(self.file, dtype, math.prod(shape), self.start).reshape(shape)
 
   def release(self) -> None:
-    """Gives the memory back that its bytes have come to take; they are read again when they are
-    looked at again.
-    """
+    """Frees the memory that its bytes occupy; the next access reads them again."""
     start = -(-self.start // mmap.PAGESIZE) * mmap.PAGESIZE
     if self.end - start >= mmap.PAGESIZE:
       self.file.madvise(mmap.MADV_DONTNEED, start, self.end - start)
@@ -90,7 +86,7 @@ def open_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
   tensors = {}
   for file in _weight_files(pathlib.Path(path)):
     tensors |= open_file(file)
-  # Old files carry a table of the rotary embedding, which every program computes.
+  # Old files carry a table of the rotary embedding, which is ignored: we compute it.
   return {
     name: tensor for name, tensor in tensors.items() if not name.endswith('.rotary_emb.inv_freq')
   }
@@ -102,7 +98,7 @@ def open_file(file: pathlib.Path) -> dict[str, Tensor]:
   Raises FileNotFoundError, or ValueError when it is damaged.
   """
   try:
-    safetensors.safe_open(file, framework='numpy')  # checks the header against the file
+    safetensors.safe_open(file, framework='numpy')  # Checks the header against the file.
   except safetensors.SafetensorError as error:
     raise ValueError(
       f'{file}: not a whole safetensors file ({error}); download or copy it again'
@@ -147,14 +143,19 @@ def write_tensors(
   num_threads: int = 1,
   writes: bool = True,
 ) -> None:
-  """Writes tensors into a directory, in one file or, with an index, in several of at most
-  max_shard_bytes.
+  """Writes tensors into a directory, in one file or several of at most max_shard_bytes.
 
-  Args: path: the directory; it is there. specs: name -> what the tensor is. fetch: name -> the
-    tensor, in one array or as parts in order; called in the order of specs, once each.
-    max_shard_bytes: a tensor that is larger has a file of its own. num_threads: tensors fetched and
-    written at the same time; as many are held. writes: False only fetches: in all processes but
-    one.
+  Several files come with an index.
+
+  Args:
+    path: the directory, which has to exist.
+    specs: the Spec of each tensor, by name.
+    fetch: returns the tensor of a name, in one array or as parts in order; called in the order of
+      specs, once for each.
+    max_shard_bytes: the largest size of a file; a tensor that is larger has a file of its own.
+    num_threads: the number of tensors fetched and written at the same time, which are all held in
+      memory.
+    writes: False only fetches, as all processes but one do.
   """
   path = pathlib.Path(path)
   sizes = {name: math.prod(x.shape) * x.dtype.itemsize for name, x in specs.items()}
@@ -201,7 +202,7 @@ def _write_at(fd: int, position: int, data: memoryview) -> None:
 
 
 def _split(sizes: Mapping[str, int], max_bytes: float) -> dict[str, list[str]]:
-  """Returns the tensors of each file: as many as fit, and at least one. `sizes` are in bytes."""
+  """Returns the tensors of each file, as many as fit and at least one. `sizes` are in bytes."""
   shards, used = [[]], 0
   for name, size in sizes.items():
     if shards[-1] and used + size > max_bytes:

@@ -1,8 +1,7 @@
-"""From the tensors of a file to stacked, sharded params, through a name table: what hf.py and
-gguf.py share.
+"""Maps the tensors of a file to stacked, sharded params, for hf.py and gguf.py.
 
 The table has a row for each parameter that a model may have: our path, and the tensor's name in
-each format. The same rows are read for loading, for saving and for saying what is missing.
+each format. Loading, saving and reporting missing tensors read the same rows.
 """
 
 import collections
@@ -19,19 +18,20 @@ from imm_jax import sharding
 from imm_jax.models import transformer
 from imm_jax.models.config import ModelConfig
 
-# The params under it are stacked [L, ...] with us, and one tensor a layer in a file.
+# Params with this prefix are stacked [L, ...] here, and one tensor per layer in a file.
 LAYERS = 'layers/'
 
 
 Index = tuple[slice, ...]
-# (the file's name of a tensor, which part of it) -> that part, float32
+# Takes the file's name of a tensor and an index; returns that part of the tensor, float32.
 Read = Callable[[str, Index], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-  """One parameter: `path` is ours, the others are the names of its tensor, {layer} the number of
-  its layer.
+  """The names of one parameter: `path` is ours, the others are its tensor's name in each format.
+
+  {layer} is replaced by the number of the layer.
   """
 
   path: str
@@ -72,8 +72,8 @@ _TABLE = (
   Names('lm_head/kernel', 'lm_head.weight', 'output.weight'),
 )
 
-# What a family's Hugging Face files call otherwise. Where parameters share a name, the file holds
-# them one behind the other.
+# The names that differ in a family's Hugging Face files. Parameters that share a name follow each
+# other in one tensor of the file.
 _QKV, _GATE_UP = f'{_HF}self_attn.qkv_proj.weight', f'{_HF}mlp.gate_up_proj.weight'
 _GEMMA = {'layers/mlp_norm/scale': f'{_HF}pre_feedforward_layernorm.weight'}
 _HF_NAMES = {
@@ -86,28 +86,27 @@ _HF_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One parameter: `path` is ours, `name` the file's with {layer}.
+  """One parameter in one format: `path` is ours, `name` the file's with {layer}.
 
-  A kernel is a matrix [inputs, outputs] with us, and [outputs, inputs] in a file; what is no kernel
-  lies in both alike.
+  A kernel is a matrix [inputs, outputs] in our params, and [outputs, inputs] in a file. Other
+  parameters have the same layout in both.
   """
 
   path: str
   name: str
 
   def order(self, dims: Iterable[Any]) -> tuple[Any, ...]:
-    """Returns what there is for each of our dimensions, of one layer, in the order of the file's;
-    and back.
-    """
+    """Reorders the values for our dimensions of one layer to the file's order, or back."""
     return tuple(dims)[::-1] if self.path.endswith('/kernel') else tuple(dims)
 
   def turn(self, x: Any) -> Any:
-    """Returns one layer's parameter as it lies in the file; and back."""
+    """Converts one layer's parameter to the file's layout, or back."""
     return x.transpose(self.order(range(x.ndim)))
 
   def read(self, read: Read, name: str, index: Index) -> np.ndarray:
-    """Returns the part `index` of one layer's parameter; reads no other part of the file if it
-    can.
+    """Returns the part `index` of one layer's parameter.
+
+    It reads no other part of the file, where that is possible.
     """
     return self.turn(read(name, self.order(index)))
 
@@ -129,7 +128,7 @@ def by_path(params: Any) -> dict[str, Any]:
 
 
 def used_rows(table: Sequence[Row], config: ModelConfig) -> Iterator[tuple[Row, tuple[int, ...]]]:
-  """Yields the rows whose parameter a model of this config has, and its shape with us (stacked)."""
+  """Yields the rows whose parameter a model of this config has, and its stacked shape."""
   abstract, _ = transformer.abstract_params(config)
   shapes = {path: leaf.shape for path, leaf in by_path(abstract).items()}
   assert set(shapes) <= {row.path for row in table}, set(shapes) - {row.path for row in table}
@@ -176,13 +175,13 @@ def load(
   rules: sharding.Rules,
   read: Read,
 ) -> transformer.Params:
-  """Returns float32 params on the devices of `mesh`; each process reads what its devices hold.
+  """Returns float32 params on the devices of `mesh`; each process reads its devices' parts.
 
   The host holds one device's part of one stacked tensor at a time.
   """
   abstract, axes = transformer.abstract_params(config)
   row_of, start_of, ends = {row.path: row for row in table}, {}, collections.Counter()
-  for row, shape in used_rows(table, config):  # where in its tensor a parameter starts
+  for row, shape in used_rows(table, config):  # Finds where in its tensor a parameter starts.
     start_of[row.path] = ends[row.name]
     ends[row.name] += row.order(shape[1:] if row.path.startswith(LAYERS) else shape)[0]
 
@@ -215,8 +214,9 @@ def load(
 
 
 def _empty(shape: Sequence[int]) -> np.ndarray:
-  """Returns an array, float32, that starts where XLA's CPU backend wants it to: there it is used
-  without a copy.
+  """Returns an uninitialised float32 array, aligned as XLA's CPU backend wants it.
+
+  The backend can then use it without a copy.
   """
   alignment, num_bytes = 64, 4 * math.prod(shape)
   memory = np.empty(num_bytes + alignment, np.uint8)

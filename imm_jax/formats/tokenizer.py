@@ -1,4 +1,4 @@
-"""Text <-> token ids: one class around a fast tokenizer of transformers."""
+"""Converts between text and token ids: one class around a fast tokenizer of transformers."""
 
 from collections.abc import Mapping, Sequence
 import functools
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-# transformers would say at each start that there is no PyTorch, which nobody needs here.
+# Without this, transformers would warn at each start that PyTorch is missing; it is not needed.
 os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
 
 # A GGUF names one token as the end; a chat model also ends its turn, or a document, with these.
@@ -19,8 +19,9 @@ _CONTROL, _USER_DEFINED = 3, 4  # tokenizer.ggml.token_type
 
 
 class Tokenizer:
-  """Encodes and decodes; knows the chat template, the tokens that end a completion and
-  generation_config.json.
+  """Encodes and decodes text.
+
+  It also holds the chat template, the tokens that end a completion and generation_config.json.
   """
 
   def __init__(
@@ -32,7 +33,7 @@ class Tokenizer:
     ends = generation_config.get('eos_token_id')
     ends = ends if isinstance(ends, list) else [ends]
     ends = [fast.eos_token_id, *ends, *(fast.get_vocab().get(token) for token in end_tokens)]
-    # None where the files name none
+    # Both are None if the files name no such token.
     self.bos_id, self.end_id = fast.bos_token_id, fast.eos_token_id
     self.stop_ids = frozenset(token for token in ends if token is not None)
     self.size = max(fast.get_vocab().values()) + 1
@@ -61,15 +62,17 @@ class Tokenizer:
 
   @classmethod
   def from_gguf(cls, meta: Mapping[str, Any], source: object) -> 'Tokenizer':
-    """Returns the byte-level BPE tokenizer of a GGUF file's metadata, given without 'tokenizer.' in
-    front of the keys.
+    """Returns the byte-level BPE tokenizer of a GGUF file's metadata.
+
+    The keys are given without their prefix 'tokenizer.'.
     """
     return cls(_from_gguf(meta, source), source, {}, _END_TOKENS)
 
   @classmethod
   def from_characters(cls, chars: str) -> 'Tokenizer':
-    """Returns a tokenizer with one token a character, numbered in the order of `chars`, and an end
-    token after them.
+    """Returns a tokenizer with one token per character and an end token after them.
+
+    The tokens are numbered in the order of `chars`.
     """
     import tokenizers  # pylint: disable=g-import-not-at-top
     import transformers  # pylint: disable=g-import-not-at-top
@@ -101,9 +104,9 @@ class Tokenizer:
   def encode_prompt(self, prompt: str | list[dict[str, str]]) -> list[int]:
     """Returns the tokens of a prompt that the model is to continue.
 
-    Plain text gets what the tokenizer puts in front (Llama's bos), unless it begins with that, and
-    nothing behind; messages [{'role', 'content'}] get the chat template and the opening of the
-    assistant's turn.
+    Plain text gets the tokenizer's prefix (Llama's bos), unless it already begins with that, and no
+    suffix. Messages [{'role', 'content'}] get the chat template and the opening of the assistant's
+    turn.
     """
     if not isinstance(prompt, str):
       return self.encode(self.render_chat(prompt))
@@ -112,14 +115,14 @@ class Tokenizer:
 
   @property
   def chat_template(self) -> str | None:
-    """Returns the text of the template, None where there is none."""
+    """The text of the chat template, None without one."""
     return self._fast.chat_template
 
   def render_chat(self, messages: list[dict[str, str]], opens_answer: bool = True) -> str:
-    """Returns messages in the chat template, the assistant's turn opened behind them, or the last
-    of them left open.
+    """Returns messages in the chat template, ready for the assistant to write.
 
-    Raises ValueError where there is no template.
+    The assistant's turn is opened after them, or the last message is left open. Raises ValueError
+    without a template.
     """
     if self.chat_template is None:
       raise ValueError(f"{self._source}: the tokenizer has no chat template; use format='plain'")
@@ -132,12 +135,13 @@ class Tokenizer:
 
   @functools.cached_property
   def turn_end(self) -> int | None:
-    """The token that ends an assistant's turn: what the chat template writes behind it, where that
-    ends a completion.
+    """The token that ends an assistant's turn.
+
+    It is the token that the chat template writes after the turn, if that token ends a completion.
     """
     if self.chat_template is None:
       return self.end_id
-    probe = 'Seventeen.'  # what no template writes itself
+    probe = 'Seventeen.'  # A text that no template contains.
     messages = [{'role': 'user', 'content': probe}, {'role': 'assistant', 'content': probe}]
     chat = self._fast.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
     behind = self._fast.encode(chat.rpartition(probe)[2], add_special_tokens=False, verbose=False)
@@ -150,11 +154,11 @@ class Tokenizer:
     return encoding['input_ids'][: encoding['special_tokens_mask'].index(0)]
 
   def decode(self, tokens: Sequence[int]) -> str:
-    """Returns the text of `tokens`, without special tokens, and with spaces as they are."""
+    """Returns the text of `tokens`, without special tokens, and with spaces unchanged."""
     return self._fast.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
   def tokens_containing(self, strings: Sequence[str]) -> np.ndarray:
-    """Returns [size] bool: which tokens have one of `strings` whole in their own text.
+    """Returns [size] bool, the tokens whose own text contains one of `strings` entirely.
 
     A part of a character has no text.
     """
@@ -167,27 +171,30 @@ class Tokenizer:
 
   @functools.cached_property
   def special_tokens(self) -> dict[int, str]:
-    """The special tokens, which `decode` leaves out, and what each is called."""
+    """The special tokens, which `decode` leaves out, and their names."""
     added = self._fast.added_tokens_decoder.items()
     return {i: token.content for i, token in added if token.special}
 
   def ending(self, stop: Sequence[str]) -> frozenset[int]:
-    """Returns the tokens that end a completion: the model's own, and the special ones among `stop`,
-    which have no text.
+    """Returns the tokens that end a completion.
+
+    They are the model's own, and the special tokens among `stop`, which have no text.
     """
     return self.stop_ids | {i for i, name in self.special_tokens.items() if name in stop}
 
   @functools.cached_property
   def tokens_with_text(self) -> frozenset[int]:
-    """The tokens that add a character or more to every text: not special tokens, and not parts of a
-    character.
+    """The tokens that add a character or more to every text.
+
+    Special tokens and parts of a character are not among them.
     """
     return frozenset(i for i, text in enumerate(self._texts) if text and '\ufffd' not in text)
 
   @functools.cached_property
   def _texts(self) -> list[str]:
-    """The text of each token after another one: some decoders drop the space in front of a first
-    token.
+    """The text of each token after another one.
+
+    Some decoders drop the space in front of a first token, so each is decoded after another.
     """
     decode = self._fast.backend_tokenizer.decode_batch
     firsts, pairs = (
@@ -197,7 +204,7 @@ class Tokenizer:
     return [pair[len(first) :] for first, pair in zip(firsts, pairs, strict=True)]
 
   def check_vocab_size(self, vocab_size: int, source: object) -> None:
-    """Raises ValueError when a model with this vocabulary has no embedding for some token."""
+    """Raises ValueError when a model with this vocabulary lacks an embedding for some token."""
     if self.size > vocab_size:
       raise ValueError(
         f'{source}: the tokenizer of {self._source} has {self.size} tokens, the model only'
@@ -205,8 +212,9 @@ class Tokenizer:
       )
 
   def check_same(self, other: 'Tokenizer', source: object) -> None:
-    """Raises ValueError when the tokens of another tokenizer, of the model `source`, have other
-    numbers.
+    """Checks that another tokenizer, of the model `source`, gives all tokens the same ids.
+
+    Raises ValueError when it does not.
     """
     mine, others = self._fast.get_vocab(), other._fast.get_vocab()
     differing = [
@@ -215,13 +223,13 @@ class Tokenizer:
     if differing:
       raise ValueError(
         f'{source}: its tokenizer has another vocabulary: {len(differing)} tokens differ, such as'
-        f' {min(differing)!r}, from'
-        f' those of {self._source}; take a model of the same family'
+        f' {min(differing)!r}, from those of {self._source}; take a model of the same family'
       )
 
   def save(self, path: str | os.PathLike[str]) -> None:
-    """Writes tokenizer files, chat template and generation_config.json; transformers stops at the
-    same ids with them.
+    """Writes tokenizer files, chat template and generation_config.json.
+
+    With them transformers stops at the same ids.
     """
     path = pathlib.Path(path)
     self._fast.save_pretrained(path)
@@ -239,8 +247,9 @@ class Tokenizer:
 
 
 def _read_generation_config(path: pathlib.Path) -> dict[str, Any]:
-  """Returns generation_config.json, or where there is none, as in transformers, the end tokens of
-  config.json.
+  """Returns generation_config.json, or without it the end tokens of config.json.
+
+  transformers does the same.
   """
   file = path / 'generation_config.json'
   if file.exists():

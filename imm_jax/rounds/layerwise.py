@@ -1,4 +1,7 @@
-"""Which layers matter to completions, and how far each has moved. The formulas are ours."""
+"""Measures which layers matter to completions, and how far each has moved.
+
+The formulas are ours.
+"""
 
 from collections.abc import Sequence
 import functools
@@ -23,19 +26,20 @@ from imm_jax.training import finetune, packing
 from imm_jax.training.finetune import FinetuneConfig
 from imm_jax.training.packing import Batch
 
-Pair = tuple[Sequence[int], Sequence[int]]  # token ids: prompt, completion
-NUM_COMPLETIONS = 64  # that the importance of layers is measured on
+Pair = tuple[Sequence[int], Sequence[int]]  # Token ids: prompt, completion.
+NUM_COMPLETIONS = 64  # The importance of layers is measured on this many completions.
 
 
 class Importance(NamedTuple):
-  """How much each block matters to completions; every field is [L] f64, and larger is more
-  important.
+  """How much each block matters to completions.
+
+  Every field is [L] f64, and larger is more important.
   """
 
-  nll_rise: np.ndarray  # nats a completion token, when the block is skipped
-  # Of the share of completions whose every token is the likeliest one, when it is skipped
+  nll_rise: np.ndarray  # Nats per completion token, when the block is skipped.
+  # Drop of the share of completions whose every token is the most likely one, when it is skipped.
   accuracy_drop: np.ndarray
-  # Sum over the block's parameters of |gradient * parameter|, in nats a completion token
+  # Sum over the block's parameters of |gradient * parameter|, in nats per completion token.
   taylor: np.ndarray
 
 
@@ -47,18 +51,18 @@ def importance(
   max_length: int | None = None,
   batch_size: int = 8,
 ) -> Importance:
-  """Measures how much each block matters to completions that are right. The formulas are ours.
+  """Measures how much each block matters to correct completions. The formulas are ours.
 
-  nll_rise and accuracy_drop compare the model with itself without block l, completions given
-  (teacher forcing). taylor is the first-order estimate sum |g theta|, g the gradient of the mean
-  negative log-likelihood of a completion token. L + 1 forward passes and one backward; a program is
-  compiled once for all layers, and for each shape of the rows.
+  nll_rise and accuracy_drop compare the model with itself without block l, with teacher forcing on
+  the completions. taylor is the first-order estimate sum |g theta|, where g is the gradient of the
+  mean negative log-likelihood of a completion token. It takes L + 1 forward passes and one backward
+  pass; a program is compiled once for all layers, and for each shape of the rows.
 
   Args:
     lm: the model, its mesh and rules.
     params: float32, sharded as lm's.
     pairs: token ids (prompt, completion).
-    max_length: tokens a packed row; None takes those of the longest pair.
+    max_length: the length of a packed row in tokens; None takes that of the longest pair.
     batch_size: rows at a time.
 
   Raises:
@@ -86,7 +90,7 @@ def importance(
       advance(1)
       return _summarise(batches, processes.fetch(scores))
 
-    # First with no block skipped
+    # The first pass (-1) skips no block.
     nll, accuracy = np.asarray([measure(skipped) for skipped in range(-1, L)]).T
     add_gradient = _make_add_gradient(model, lm.mesh)  # pyright: ignore[reportArgumentType]
     gradient = jax.tree.map(jnp.zeros_like, params)
@@ -100,8 +104,9 @@ def importance(
 def _score(
   model: Transformer, params: Params, batch: Batch, gates: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Returns log p(target) in nats [B, T] f32, and whether the target is the likeliest token [B, T]
-  bool.
+  """Returns log p(target) in nats [B, T] f32, and whether the target is the most likely token.
+
+  The second array is [B, T] bool.
   """
   x, _ = model.bind({'params': params}).features(
     batch.tokens, batch.positions, batch.segment_ids, gates=gates
@@ -116,8 +121,9 @@ def _score(
 def _summarise(
   batches: Sequence[Batch], scores: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[float, float]:
-  """Returns the mean of -log p of a completion token, and the share of completions whose every
-  token is the likeliest.
+  """Returns the mean of -log p of a completion token, and the accuracy of completions.
+
+  The accuracy is the share of completions whose every token is the most likely one.
   """
   mask, segments = (
     np.concatenate([getattr(batch, name) for batch in batches])
@@ -125,7 +131,7 @@ def _summarise(
   )
   logprobs, likeliest = (np.concatenate(arrays) for arrays in zip(*scores, strict=True))
   row, _ = np.nonzero(mask)
-  # Whose token it is, by the row and the segment in it
+  # Each token's completion is identified by the row and the segment in it.
   completion = np.stack([row, segments[mask]], axis=1)
   missed = np.unique(completion[~likeliest[mask]], axis=0)
   return -logprobs[mask].mean(dtype=np.float64), 1 - len(missed) / len(
@@ -135,11 +141,10 @@ def _summarise(
 
 @functools.lru_cache
 def _make_add_gradient(model: Any, mesh: jax.sharding.Mesh) -> Any:
-  """Returns the jitted add_gradient(gradient, params, batch, num_targets) -> gradient, which is
-  donated.
+  """Returns the jitted add_gradient(gradient, params, batch, num_targets) -> gradient.
 
-  What is added is the gradient of the batch's share of the mean negative log-likelihood of
-  num_targets tokens.
+  The given gradient is donated. The function adds the gradient of the batch's share of the mean
+  negative log-likelihood of num_targets tokens.
   """
 
   def add(gradient, params, batch, num_targets):
@@ -163,12 +168,11 @@ def _taylor(gradient: Any, layers: Any) -> jax.Array:
 
 
 def change(base_params: Params, params: Params) -> dict[str, Any]:
-  """Returns ‖params - base‖ / ‖base‖ (Frobenius): 'layers' [L] f64 of each block, and a float of
-  each kind of module.
+  """Returns the relative change ‖params - base‖ / ‖base‖ (Frobenius) by layer and kind of module.
 
-  Kinds are 'embedding', 'attn/q', 'attn/k', 'attn/v', 'attn/o', 'mlp/gate', 'mlp/up', 'mlp/down',
-  'norm' and 'lm_head', each over all layers. The formula is ours. Both trees are float32 and
-  sharded alike.
+  'layers' is [L] f64, one value per block, and each kind has a float. Kinds are 'embedding',
+  'attn/q', 'attn/k', 'attn/v', 'attn/o', 'mlp/gate', 'mlp/up', 'mlp/down', 'norm' and 'lm_head',
+  each over all layers. The formula is ours. Both trees are float32 and sharded alike.
   """
   squares = jax.tree.leaves_with_path(processes.fetch(_squares(base_params, params)))
   sums: dict[str, Any] = {}
@@ -179,7 +183,7 @@ def change(base_params: Params, params: Params) -> dict[str, Any]:
       if 'norm' in name
       else name.removeprefix('layers/').removesuffix('/kernel').removesuffix('/bias')
     )
-    moved_and_size = np.asarray(value, np.float64)  # [2], of a stacked tensor [2, L]
+    moved_and_size = np.asarray(value, np.float64)  # [2], or [2, L] for a stacked tensor.
     sums[kind] = sums.get(kind, 0) + moved_and_size.reshape(2, -1).sum(axis=1)
     if name.startswith('layers/'):
       sums['layers'] = sums.get('layers', 0) + moved_and_size
@@ -189,8 +193,9 @@ def change(base_params: Params, params: Params) -> dict[str, Any]:
 
 @jax.jit
 def _squares(base_params: Params, params: Params) -> Params:
-  """Returns sum (params - base)^2 and sum base^2 of each tensor, [2] f32, of a stacked one [2,
-  L].
+  """Returns sum (params - base)^2 and sum base^2 of each tensor.
+
+  They are [2] f32, or [2, L] for a stacked tensor.
   """
 
   def squares(path, base, new):

@@ -1,5 +1,6 @@
-"""The models that a config names: the original one, the teacher, and the random one of the tests
-and the testbed.
+"""Loads the models that a config names: the original, the teacher, and the random model.
+
+Tests and the testbed use the random model.
 """
 
 from collections.abc import Mapping
@@ -22,9 +23,7 @@ from imm_jax.rounds.workdir import Workdir
 
 
 def load_base(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh) -> LM:
-  """Returns the original model: from where the config says, or, when the run has begun, from its
-  round 0.
-  """
+  """Returns the original model, from the config's path or from round 0 of a run that has begun."""
   if workdir.num_done > 0:
     return load_model(exp, f'{workdir.path}@0', mesh)
   lm = load_model(exp, exp.model.path, mesh)
@@ -33,7 +32,7 @@ def load_base(exp: Experiment, workdir: Workdir, mesh: jax.sharding.Mesh) -> LM:
 
 
 def load_model(exp: Experiment, path: str, mesh: jax.sharding.Mesh) -> LM:
-  """Returns the model at path, or for '' the config's random one, sharded for training."""
+  """Returns the model at path, sharded for training; for '' it is the config's random model."""
   if path:
     spec = exp.model
     return lm_lib.load(
@@ -73,7 +72,7 @@ def random_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
 
 
 def model_config(spec: ModelSpec, mesh: jax.sharding.Mesh) -> ModelConfig:
-  """Returns the architecture of the config's model; its weights are not looked at."""
+  """Returns the architecture of the config's model, without reading its weights."""
   if not spec.path:
     return random_config(spec, mesh)
   config = dataclasses.replace(
@@ -89,8 +88,9 @@ def load_to_sample(config: Mapping[str, Any]) -> LM:
 
 
 def check_teacher(exp: Experiment, lm: LM) -> None:
-  """Raises ValueError when the teacher's samples could not be learned from: its tokens are not
-  those of lm.
+  """Checks that the model can train on the teacher's samples.
+
+  Raises ValueError when the teacher's tokens differ from those of lm.
   """
   if exp.synthesize.teacher:
     tokenizer = formats.load_tokenizer(source_of(exp.synthesize.teacher))
@@ -98,8 +98,9 @@ def check_teacher(exp: Experiment, lm: LM) -> None:
 
 
 def check_lengths(exp: Experiment, lm: LM) -> None:
-  """Raises ValueError naming the first question of a run that does not fit the context of the model
-  that answers it.
+  """Checks that every question of a run fits the context of the model that answers it.
+
+  Raises ValueError naming the first question that does not.
   """
   tokenizer, max_length = lm.tokenizer, lm.config.max_length
   measured = exp.all_tasks if exp.merge.rule == 'search' else exp.id_tasks | exp.ood_tasks
@@ -114,8 +115,9 @@ def check_lengths(exp: Experiment, lm: LM) -> None:
 
 
 def check_test_lengths(exp: Experiment, mesh: jax.sharding.Mesh) -> None:
-  """Raises ValueError naming the first test question that does not fit the context of config.model,
-  before it is loaded.
+  """Checks that every test question fits the context of config.model, before that is loaded.
+
+  Raises ValueError naming the first question that does not.
   """
   max_length = model_config(exp.model, mesh).max_length
   if exp.model.path:

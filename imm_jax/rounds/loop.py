@@ -19,15 +19,16 @@ from imm_jax.rounds.run import Run
 def run(
   config: Mapping[str, Any], path: str, after_round: Callable[[str], None] = lambda path: None
 ) -> list[dict[str, Any]]:
-  """Runs the rounds of an experiment in a workdir, or what is left of them; returns the summaries
-  of all rounds.
+  """Runs the remaining rounds of an experiment in a workdir; returns the summaries of all rounds.
 
-  All processes of a run call it alike; see processes.join. Process 0 calls after_round(path) when a
-  round is done.
+  All processes of a run make the same call; see processes.join. Process 0 calls after_round(path)
+  when a round is done.
 
-  Raises: ValueError: the config is wrong, or the workdir belongs to another one; the key and the
-    fix are named. OSError: a file cannot be read or written. processes.Stopped: a notice to stop
-    has come; the same call goes on.
+  Raises:
+    ValueError: the config is wrong, or the workdir belongs to another one; the message names the
+      key and the fix.
+    OSError: a file cannot be read or written.
+    processes.Stopped: a notice to stop has come; repeat the call to resume.
   """
   with Run.open(config, path) as run:
     if run.is_finished:
@@ -57,13 +58,13 @@ def _report(after_round: Callable[[str], None], path: str) -> None:
 def evaluate_only(
   config: Mapping[str, Any], after_task: Callable[[Mapping[str, Any]], None] = lambda row: None
 ) -> dict[str, Any]:
-  """Returns what a summary says of config.model.path: its accuracies on the config's tasks.
+  """Returns the accuracies of config.model.path on the config's tasks, in the form of a summary.
 
   Every task is read, and every prompt's length checked, before the model is loaded.
 
   Args:
-    config: of the experiment.
-    after_task: called after each task with what is known so far.
+    config: the config of the experiment.
+    after_task: called after each task with the results so far.
 
   Raises:
     ValueError: the config or a task's data are wrong, or a prompt is too long.

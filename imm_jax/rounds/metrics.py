@@ -1,5 +1,6 @@
-"""Numbers of a run as they come: a JSONL file, TensorBoard or a logger of your own when asked,
-profiles.
+"""Metrics of a run: a JSONL file, TensorBoard or a logger of your own, and profiles.
+
+The JSONL file is always written; loggers and profiles are written when the config asks for them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,14 +17,14 @@ from etils import epath
 T = TypeVar('T')
 
 FIRST_TRACED = 2  # The first steps of a round compile, or fill the devices' queue.
-WRITE_EVERY_SECS = 10.0  # between two times that metrics.jsonl is written
+WRITE_EVERY_SECS = 10.0  # The shortest time between two writes of metrics.jsonl.
 
 
 @dataclasses.dataclass(frozen=True)
 class ProfileConfig:
-  """How many steps of each round's fine-tuning jax.profiler traces."""
+  """The number of steps of each round's fine-tuning that jax.profiler traces."""
 
-  num_steps: int  # 0 is off
+  num_steps: int  # 0 turns tracing off.
 
   def __post_init__(self):
     if self.num_steps < 0:
@@ -31,18 +32,19 @@ class ProfileConfig:
 
 
 class TensorBoard:
-  """A logger, as `logger` in a config may name another: made with a workdir, it takes values as
-  they come.
+  """A logger that writes to TensorBoard; `logger` in a config may name another class.
+
+  A logger is made with a workdir and takes values as they come.
   """
 
   def __init__(self, workdir: str):
     """Writes to workdir/tensorboard."""
-    import tensorboardX  # the `logging` extra
+    import tensorboardX  # Only the `logging` extra installs it.
 
     self._board = tensorboardX.SummaryWriter(str(epath.Path(workdir) / 'tensorboard'))
 
   def write(self, round_: int, step: int | None, values: Mapping[str, float]) -> None:
-    """Adds a point to a curve over rounds, or for each round to one over its steps."""
+    """Adds a point to a curve over rounds or, when a step is given, to the round's own curve."""
     for name, value in values.items():
       tag, x = (name, round_) if step is None else (f'{name}/round{round_}', step)
       self._board.add_scalar(tag, value, x)
@@ -55,7 +57,7 @@ class TensorBoard:
 def find_logger(name: str) -> Callable[[str], Any]:
   """Returns the class that config.logger names, 'tensorboard' or 'MODULE:CLASS'.
 
-  Raises ValueError when there is none.
+  Raises ValueError when it cannot be found.
   """
   if name == 'tensorboard':
     if importlib.util.find_spec('tensorboardX') is None:
@@ -74,14 +76,12 @@ def find_logger(name: str) -> Callable[[str], Any]:
 
 
 class Writer:
-  """Writes metrics to workdir/metrics.jsonl, whole each time, and to the loggers that are asked
-  for.
-  """
+  """Writes metrics to workdir/metrics.jsonl, whole each time, and to the logger of the config."""
 
   def __init__(
     self, workdir: str, lines: Iterable[Mapping[str, Any]], *, logger: str = '', writes: bool = True
   ):
-    """Begins with the lines of the rounds that are done.
+    """Starts with the lines of the rounds that are done.
 
     `writes` is False in all processes but one.
     """
@@ -104,7 +104,7 @@ class Writer:
     return [line for line in self._lines if line['round'] == round_]
 
   def flush(self) -> None:
-    """Writes all lines there are."""
+    """Writes all lines to the file."""
     from imm_jax import processes
 
     if self._writes:
@@ -112,32 +112,31 @@ class Writer:
     self._written = time.monotonic()
 
   def close(self) -> None:
-    """Writes all, and closes the loggers."""
+    """Writes all lines, and closes the loggers."""
     self.flush()
     for logger in self._loggers:
       logger.close()
 
 
 class StepLog:
-  """The metrics of a round's optimizer steps, fetched one step late, so that the devices never wait
-  for the host.
+  """The metrics of a round's optimizer steps, fetched one step late.
+
+  That way the devices never wait for the host.
   """
 
   def __init__(self, write: Callable[[int, Mapping[str, float]], None]):
-    """write(step, values) is called for each step when its values are there."""
+    """Calls write(step, values) for each step, once its values have been fetched."""
     self.steps: list[dict[str, float]] = []
     self._write = write
     self._waiting: Mapping[str, Any] | None = None
 
   def add(self, values: Mapping[str, Any]) -> None:
-    """Takes the values of a step that may be running still, and fetches those of the step
-    before.
-    """
+    """Takes the values of a step that may still be running; fetches those of the step before."""
     self.flush()
     self._waiting = values
 
   def flush(self) -> None:
-    """Fetches what waits."""
+    """Fetches the values of the newest step."""
     if self._waiting is not None:
       values = {name: float(value) for name, value in self._waiting.items()}
       self._waiting = None
@@ -153,14 +152,15 @@ class StepLog:
 def profiled(
   steps: Iterable[T], numbers: range, config: ProfileConfig, workdir: str, wait: Callable[[], None]
 ) -> Iterator[T]:
-  """Yields steps, which start when they are asked for; those of the config are traced into
-  workdir/profile.
+  """Yields steps, and traces those that the config asks for into workdir/profile.
+
+  A step starts when it is asked for.
 
   Args:
-    steps: what to yield.
-    numbers: of the steps in their round.
-    config: which are traced.
-    workdir: where the trace goes.
+    steps: the steps to yield.
+    numbers: the numbers of the steps in their round.
+    config: the number of steps to trace.
+    workdir: the directory of the run, where the trace goes.
     wait: returns when no step is running, so that the trace holds whole steps.
   """
   traced = range(
@@ -169,7 +169,7 @@ def profiled(
   if not traced:
     yield from steps
     return
-  import jax  # Not above: `imm --help` is quick.
+  import jax  # Imported here to keep `imm --help` quick.
 
   steps = iter(steps)
   yield from itertools.islice(steps, traced.start - numbers.start)

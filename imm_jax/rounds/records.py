@@ -1,6 +1,4 @@
-"""What a run records: samples, answers and the summary of a round, as they are written to JSON and
-read back.
-"""
+"""Records of a run: samples, answers and round summaries, with their JSON forms."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -15,34 +13,34 @@ from imm_jax import processes
 class Sample:
   """A completion with its verdict, or a solution of the data: a line of samples.jsonl."""
 
-  question_id: str  # TASK/DIGEST, see tasks.make_example
+  question_id: str  # TASK/DIGEST; see tasks.make_example.
   question: str
   gold: str
-  sample_index: int | None  # among the question's samples; None for a solution of the data
-  text: str  # without what ended it
-  tokens: list[int]  # with what ended it
-  # What it is learned behind, without solved examples; [] in runs before version 0.2
+  sample_index: int | None  # Index among the question's samples; None for a solution of the data.
+  text: str  # The completion without its end token or stop string.
+  tokens: list[int]  # The completion with its end token or stop string.
+  # The prompt it is trained with, without solved examples; [] in runs before version 0.2.
   prompt_tokens: list[int]
-  logprob: float | None  # of all tokens, in nats; None for a solution of the data
-  # Summed over the tokens' distributions, in nats; None for a solution of the data
+  logprob: float | None  # Sum over all tokens, in nats; None for a solution of the data.
+  # Entropy in nats, summed over the tokens' distributions; None for a solution of the data.
   entropy: float | None
-  finish_reason: str  # 'stop' or 'length'
-  right: bool  # the verifier's verdict
-  reason: str  # why it is not learned from, see synthesize.accept; '' where it is
-  real: bool = False  # a solution of the data
+  finish_reason: str  # 'stop' or 'length'.
+  right: bool  # The verifier's verdict.
+  reason: str  # Why it is not trained on, see synthesize.accept; '' where it is.
+  real: bool = False  # True for a solution of the data.
 
   @property
   def accepted(self) -> bool:
-    """Whether it is learned from."""
+    """Whether the sample is trained on."""
     return not self.reason
 
   @property
   def task(self) -> str:
-    """The name of its question's task."""
+    """The name of the task that the question belongs to."""
     return self.question_id.rpartition('/')[0]
 
   def to_json(self) -> dict[str, Any]:
-    """Returns the fields, with `accepted`, and `real` only where it is."""
+    """Returns the fields and `accepted`; `real` is left out where it is False."""
     values = dataclasses.asdict(self) | {'accepted': self.accepted}
     if not self.real:
       del values['real']
@@ -50,7 +48,7 @@ class Sample:
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any]) -> 'Sample':
-    """Reads what to_json made, or an earlier version."""
+    """Reads the output of to_json, of this version or an earlier one."""
     return cls(**_known(cls, {'prompt_tokens': [], 'entropy': None} | dict(values)))
 
 
@@ -58,9 +56,9 @@ class Sample:
 class Answer:
   """An answer to a test question with its verdict: a line of evaluations.jsonl."""
 
-  params: str  # whose: 'merged' or 'tuned'
+  params: str  # The params that gave it: 'merged' or 'tuned'.
   task: str
-  id: str  # of the question
+  id: str  # The question's id.
   question: str
   answer: str
   gold: str
@@ -72,67 +70,69 @@ class Answer:
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any]) -> 'Answer':
-    """Reads what to_json made, or an earlier version."""
+    """Reads the output of to_json, of this version or an earlier one."""
     return cls(**_known(cls, values))
 
 
 class State(NamedTuple):
-  """Which params of a run: those after a round's merge, or the tuned ones before it."""
+  """Names params of a run: those after a round's merge, or the tuned ones before it."""
 
   round_: int
-  which: str  # 'merged' or 'tuned'
+  which: str  # 'merged' or 'tuned'.
 
   def key(self, domain: str) -> str:
-    """Returns the field of the round's summary that has their accuracies in a domain."""
+    """Returns the field of the round's summary that holds their accuracies in a domain."""
     return domain if self.which == 'merged' else f'tuned_{domain}'
 
   @property
   def name(self) -> str:
-    """What they are called in a table."""
+    """The name of the params in a table."""
     return 'base' if self == BASE else f'round {self.round_} {self.which}'
 
 
 BASE = State(0, 'merged')  # The original model.
 
-Results = dict[str, dict[str, float]]  # task -> accuracy, low, high, n, ...; see evaluate.evaluate
+# Accuracy, low, high, n, ... by task; see evaluate.evaluate.
+Results = dict[str, dict[str, float]]
 
 
 @dataclasses.dataclass
 class RoundSummary:
-  """A round's row of summary.json, filled phase by phase; a field is None where there is nothing to
-  say.
+  """A round's row of summary.json, filled phase by phase.
+
+  A field is None where its phase has not run or has nothing to report.
   """
 
   round: int
   versions: dict[str, str] = dataclasses.field(default_factory=processes.versions)
   devices: str = dataclasses.field(default_factory=processes.devices)
-  secs: dict[str, float] = dataclasses.field(default_factory=dict)  # of each phase
-  # In round 0: how many questions each task has, and their digest
+  secs: dict[str, float] = dataclasses.field(default_factory=dict)  # Seconds that each phase took.
+  # In round 0: the number of questions of each task, and their digest.
   tasks: dict[str, dict[str, Any]] | None = None
-  sample: dict[str, float] | None = None  # see synthesize.summary
-  finetune: dict[str, Any] | None = None  # steps, tokens, loss_nats, drift_norm
-  merge: dict[str, Any] | None = None  # method, alpha, drift_norm, and what the rule measured
-  id: Results | None = None  # accuracies of the merged params, in domain
-  ood: Results | None = None  # and out of domain
-  text: dict[str, float] | None = None  # the likelihood of evaluate.text_source
-  tuned_id: Results | None = None  # the same of the tuned params
+  sample: dict[str, float] | None = None  # See synthesize.summary.
+  finetune: dict[str, Any] | None = None  # steps, tokens, loss_nats, drift_norm.
+  merge: dict[str, Any] | None = None  # method, alpha, drift_norm, and the rule's measurements.
+  id: Results | None = None  # Accuracies of the merged params, in domain.
+  ood: Results | None = None  # Accuracies of the merged params, out of domain.
+  text: dict[str, float] | None = None  # The likelihood of evaluate.text_source.
+  tuned_id: Results | None = None  # The same three for the tuned params.
   tuned_ood: Results | None = None
   tuned_text: dict[str, float] | None = None
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:
-    """Times a phase. Raises processes.Stopped where a notice to stop has come before."""
+    """Times a phase. Raises processes.Stopped if a notice to stop has already come."""
     processes.check_stop()
     start = time.monotonic()
     yield
     self.secs[name] = round(time.monotonic() - start, 3)
 
   def results(self, domain: str, which: str = 'merged') -> Results:
-    """Returns what was measured in a domain, 'id' or 'ood', by task; {} where nothing was."""
+    """Returns the results in a domain, 'id' or 'ood', by task; {} where nothing was measured."""
     return getattr(self, State(self.round, which).key(domain)) or {}
 
   def states(self) -> list[State]:
-    """Returns which params were measured, in order."""
+    """Returns the names of the params that were measured, in order."""
     measured = {'tuned': self.tuned_id, 'merged': self.id}
     return [State(self.round, which) for which, found in measured.items() if found is not None]
 
@@ -157,12 +157,12 @@ class RoundSummary:
     return flat | {f'{phase}/secs': value for phase, value in self.secs.items()}
 
   def to_json(self) -> dict[str, Any]:
-    """Returns the fields that say something."""
+    """Returns the fields that are not None."""
     return {name: value for name, value in vars(self).items() if value is not None}
 
   @classmethod
   def from_json(cls, values: Mapping[str, Any]) -> 'RoundSummary':
-    """Reads what to_json made, or an earlier version."""
+    """Reads the output of to_json, of this version or an earlier one."""
     return cls(**_known(cls, {'versions': {}, 'devices': ''} | dict(values)))
 
 

@@ -30,15 +30,16 @@ from imm_jax.training.packing import Batch
 
 
 class Tuned(NamedTuple):
-  """S_t+1: what fine-tuning gives."""
+  """The result of fine-tuning, S_t+1 in the paper's notation."""
 
   params: Params
-  opt_state: Any  # To start the next round with; None without optimizer.keep_opt_state.
+  opt_state: Any  # The next round starts with it; None without optimizer.keep_opt_state.
 
 
 def sample(run: Run, round: Round, state: RunState) -> list[Sample]:
-  """Samples solutions of the round's questions, verifies them, and puts real ones in the place of
-  their share.
+  """Samples solutions of the round's questions and verifies them.
+
+  With synthesize.real_fraction, real solutions replace that share of the samples.
   """
   exp = run.exp
   samples = []
@@ -57,8 +58,9 @@ def sample(run: Run, round: Round, state: RunState) -> list[Sample]:
 
 
 def _source(run: Run, state: RunState) -> LM:
-  """Returns the model that samples: the teacher, loaded for this round only, or the run's own with
-  the newest params.
+  """Returns the model that samples, the teacher or the run's own model.
+
+  A teacher is loaded for this round only. The run's own model takes the newest params.
   """
   if run.exp.synthesize.teacher:
     return loading.load_model(run.exp, run.exp.synthesize.teacher, run.mesh).to_sample()
@@ -91,7 +93,7 @@ def _sample_task(
 def _with_solutions(
   run: Run, round: Round, task: Task, examples: Sequence[Example], sampled: list[Sample]
 ) -> list[Sample]:
-  """Returns the samples, a share of them replaced by the data's own solutions."""
+  """Returns the samples, with a share of them replaced by the data's own solutions."""
   fraction = run.exp.synthesize.real_fraction
   if not fraction:
     return sampled
@@ -117,7 +119,7 @@ def _accept(
 
 
 def fine_tune(run: Run, round: Round, state: RunState, samples: Sequence[Sample]) -> Tuned:
-  """Fine-tunes on the accepted samples, and measures the tuned params with evaluate.tuned."""
+  """Fine-tunes on the accepted samples; with evaluate.tuned, also measures the tuned params."""
   exp = run.exp
   with round.phase('finetune'):
     if exp.synthesize.data == 'accumulate':
@@ -125,7 +127,7 @@ def fine_tune(run: Run, round: Round, state: RunState, samples: Sequence[Sample]
     pairs = [(one.prompt_tokens, one.tokens) for one in samples if one.accepted]
     rows = packing.pack(pairs, exp.finetune.max_length)
     start = state.base if exp.finetune_from == 'base' else state.params
-    # They are needed again, and training donates where it starts.
+    # Training donates the params it starts from, so copy those that are needed afterwards.
     if start is state.base or start is state.anchor:
       start = jax.tree.map(jnp.copy, start)
     label = f'fine-tune on {len(pairs)} samples'
@@ -140,7 +142,7 @@ def fine_tune(run: Run, round: Round, state: RunState, samples: Sequence[Sample]
 
 
 def _summarise(steps: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-  """Returns the number of steps and tokens, and the mean loss in nats a token."""
+  """Returns the number of steps and tokens, and the mean loss in nats per token."""
   tokens = sum(values['num_tokens'] for values in steps)
   total = sum(values['loss_nats'] * values['num_tokens'] for values in steps)
   return {
@@ -158,10 +160,10 @@ def train(
   rows: Batch,
   advance: Callable[[int], None],
 ) -> tuple[finetune.TrainState, list[dict[str, float]]]:
-  """Takes the optimizer steps of a round; goes on where an earlier process was stopped.
+  """Takes the optimizer steps of a round, resuming where an earlier process was stopped.
 
   Returns the state after the last step, and the metrics of all steps. Raises processes.Stopped
-  when a notice to stop came; what was done until then is saved.
+  on a notice to stop, after saving the steps taken so far.
   """
   exp = run.exp
   num_steps = finetune.num_steps(rows, exp.finetune)
@@ -207,7 +209,7 @@ def _resume(
   saved: checkpoint.Steps,
   log: metrics.StepLog,
 ) -> tuple[finetune.TrainState, int]:
-  """Returns the state to train on from, and how many steps it has behind it, which are logged."""
+  """Returns the state to train on from, and the number of steps it has taken, which are logged."""
   abstract = run.trainer.abstract()
   trees = {'params': abstract.params, 'opt_state': abstract.opt_state}
   found = saved.restore(trees, report=console.note)
@@ -219,7 +221,10 @@ def _resume(
 
 
 def _check_finite(round: Round, step: int, values: Mapping[str, float]) -> None:
-  """Raises ValueError when a step has gone bad: what comes after it would be lost."""
+  """Raises ValueError when a step's loss or gradient norm is not finite.
+
+  Training cannot recover from such a step.
+  """
   for name in ('loss_nats', 'grad_norm'):
     if not math.isfinite(values[name]):
       elsewhere = ' and another workdir' if round.number > 1 else ''
@@ -230,8 +235,9 @@ def _check_finite(round: Round, step: int, values: Mapping[str, float]) -> None:
 
 
 def _drift(run: Run, state: finetune.TrainState) -> float:
-  """Returns how far the params are from the original, which the host waits for; 0 without
-  finetune.max_drift.
+  """Returns the distance of the params from the original model; 0 without finetune.max_drift.
+
+  The host waits for the value.
   """
   return (
     float(merging.drift_norm(run.lm.params, state.params)) if run.exp.finetune.max_drift else 0.0
@@ -241,7 +247,7 @@ def _drift(run: Run, state: finetune.TrainState) -> float:
 def merge(
   run: Run, round: Round, state: RunState, tuned: Tuned, samples: Sequence[Sample]
 ) -> RunState:
-  """Merges the tuned params with the anchor; returns what the next round starts from."""
+  """Merges the tuned params with the anchor; returns the state that the next round starts from."""
   exp = run.exp
   with round.phase('merge'):
     alpha, found = alphas.choose(run, round, state, tuned.params, samples)
@@ -286,10 +292,10 @@ def evaluate(run: Run, round: Round, params: Params, which: str = 'merged') -> N
 def measure(
   exp: Experiment, lm: LM, key: jax.Array, part: Callable[[str, Callable[[], Any]], Any]
 ) -> Iterator[tuple[str, str, dict[str, float], list[dict[str, Any]]]]:
-  """Yields (domain, task, result, answers) of each task, as soon as it is measured; lm is ready to
-  sample.
+  """Yields (domain, task, result, answers) of each task, as soon as it is measured.
 
-  part(name, compute) returns compute(), or what is known of it already.
+  `lm` is ready to sample. part(name, compute) returns compute(), or its value from an earlier
+  process.
   """
   for domain, tasks in (('id', exp.id_tasks), ('ood', exp.ood_tasks)):
     for name, task in tasks.items():

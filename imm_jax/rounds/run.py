@@ -1,5 +1,7 @@
-"""A run that is open, what passes from one of its rounds to the next, and a round that is under
-way.
+"""A run: an experiment opened in its workdir, and the state that its rounds pass on.
+
+`Run` opens a workdir, resumes it and commits its rounds. `RunState` passes from one round to the
+next. `Round` is a round in progress.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -31,36 +33,36 @@ from imm_jax.training.finetune import Trainer
 
 @dataclasses.dataclass(frozen=True)
 class RunState:
-  """What a round starts from, in the letters of the paper.
+  """The state that a round starts from, in the paper's notation.
 
   All trees are float32 and sharded for training.
   """
 
   base: Params  # theta_0, the original model.
   params: Params  # M_t, the newest merge.
-  # What the next tuned params are merged with: base, params, or the mean of all starts.
+  # The params that the next tuned params are merged with: base, params, or the mean of all starts.
   anchor: Params
-  sample_params: Params  # Which the next samples come from: M_t, or S_t with sample_from='tuned'.
-  # The optimizer's, with optimizer.keep_opt_state; None: each round starts with a new one.
+  sample_params: Params  # The next samples come from these: M_t, or S_t with sample_from='tuned'.
+  # The optimizer state with optimizer.keep_opt_state; None starts each round with a new one.
   opt_state: Any
 
 
 @dataclasses.dataclass
 class Round:
-  """A round that is under way; round 0 measures the original model."""
+  """A round in progress; round 0 measures the original model."""
 
   number: int
-  key: jax.Array  # Of all that is random in it.
+  key: jax.Array  # All randomness of the round derives from this key.
   summary: RoundSummary
   workdir: Workdir
   answers: list[Answer] = dataclasses.field(default_factory=list)
 
   def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
-    """Times a phase. Raises processes.Stopped where a notice to stop has come before."""
+    """Times a phase. Raises processes.Stopped if a notice to stop has already come."""
     return self.summary.phase(name)
 
   def part(self, name: str, compute: Callable[[], Any]) -> Any:
-    """Returns compute(), a value of JSON, or what an earlier process of this round got from it."""
+    """Returns compute(), a JSON value, or the value that an earlier process of the round got."""
     return self.workdir.part(self.number, name, compute, report=console.note)
 
 
@@ -82,11 +84,14 @@ class Run:
   @classmethod
   @contextlib.contextmanager
   def open(cls, config: Mapping[str, Any], path: str) -> Iterator['Run']:
-    """Opens a workdir for an experiment, after all that can be wrong before a model is loaded has
-    been checked.
+    """Opens a workdir for an experiment.
 
-    Raises: ValueError: the config is wrong, or the workdir belongs to another one; the key and the
-      fix are named. OSError: a file cannot be read or written.
+    Everything that can be wrong before a model is loaded is checked here.
+
+    Raises:
+      ValueError: the config is wrong, or the workdir belongs to another one; the message names the
+        key and the fix.
+      OSError: a file cannot be read or written.
     """
     exp = experiment.resolve(config)
     workdir = Workdir(path)
@@ -111,10 +116,8 @@ class Run:
       if 'digest' in was and was['digest'] != now['digest']:
         raise ValueError(
           f'tasks.{name}: its data have changed since the run began, from {was["num_train"]} train'
-          ' and'
-          f' {was["num_test"]} test questions to {now["num_train"]} and {now["num_test"]}, or in'
-          ' their texts;'
-          ' restore them, or choose another workdir'
+          f' and {was["num_test"]} test questions to {now["num_train"]} and {now["num_test"]}, or'
+          ' in their texts; restore them, or choose another workdir'
         )
 
   @property
@@ -123,10 +126,10 @@ class Run:
     return self.workdir.num_done > self.exp.num_rounds
 
   def resume(self) -> RunState:
-    """Returns what the next round starts from: the newest round whose arrays are whole.
+    """Returns the state that the next round starts from, after the newest round with intact arrays.
 
-    Rounds whose arrays are not are set aside, to be done again. Raises ValueError when that is
-    round 0, and later ones build on it.
+    Rounds with damaged arrays are set aside, to be done again. Raises ValueError when the damaged
+    round is round 0 and later rounds build on it.
     """
     while True:
       done = self.workdir.num_done
@@ -156,7 +159,7 @@ class Run:
     return state
 
   def rounds(self) -> Iterator[Round]:
-    """Yields the rounds that are left; each has to be committed before the next."""
+    """Yields the remaining rounds; each has to be committed before the next."""
     for number in range(self.workdir.num_done, self.exp.num_rounds + 1):
       console.note(
         f'round {number} of {self.exp.num_rounds}' if number else 'round 0: the original model'
@@ -167,10 +170,7 @@ class Run:
       )
 
   def commit(self, round: Round, state: RunState) -> None:
-    """Saves what a round has done: its arrays, its answers, its metrics and its summary.
-
-    Then it is done.
-    """
+    """Saves a round's arrays, answers, metrics and summary, which makes the round done."""
     lines = [answer.to_json() for answer in round.answers]
     self.workdir.write_lines(round.number, 'evaluations.jsonl', lines)
     with round.phase('checkpoint'):
@@ -182,13 +182,13 @@ class Run:
       checkpoint.save(self.workdir.checkpoint(round.number), trees)
     self.writer.write(round.number, round.summary.scalars())
     self.workdir.write_lines(round.number, 'metrics.jsonl', self.writer.of_round(round.number))
-    self.writer.flush()  # Nothing is written after the last round.
+    self.writer.flush()  # After the last round, nothing else would flush the writer.
     self.workdir.finish(round.summary.to_json())
 
   def earlier_samples(self, number: int) -> list[Sample]:
     """Returns the samples of all rounds before a round.
 
-    Raises ValueError when an earlier version sampled them, which did not record their prompts.
+    Raises ValueError when an earlier version sampled them, which did not record prompts.
     """
     samples = []
     for earlier in range(1, number):
@@ -222,8 +222,9 @@ class Run:
 
 
 def _describe(exp: Experiment, task: Task) -> dict[str, Any]:
-  """Returns how many questions a task has, which reads them, and a digest of them; prints the
-  numbers.
+  """Returns the number of questions of a task and a digest of them.
+
+  This reads the questions. The numbers are also printed.
   """
   train = exp.train_questions(task)
   num_train = len(train)

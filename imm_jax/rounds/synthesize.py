@@ -1,5 +1,6 @@
-"""Questions + sampler + verifier -> accepted completions, and the reason why each of the others is
-not; real solutions.
+"""Selects the completions to train on, by verdict and by limits, and mixes in real solutions.
+
+Each completion that is not accepted is recorded with the reason.
 """
 
 import collections
@@ -19,17 +20,17 @@ from imm_jax.training import packing
 
 @dataclasses.dataclass(frozen=True)
 class SynthesizeConfig:
-  """What becomes training data."""
+  """Which completions become training data."""
 
-  num_questions: int  # train questions a round; 0 takes all
+  num_questions: int  # Train questions per round; 0 takes all.
   max_accepted_per_question: int
-  questions_per_chunk: int  # sampled together, and saved when all are done
-  deduplicate: bool  # a question's completions of the same text count once
-  # Learn from this round's accepted completions, or from those of all so far
+  questions_per_chunk: int  # Questions sampled together, and saved when all are done.
+  deduplicate: bool  # Whether completions of a question with the same text count once.
+  # Train on this round's accepted completions, or on those of all rounds so far.
   data: Literal['replace', 'accumulate']
-  # The model that samples, in all rounds, as model.path names one; '' is the round's own
+  # The path of a model, as model.path, that samples in all rounds; '' samples from the run's own.
   teacher: str
-  real_fraction: float  # of the sequences to learn from, that are the data's own solutions
+  real_fraction: float  # The share of training sequences that are the data's own solutions.
 
   def __post_init__(self):
     if self.num_questions < 0 or self.max_accepted_per_question < 1 or self.questions_per_chunk < 1:
@@ -52,7 +53,7 @@ def accept(
   config: SynthesizeConfig,
   max_length: int,
 ) -> list[Sample]:
-  """Returns a sample for each completion, in order, with the reason why it is not learned from.
+  """Returns a sample for each completion, in order, with the reason if it is not trained on.
 
   A reason is 'wrong', 'truncated' (no stop before max_new_tokens), 'duplicate' (with
   config.deduplicate: the question has this text already), 'enough' (the question has its share) or
@@ -60,11 +61,11 @@ def accept(
 
   Args:
     examples: the questions.
-    completions: of each question.
+    completions: the completions of each question.
     verdicts: whether each completion is right.
     prompts: token ids that fine-tuning will put before each completion of a question.
-    config: how many of a question's completions are taken.
-    max_length: tokens of a packed row.
+    config: limits on the completions of a question.
+    max_length: the length of a packed row in tokens.
   """
   samples = []
   for example, prompt, of_question, verdict in zip(
@@ -109,14 +110,13 @@ def _sample(
 
 
 def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
-  """Returns the data's own solution as sampling would have given it: the target's tokens, with what
-  ends a sample behind.
+  """Returns the data's own solution as if it had been sampled: the target's tokens and an end.
 
-  In plain text that is the stop string in the separator of solved examples, tokenised together with
-  the target; where that has none, the tokenizer's end token; in a chat, the token that its template
-  ends a turn with. There are no log-probabilities and entropies.
+  In plain text the end is the stop string in the separator of solved examples, tokenised together
+  with the target; without one, it is the tokenizer's end token. In a chat it is the token that the
+  template ends a turn with. There are no log-probabilities and entropies.
 
-  Raises ValueError when the tokenizer has no end token, and one is needed.
+  Raises ValueError when an end token is needed and the tokenizer has none.
   """
   ending = task.separator if task.format == 'plain' else ''
   tokens = tokenizer.encode(task.target(example) + ending)
@@ -137,17 +137,20 @@ def solution(task: Task, example: Example, tokenizer: Tokenizer) -> Completion:
 def mix(
   sampled: Sequence[Sample], solutions: Sequence[Sample], fraction: float, rng: np.random.Generator
 ) -> list[Sample]:
-  """Returns the samples with a fraction of what is learned from taken from the data's own
-  solutions.
+  """Replaces a fraction of the accepted samples by the data's own solutions.
 
-  At fraction 1 all accepted solutions are learned from: there are no samples. Below, of n accepted
-  samples rng draws round(fraction n), which are `replaced`: not accepted any more. As many accepted
-  solutions, of questions that rng draws whether they have an accepted sample or not, come behind;
-  none comes twice before all came once. The total stays n.
+  At fraction 1 there are no samples, and all accepted solutions are trained on. Below 1, with n
+  accepted samples, rng draws round(fraction n) of them, which become `replaced`: no longer
+  accepted. The same number of accepted solutions is appended. Their questions are drawn by rng,
+  whether they have an accepted sample or not; no solution is used twice before all have been used
+  once. The total stays n.
 
-  Args: sampled: from `accept`. solutions: from `accept`, of `solution` of each question; those
-    returned are `real`, without log-probability. fraction: of what is learned from, in (0, 1]. rng:
-    f(seed, round, task).
+  Args:
+    sampled: samples from `accept`.
+    solutions: samples from `accept` for the `solution` of each question; those returned are `real`,
+      without log-probability.
+    fraction: the share of the accepted samples to replace, in (0, 1].
+    rng: f(seed, round, task).
 
   Raises:
     ValueError: no solution is accepted.
@@ -173,19 +176,18 @@ def mix(
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, float]:
-  """Returns how many samples there are, what share of them is right and was accepted, and how many
-  are learned from.
+  """Returns counts and shares of the samples: in all, right, accepted, and trained on.
 
-  Of these num_real are the data's own solutions, if any. Raises ValueError when none was accepted.
+  num_real of those trained on are the data's own solutions, if any. Raises ValueError when none was
+  accepted.
   """
   num_accepted = sum(one.accepted for one in samples)
   if not num_accepted:
     reasons = collections.Counter(one.reason for one in samples)
     why = ', '.join(f'{count} {reason}' for reason, count in reasons.most_common())
     raise ValueError(
-      f'none of {len(samples)} completions was accepted ({why}), so there is nothing to learn'
-      ' from: take an easier'
-      ' task, more questions (synthesize.num_questions) or more samples'
+      f'none of {len(samples)} completions was accepted ({why}), so there is nothing to learn from:'
+      ' take an easier task, more questions (synthesize.num_questions) or more samples'
       ' (sampler.num_samples_per_prompt)'
     )
   sampled = [one for one in samples if not one.real]
@@ -202,9 +204,7 @@ def summary(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def some_pairs(samples: Sequence[Sample], num: int, seed: int) -> list[tuple[list[int], list[int]]]:
-  """Returns the token ids (prompt, completion) of at most num accepted samples, drawn by the
-  seed.
-  """
+  """Returns the token ids (prompt, completion) of at most num accepted samples, drawn by seed."""
   accepted = [sample for sample in samples if sample.accepted]
   chosen = np.random.default_rng(seed).permutation(len(accepted))[:num]
   return [(accepted[i].prompt_tokens, accepted[i].tokens) for i in chosen]

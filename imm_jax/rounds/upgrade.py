@@ -1,11 +1,11 @@
-"""Configs of earlier versions: what became of their keys."""
+"""Upgrades configs of earlier versions, and explains keys that are gone."""
 
 from collections.abc import Mapping
 import copy
 from typing import Any
 
-# Section and key of version 0.1 -> what to do about it now. A section is '' on top, 'tasks' for
-# each task.
+# Maps a section and key of version 0.1 to advice for the user. The section is '' for top-level keys
+# and 'tasks' for the keys of any task.
 GONE = {
   ('', 'compilation_cache'): 'is gone; set the environment variable JAX_COMPILATION_CACHE_DIR',
   ('', 'tensorboard'): "is now config.logger = 'tensorboard'",
@@ -15,14 +15,14 @@ GONE = {
 
 
 def hint(where: str, key: str) -> str:
-  """Returns what became of an unknown key, '' where no earlier version had it."""
+  """Returns what became of an unknown key, '' if no earlier version had it."""
   section = 'tasks' if where.startswith('tasks.') else where.removeprefix('config')
   found = GONE.get((section, key))
   return f': {found}' if found else ''
 
 
 def upgrade(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the config of a workdir that an earlier version may have written, in today's keys."""
+  """Returns a config that an earlier version may have written, with the keys of this version."""
   config = copy.deepcopy(dict(config))
   config.pop('compilation_cache', None)
   if config.pop('tensorboard', False):

@@ -4,16 +4,16 @@ A file appears whole or not at all, and process 0 writes it.
 
 WORKDIR/config.json                     the resolved config
 WORKDIR/model/                          config and tokenizer of the model, no weights
-WORKDIR/metrics.jsonl                   a line a fine-tuning step and one a round
+WORKDIR/metrics.jsonl                   a line per fine-tuning step and one per round
 WORKDIR/rounds/NNNN/samples.jsonl       every completion with its verdict (from round 1)
 WORKDIR/rounds/NNNN/evaluations.jsonl   every answer of the evaluation
 WORKDIR/rounds/NNNN/checkpoint          float32 params at its end; round 0 is the original model
 WORKDIR/rounds/NNNN/metrics.json        the round's row of the summary
 WORKDIR/rounds/NNNN/manifest.json       names, sizes and digests; written last: the round is done
-WORKDIR/rounds/NNNN/analysis.json       what `imm analyze` found; in no manifest
-WORKDIR/rounds/NNNN/parts, steps        what a round has done so far; removed when it is done
+WORKDIR/rounds/NNNN/analysis.json       the results of `imm analyze`; in no manifest
+WORKDIR/rounds/NNNN/parts, steps        progress within a round; removed when the round is done
 WORKDIR/summary.json                    all rounds, and their analyses
-WORKDIR/report.html                     all of it as a page; see report.py
+WORKDIR/report.html                     the whole run as a page; see report.py
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -30,14 +30,15 @@ from imm_jax.formats import at_round
 from imm_jax.rounds.records import Answer, Sample
 from imm_jax.rounds.upgrade import upgrade
 
-_PARTS = ('parts', 'steps')  # of a round that is not done
+_PARTS = ('parts', 'steps')  # The directories of a round that is not done.
 _ANALYSIS = 'analysis.json'
-# Others' files beside them do no harm.
+# The manifest lists these files of a round; other files beside them are ignored.
 _OWN = ('samples.jsonl', 'evaluations.jsonl', 'metrics.jsonl', 'metrics.json')
-# And num_rounds, down to the rounds that are done.
+# These keys may change between the rounds of a run. So may num_rounds, but not below the number of
+# rounds that are done.
 _MAY_CHANGE = ('config.mesh.', 'config.checkpoint.', 'config.logger', 'config.profile')
-# What round 0 depends on, the original model's evaluation: as long as nothing else is done, the
-# rest may change.
+# Round 0, the original model's evaluation, depends on these keys. While only round 0 is done, all
+# other keys may change.
 _OF_ROUND_0 = (
   'config.seed',
   'config.model.',
@@ -58,18 +59,19 @@ class Workdir:
 
   @property
   def path(self) -> str:
-    """Returns it as text."""
+    """The path of the directory, as text."""
     return str(self._path)
 
   def open(self, config: Mapping[str, Any]) -> list[str]:
-    """Writes the config, or compares it with the one that rounds were done with: what these depend
-    on may not change.
+    """Writes the config, or checks that it agrees with the config of the rounds that are done.
 
-    Rounds at the end that are damaged are set aside, to be done again; returns a line about each.
+    Keys that finished rounds depend on may not change. Damaged rounds at the end are set aside, to
+    be done again; returns a line about each.
 
-    Raises: ValueError: rounds were done under another config (five differences are named), other
-      files are in the directory, or a round is damaged that later ones build on. OSError: the
-      directory cannot be written.
+    Raises:
+      ValueError: rounds were done under another config (five differences are named), other files
+        are in the directory, or a damaged round has later ones that build on it.
+      OSError: the directory cannot be written.
     """
     return processes.on_first(lambda: self._open(json.loads(json.dumps(config))))
 
@@ -97,7 +99,7 @@ class Workdir:
       lines.append(f'{differences[0]}: what round {done} had done is discarded')
     if done:
       for round_ in range(done):
-        self._remove_parts(round_)  # of a round that was done just before the run was cut off
+        self._remove_parts(round_)  # A run that was cut off may have left those of a done round.
       damages = [self._damage(round_) for round_ in range(done)]
       while damages and damages[-1]:
         lines.append(f'{damages.pop()}; its round is done again')
@@ -106,12 +108,14 @@ class Workdir:
         raise ValueError(
           f'{bad[0]}, and later rounds build on it; restore it, or choose another workdir'
         )
-      self._write_summary()  # a run that was cut off may have left an old one
+      self._write_summary()  # A run that was cut off may have left an old one.
     processes.write_text(saved, json.dumps(config, indent=2) + '\n')
     return lines
 
   def check(self) -> None:
-    """Raises FileNotFoundError when there is no such directory, ValueError when it is no run or a
+    """Checks that the directory holds a run without damage.
+
+    Raises FileNotFoundError when the directory does not exist, ValueError when it holds no run or a
     round is damaged.
     """
     if not self._path.exists():
@@ -123,7 +127,7 @@ class Workdir:
         raise ValueError(f'{damage}; restore it, or see whether imm run does its round again')
 
   def set_aside(self, round_: int) -> None:
-    """Moves what is left of a damaged round out of the way, to NNNN.damaged."""
+    """Renames the directory of a damaged round to NNNN.damaged."""
     target = self._round(round_).with_name(f'{round_:04d}.damaged')
     if target.exists():
       target.rmtree()
@@ -138,8 +142,9 @@ class Workdir:
     return str(self._round(round_) / 'steps')
 
   def write_model(self, write: Callable[[str], None]) -> None:
-    """Has write(directory) make the files of the model's config and tokenizer, in one that is
-    local, and keeps them.
+    """Keeps the files of the model's config and tokenizer.
+
+    write(directory) makes them in a local temporary directory, from which they are copied.
     """
     with tempfile.TemporaryDirectory() as local:
       write(local)
@@ -149,8 +154,9 @@ class Workdir:
   def part(
     self, round_: int, name: str, compute: Callable[[], Any], report: Callable[[str], None]
   ) -> Any:
-    """Returns compute(), a value of JSON, or what an earlier process got from it: a part of a round
-    is done once.
+    """Returns compute(), a JSON value, or the value that an earlier process got from it.
+
+    So each part of a round is done once.
     """
     file = self._round(round_) / 'parts' / f'{name}.json'
     if file.exists():
@@ -188,18 +194,18 @@ class Workdir:
     return upgrade(_read(self._path / 'config.json'))
 
   def read_analysis(self, round_: int) -> dict[str, Any]:
-    """Returns what `imm analyze` found about a round, nothing where it has not looked."""
+    """Returns the findings of `imm analyze` about a round, {} where it has not been run."""
     file = self._round(round_) / _ANALYSIS
     return _read(file) if file.exists() else {}
 
   def write_report(self, text: str) -> None:
-    """Writes report.html, which is made of the other files and is no part of any round."""
+    """Writes report.html, which is made from the other files and belongs to no round."""
     processes.write_text(self._path / 'report.html', text)
 
   def finish(self, entry: Mapping[str, Any]) -> None:
-    """Writes a round's row and its manifest, which makes the round done, and the summary.
+    """Writes a round's row, its manifest, which makes the round done, and the summary.
 
-    The checkpoint is there.
+    The checkpoint has to be written before.
     """
     round_ = self._round(entry['round'])
 
@@ -214,9 +220,7 @@ class Workdir:
     processes.on_first(write)
 
   def write_analyses(self, analyses: Iterable[Mapping[str, Any]]) -> None:
-    """Writes what was found about each round, from round 0 on, beside its files and into the
-    summary.
-    """
+    """Writes the findings about each round, from round 0 on, to its directory and the summary."""
 
     def write():
       for round_, analysis in enumerate(analyses):
@@ -227,7 +231,7 @@ class Workdir:
 
   @property
   def num_done(self) -> int:
-    """How many rounds are done, from round 0 on without a gap."""
+    """The number of rounds that are done, from round 0 on without a gap."""
     num = 0
     while (self._round(num) / 'manifest.json').exists():
       num += 1
@@ -249,8 +253,9 @@ class Workdir:
     return self._path / 'rounds' / f'{round_:04d}'
 
   def _facts(self, round_: int) -> dict[str, list[Any]]:
-    """Returns [size, digest] of each file of a round by its name; the checkpoint has digests of its
-    arrays in itself.
+    """Returns [size, digest] of each file of a round, by name.
+
+    Files of the checkpoint have None as their digest: the checkpoint holds digests of its arrays.
     """
     files = [self._round(round_) / name for name in _OWN if (self._round(round_) / name).exists()]
     files += _files(self._round(round_) / 'checkpoint')
@@ -265,7 +270,7 @@ class Workdir:
     return facts
 
   def _damage(self, round_: int) -> str:
-    """Returns what is wrong with a round's files, '' when nothing is."""
+    """Returns a description of the damage to a round's files, '' when there is none."""
     manifest = self._round(round_) / 'manifest.json'
     try:
       wanted, found = _read(manifest), self._facts(round_)
