@@ -41,8 +41,9 @@ def verify_flexible(gold: str, text: str) -> bool:
 
 
 def loose(text: str) -> str:
-  """Returns the letters, digits and signs of a text, in lower case: '(A)' is 'a', 'Yes!' is
-  'yes'.
+  """Returns the letters, digits and signs of a text, in lower case.
+
+  '(A)' becomes 'a', and 'Yes!' becomes 'yes'.
   """
   return ' '.join(normalise(text).strip('*\'"`.,;:!?()$ ').split())
 
