@@ -257,7 +257,7 @@ class _Run:
     """Returns where a row that has written these tokens ends, and its finish_reason.
 
     Returns None if the row continues. Tokens after the end, decoded since the last look, are
-      dropped.
+    dropped.
     """
     ending = self.stopping.find(written, row.seen)
     row.seen = len(written)

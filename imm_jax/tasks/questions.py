@@ -108,7 +108,7 @@ class Questions(base.Task):
     """Returns the right text to follow the prompt.
 
     It is the worked solution and 'The answer is' the answer, or one of them, or the code as a
-      block.
+    block.
     """
     if self.verifier == 'code':
       program = example.solution.strip('\n')

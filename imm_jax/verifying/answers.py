@@ -91,8 +91,7 @@ _TAKEN_BACK = re.compile(
   """,
   re.VERBOSE | re.IGNORECASE,
 )
-# Words that leave an answer none, whether another follows or not: soon behind it, or anywhere
-# behind it.
+# Words that reject an answer, whether another follows or not: soon after it, or anywhere after it.
 _REJECTED = re.compile(
   r"""
   \b(?:this|that|it|which|he|she|they|(?:the|my)\ (?:answer|above))(?:\ (?:answer|result))?
@@ -255,7 +254,7 @@ def _boxes(text: str) -> Iterator[Box]:
   if not matches:
     return
   opened: list[int] = []
-  closed = {}  # The place behind an opening brace -> the place of the brace that closes it.
+  closed = {}  # The place after an opening brace -> the place of the brace that closes it.
   for brace in _BRACE.finditer(text):
     if brace[0] == '{':
       opened.append(brace.end())

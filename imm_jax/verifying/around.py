@@ -23,8 +23,8 @@ _CONDITIONS = _words('when where if')  # They may have an equation: 'when x = 1'
 _ALTERNATIVES = _words('or nor either otherwise alternatively possibly')
 _JOINS = _words('and or nor , ; / & +')
 
-# Words that make another number of the one they stand by, or none: on both sides of it, before it,
-# behind it.
+# Words that change or reject the number they are next to: on both sides of it, before it, after
+# it.
 _CHANGES = _words("""
   no never neither nor or half halves dozen dozens wrong incorrect unknown unclear impossible
   undefined zero two three
@@ -81,7 +81,7 @@ _LEADING_PAIRS = frozenset([
   ('amount', 'of'), ('value', 'of'), ('given', 'as'),
 ])  # fmt: skip
 
-# Another letter behind a number is a variable, or a factor as in 5k.
+# Another letter after a number is a variable, or a factor as in 5k.
 _UNIT_LETTERS = frozenset('mgslhtdLWVANJCF')
 _UNITS = _words("""
   m cm mm km nm kg g mg lb lbs oz ft in yd mi h hr hrs min mins s sec secs ms mph kph kmh kwh day wk
