@@ -1,16 +1,19 @@
-"""Fine-tuning against transformers, TRL and Tunix: the same model, data, optimizer and dtype, in
-turn, pair by pair.
+"""Compares fine-tuning with transformers, TRL and Tunix: time and memory, pair by pair.
 
-benchmarks/make_peers.sh peers python benchmarks/finetune.py --model=SmolLM2-135M-Instruct
---hf=peers/hf/bin/python --tunix=peers/tunix/bin/python \\
-  --gsm8k=gsm8k_train.jsonl --out=benchmarks/finetune.json
+The programs run in turn with the same model, data, optimizer and dtype.
+
+  benchmarks/make_peers.sh peers
+  python benchmarks/finetune.py --model=SmolLM2-135M-Instruct --hf=peers/hf/bin/python \\
+    --tunix=peers/tunix/bin/python --gsm8k=gsm8k_train.jsonl --out=benchmarks/finetune.json
 
 full: optimizer steps of 8 x 256 tokens (--rows, --length), all of them targets; AdamW without
-decay, gradients clipped at 1. pairs: questions of GSM8K and their solutions, which differ in
-length; padding does not count as tokens. imm_jax and TRL pack them into rows of 512, 4 rows a step;
-transformers pads 8 pairs a step, about as many tokens, to the longest.
+decay, gradients clipped at 1.
 
-On a GPU, --gpu: computed in bfloat16 with float32 weights, beside transformers only.
+pairs: questions of GSM8K and their solutions, which differ in length; padding does not count as
+tokens. imm_jax and TRL pack them into rows of 512, 4 rows per step; transformers pads 8 pairs per
+step, about as many tokens, to the longest.
+
+On a GPU, --gpu: computed in bfloat16 with float32 weights, and compared with transformers only.
 """
 
 import json
@@ -71,8 +74,9 @@ def pairs(args, tokenizer: Tokenizer) -> dict[str, harness.Run]:
 
 
 def names(remat: list[str]) -> list[str]:
-  """Returns what the runs of imm_jax are called: the first, which the peers are compared with, has
-  the plain name.
+  """Returns the names of imm_jax's runs.
+
+  The first, which the peers are compared with, has the plain name.
   """
   return ['imm_jax', *(f'imm_jax, remat {policy}' for policy in remat[1:])]
 

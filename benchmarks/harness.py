@@ -1,6 +1,4 @@
-"""What the benchmarks share: programs that wait side by side in processes of their own, and are
-measured in turn.
-"""
+"""The common part of the benchmarks: processes that wait side by side and are measured in turn."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -26,13 +24,15 @@ GPU = {'XLA_PYTHON_CLIENT_PREALLOCATE': 'false'}  # others wait beside it
 
 
 class Worker:
-  """A process that loads a model once and answers requests {'task': ..., **settings} with {'secs':
-  ..., ...}, in lines.
+  """A process that loads a model once and answers requests, one per line.
+
+  A request is {'task': ..., **settings} and a reply {'secs': ..., ...}.
   """
 
   def __init__(self, python: str, name: str, model: str, poll_secs: float = 1.0, gpu: bool = False):
-    """Starts workers/{name}.py and waits for its imports; while it works, its memory is looked at
-    every poll_secs.
+    """Starts workers/{name}.py and waits for its imports.
+
+    While it works, its memory is read every poll_secs.
     """
     self._name, self.poll_secs = name, poll_secs
     script = pathlib.Path(__file__).parent / 'workers' / f'{name}.py'
@@ -50,10 +50,10 @@ class Worker:
     self._imports_gib = self._memory_gib('RssAnon')
 
   def __call__(self, task: str, **settings: Any) -> dict[str, Any]:
-    """Returns the reply, with the peak GiB so far, the GPU's or the process's, and how much of the
-    process's is anonymous.
+    """Returns the reply, with the peak memory so far in GiB, of the GPU or of the process.
 
-    What its imports have taken does not count there.
+    It also holds the anonymous part of the process's memory, in which the imports' memory does not
+    count.
 
     Raises RuntimeError when the process has died.
     """
@@ -89,8 +89,9 @@ class Worker:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What a program is asked to do, and what it does once before it is measured, so that everything
-  is compiled.
+  """A request to a program, and a warm-up request that is sent once before it is measured.
+
+  The warm-up compiles everything.
   """
 
   python: str
@@ -103,8 +104,9 @@ class Run:
 def measure(
   runs: Mapping[str, Run], model: str, repeats: int, poll_secs: float = 1.0, gpu: bool = False
 ) -> tuple[dict[str, dict], dict[str, list[dict]]]:
-  """Returns each run's warm-up reply, and its replies to `repeats` requests, made in turn, each
-  first every other time.
+  """Returns each run's warm-up reply, and its replies to `repeats` requests.
+
+  The requests are made in turn; each run goes first every other time.
   """
   with contextlib.ExitStack() as stack:
     workers = {}
@@ -173,7 +175,7 @@ def report(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 
 def write(out: str, results: Mapping[str, Any]) -> None:
-  """Writes results as JSON, with what they were measured on."""
+  """Writes results as JSON, with a description of the machine."""
   machine = {
     'cpus': os.cpu_count(),
     'machine': platform.machine(),

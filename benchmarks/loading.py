@@ -1,12 +1,14 @@
-"""Loading a model against transformers: seconds until every weight is there, and memory, pair by
-pair.
+"""Compares loading a model with transformers: seconds until every weight is read, and memory.
 
-benchmarks/make_peers.sh peers python benchmarks/loading.py --model=SmolLM2-135M-Instruct
---hf=peers/hf/bin/python --out=benchmarks/loading.json
+The two are measured pair by pair.
 
-Each loads model and tokenizer in a fresh process, imports not counted, from the page cache, and
-then reads every weight: a mapped file costs what it costs. Anonymous memory, which is of no file,
-is relative to the float32 weights; the imports' is not counted.
+  benchmarks/make_peers.sh peers
+  python benchmarks/loading.py --model=SmolLM2-135M-Instruct --hf=peers/hf/bin/python \\
+    --out=benchmarks/loading.json
+
+Each loads model and tokenizer in a fresh process from the page cache, and then reads every weight,
+so that a mapped file counts in full. The time excludes imports. Anonymous memory, which belongs to
+no file, is relative to the float32 weights, and excludes the imports' memory.
 """
 
 import statistics

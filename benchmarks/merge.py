@@ -1,12 +1,14 @@
-"""Merging against mergekit on disk, and against a plain streaming triad in memory: ratios, pair by
-pair.
+"""Compares merging with mergekit on disk, and with a plain streaming triad in memory.
 
-python -m venv kit && kit/bin/pip install torch==2.13.0 && kit/bin/pip install mergekit==0.1.5
-python benchmarks/merge.py --mergekit=kit/bin/mergekit-yaml --out=benchmarks/merge.json
+The results are ratios, pair by pair.
+
+  python -m venv kit
+  kit/bin/pip install torch==2.13.0 && kit/bin/pip install mergekit==0.1.5
+  python benchmarks/merge.py --mergekit=kit/bin/mergekit-yaml --out=benchmarks/merge.json
 
 Both merge the same random models (517M parameters, float32 and bfloat16) by the same recipes, as
-whole processes in turn: wall and CPU seconds; peak is VmHWM, what was resident at once, mapped
-files included, and anonymous is without them.
+whole processes in turn, measured in wall and CPU seconds. Peak memory is VmHWM, the most that was
+resident at once, mapped files included; anonymous memory excludes them.
 """
 
 import argparse
@@ -48,7 +50,7 @@ PARAMETERS = {
 
 
 def write_models(path: pathlib.Path, shape: dict[str, int], dtype: str) -> None:
-  """Writes base and tuned, a hundredth of its size away."""
+  """Writes base and tuned models that differ by a hundredth of the base's size."""
   d, f = shape['hidden_size'], shape['intermediate_size']
   shapes = {'model.embed_tokens.weight': (shape['vocab_size'], d), 'model.norm.weight': (d,)}
   for layer in range(shape['num_hidden_layers']):
@@ -148,7 +150,7 @@ def largest_difference(ours: pathlib.Path, theirs: pathlib.Path) -> float:
 
 
 def on_disk(mergekit: str, repeats: int, scratch: pathlib.Path) -> list[dict]:
-  """Returns a row a method and dtype: both programs' figures and their ratios."""
+  """Returns a row per method and dtype: both programs' figures and their ratios."""
   rows = []
   for label, shape, dtype, methods in (
     ('start-up', TINY, 'float32', ['linear']),
@@ -190,8 +192,9 @@ def on_disk(mergekit: str, repeats: int, scratch: pathlib.Path) -> list[dict]:
 
 
 def in_memory(repeats: int) -> dict[str, list[float]]:
-  """Returns GB/s (two reads and a write of 4 bytes an element) of the donated linear merge, and of
-  x + a y in its place.
+  """Returns GB/s of the donated linear merge, and of x + a y written in place.
+
+  Both do two reads and a write of 4 bytes per element.
   """
   shapes = {
     'embedding': (32000, 1280),

@@ -1,15 +1,16 @@
-"""A train step for TPUs against MaxText 0.2.5's, both compiled ahead of time by one libtpu: memory,
-cycles, traffic.
+"""Compares a train step for TPUs with MaxText 0.2.5's: memory, cycles, traffic.
 
-python benchmarks/plan.py --out=benchmarks/plan.json
+Both are compiled ahead of time by one libtpu. It needs the tpu extra, and a minute or more per
+program.
 
-It needs the tpu extra, and a minute or more a program.
+  python benchmarks/plan.py --out=benchmarks/plan.json
 
-16 v5e chips, FSDP 16, a sequence of 2048 tokens a chip, float32 params and Adam's moments, bfloat16
-compute; with remat full all is computed again in the backward pass. MaxText's figures were taken
-once, from its own train step, with libtpu 0.0.42.1 and jax 0.10.2, and with windowed einsum off,
-which is its faster setting and ours. Compute leaves out collectives and attention kernels on both
-sides. The other remats are what auto tries; with remat none llama2-7b does not fit.
+The setting is 16 v5e chips, FSDP 16, a sequence of 2048 tokens per chip, float32 params and Adam's
+moments, bfloat16 compute; with remat full everything is computed again in the backward pass.
+MaxText's figures were taken once, from its own train step, with libtpu 0.0.42.1 and jax 0.10.2, and
+with windowed einsum off, which is its faster setting and ours. Compute leaves out collectives and
+attention kernels on both sides. The other remats are those that auto tries; with remat none
+llama2-7b does not fit.
 """
 
 import argparse

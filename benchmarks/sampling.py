@@ -1,17 +1,21 @@
-"""Sampling and scoring against transformers, Tunix, llama.cpp and lm-eval: the same model, prompts
-and dtype, in turn.
+"""Compares sampling and scoring with transformers, Tunix, llama.cpp and lm-eval.
 
-benchmarks/make_peers.sh peers python benchmarks/sampling.py --model=SmolLM2-135M-Instruct
---hf=peers/hf/bin/python --tunix=peers/tunix/bin/python \\
-  --llama=peers/llama/bin/python --gguf=SmolLM2-135M-Instruct.Q4_1.gguf --arc=arc_easy_test.json \\
-  --out=benchmarks/sampling.json
+The programs run in turn with the same model, prompts and dtype.
+
+  benchmarks/make_peers.sh peers
+  python benchmarks/sampling.py --model=SmolLM2-135M-Instruct --hf=peers/hf/bin/python \\
+    --tunix=peers/tunix/bin/python --llama=peers/llama/bin/python \\
+    --gguf=SmolLM2-135M-Instruct.Q4_1.gguf --arc=arc_easy_test.json \\
+    --out=benchmarks/sampling.json
 
 samples: 8 samples each of 64 questions with few-shot examples in front, until a newline or the end.
-Each program takes the fastest of the batch sizes it is given, found on 32 questions. decode: 32
-different prompts of 119 tokens, 128 new tokens, greedy. options: four options of each of 60
-questions of ARC, four-shot.
+Each program takes the fastest of the batch sizes it is given, found on 32 questions.
 
-On a GPU, --gpu: all in bfloat16, beside transformers only.
+decode: 32 different prompts of 119 tokens, 128 new tokens, greedy.
+
+options: four options of each of 60 questions of ARC, four-shot.
+
+On a GPU, --gpu: all in bfloat16, and compared with transformers only.
 """
 
 import json
@@ -173,8 +177,9 @@ def decode(args, tokenizer: Tokenizer) -> tuple[dict, dict]:
 
 
 def options(args, tokenizer: Tokenizer) -> tuple[dict, dict]:
-  """Returns both programs' replies, and the largest difference of an option's log-probability in
-  nats.
+  """Returns both programs' replies, and the largest difference of an option's log-probability.
+
+  The difference is in nats.
   """
   task = make_task(
     'arc',

@@ -1,9 +1,7 @@
 """The sub-dicts that experiments share.
 
-Every key there is stands here or in the experiment's own file.
-
-docs/configs.md is made of this file: a key's comment, behind it, is its line there (python
-docs/generate.py).
+Every key of a config is set here or in the experiment's own file. docs/configs.md is made from this
+file: the comment after a key, or above it, is the key's line there (python docs/generate.py).
 """
 
 import ml_collections
@@ -12,8 +10,9 @@ from imm_jax.tasks import catalog
 
 
 def config(**overrides) -> ml_collections.ConfigDict:
-  """Returns the defaults, with sections' keys replaced by those given:
-  config(sampler={'temperature': 1.0}).
+  """Returns the defaults, with keys of sections replaced by the given ones.
+
+  For example, config(sampler={'temperature': 1.0}) sets the temperature alone.
   """
   c = ml_collections.ConfigDict(
     {
@@ -115,7 +114,7 @@ def config(**overrides) -> ml_collections.ConfigDict:
 
 
 def reasoning_gym(dataset: str, params: dict, **overrides) -> dict:
-  """Returns a task that reasoning_gym generates; params are that data set's own."""
+  """Returns a task that reasoning_gym generates; params are those of that data set."""
   return {
     'family': 'reasoning_gym',
     'dataset': dataset,
@@ -132,15 +131,17 @@ def reasoning_gym(dataset: str, params: dict, **overrides) -> dict:
 
 
 def dataset(name: str, **overrides) -> dict:
-  """Returns a task on a known data set, which `imm tasks` lists; catalog.spec says what each key
-  is.
+  """Returns a task on a known data set.
+
+  `imm tasks` lists the data sets, and catalog.spec documents the keys.
   """
   return catalog.spec(name, **overrides)
 
 
 def custom(verifier: str, **overrides) -> dict:
-  """Returns a task on rows of your own; verifier: 'exact', 'numeric', 'math', 'choice', 'code' or
-  'MODULE:FUNCTION'.
+  """Returns a task on rows of your own.
+
+  verifier is 'exact', 'numeric', 'math', 'choice', 'code' or 'MODULE:FUNCTION'.
   """
   return {
     'family': 'custom',
@@ -171,8 +172,9 @@ def custom(verifier: str, **overrides) -> dict:
 
 
 def synthetic(operation: str, **overrides) -> dict:
-  """Returns a task on the digits of two numbers; imm_jax/tasks/synthetic.py lists the
-  operations.
+  """Returns a task on the digits of two numbers.
+
+  imm_jax/tasks/synthetic.py lists the operations.
   """
   return {
     'family': 'synthetic',

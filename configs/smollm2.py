@@ -1,14 +1,20 @@
-"""SmolLM2-135M-Instruct improves itself on arithmetic, by arms; out of domain are choices, short
-reasoning and text.
+"""SmolLM2-135M-Instruct improves itself on arithmetic, by several arms.
 
-Result: docs/results.md. Hardware: 2 CPU cores, 6 GB, 3 GB of disk a run. Minutes: 6 a round when
-nothing else runs. Command: python -m launch.study --config=configs/smollm2.py
---arms=vanilla,imm,dare,layer_adaptive,search --seeds=0,1,2 --workdir=runs/smollm2 --
---config.evaluate.text_source=FILE, a text; files in place of the hub's likewise behind `--`, as
+Out of domain are choices, short reasoning and text.
+
+Result: docs/results.md. Hardware: 2 CPU cores, 6 GB, 3 GB of disk per run. Minutes: 6 per round
+when nothing else runs. Command:
+
+  python -m launch.study --config=configs/smollm2.py \\
+    --arms=vanilla,imm,dare,layer_adaptive,search --seeds=0,1,2 --workdir=runs/smollm2 \\
+    -- --config.evaluate.text_source=FILE
+
+FILE is a text. Files in place of the hub's are also given after `--`, as
 --config.tasks.ood.arc_easy.test_source=FILE.
 
-Out of domain are tasks on which this model is above guess level, but for ARC-Challenge, where it is
-not when asked so. Of BIG-Bench Hard's it is on none of the twenty tried (docs/results.md).
+Out of domain are tasks on which this model is above guess level, except ARC-Challenge, where it is
+not with these prompts. Of BIG-Bench Hard it is above on none of the twenty tasks tried
+(docs/results.md).
 """
 
 import common
@@ -32,8 +38,8 @@ def get_config(arg: str = 'imm'):
     'test_size': 100,
     'test_seed': 9_000_000,
   }
-  # Behind four examples: without, a model may gain by having learned what stands behind 'Answer:',
-  # whatever it learned.
+  # Four-shot: without examples, a model may gain just by learning the form that follows 'Answer:',
+  # whatever it was trained on.
   easy = common.dataset('arc_easy', test_size=150, num_shots=4)
   challenge = common.dataset('arc_challenge', test_size=150, num_shots=4, normalize='per_character')
   probe = easy | {

@@ -1,15 +1,17 @@
-"""A controlled comparison in minutes: what self-improvement gains in domain, what it costs out of
-domain, what repairs that.
+"""A controlled comparison in minutes: gains in domain, losses out of domain, and how to limit them.
 
-A model of 1.1M parameters, one token a character, first learns seven families of questions on the
+A model of 1.1M parameters, one token per character, first learns seven families of questions on the
 digits of two numbers from their solutions, to be half-competent at each (the arm `base`). The other
-arms go on from there: in each round the model answers questions of one family, `sum`, none of which
-the base has seen, and learns from what is right. The six others are out of domain.
+arms continue from there: in each round the model answers questions of one family, `sum`, none of
+which the base has seen, and trains on its right answers. The six others are out of domain.
 
 Expected: docs/results.md; vanilla ends 32 points above the base in domain and 17 below out of it,
-imm 18 above and 1 below. Hardware: 2 CPU cores, 1 GB. Minutes: 2 for the base and 1 for most arms,
-a seed. Command: make testbed, or python -m launch.study --config=configs/testbed.py --base=base
---arms=vanilla,imm --seeds=0,1,2,3,4 --workdir=runs/testbed
+imm 18 above and 1 below.
+Hardware: 2 CPU cores, 1 GB. Minutes: 2 for the base and 1 for most arms, per seed.
+Command: make testbed, or
+
+  python -m launch.study --config=configs/testbed.py --base=base --arms=vanilla,imm \\
+    --seeds=0,1,2,3,4 --workdir=runs/testbed
 """
 
 import common
@@ -51,7 +53,7 @@ ARMS = {
     'merge.alpha': 1.0,
   },
   'vanilla': {'merge.alpha': 1.0},  # plain self-improvement
-  # Imm on samples of vanilla's last
+  # IMM on samples of vanilla's last round.
   'distill': {'synthesize.teacher': f'{{workdir}}/vanilla/seed{{seed}}@{NUM_ROUNDS}'},
   'imm': {},
   'imm_70': {'merge.alpha': 0.7},  # to set beside search, which drifts farther than imm
@@ -63,8 +65,8 @@ ARMS = {
   'single_merge': {
     'merge.alpha': {'schedule': 'step', 'start': 1.0, 'end': 0.5, 'rounds': NUM_ROUNDS}
   },
-  # Both drift as far as imm. early_stop is there in round 1, some 15 steps into it, and takes no
-  # step after.
+  # Both drift as far as imm. early_stop reaches that drift some 15 steps into round 1, and takes no
+  # step afterwards.
   'early_stop': {'merge.alpha': 1.0, 'finetune.max_drift': 0.017},
   'low_lr': {'merge.alpha': 1.0, 'optimizer.learning_rate': 9e-5},
   'real': {'merge.alpha': 1.0, 'synthesize.real_fraction': 1.0},  # fine-tuning on solutions
@@ -98,7 +100,7 @@ def get_config(arg: str = 'imm'):
   """Returns the config of an arm."""
   if arg not in ARMS:
     raise ValueError(f'{arg!r} is no arm; the arms are {", ".join(ARMS)}')
-  # Behind those of the base
+  # These questions come after those of the base.
   in_domain = {'sum': task('sum', first_pair=2500, train_size=2000, test_size=1000)}
   others = [operation for operation in FAMILIES if operation != 'sum']
   c = common.config(
@@ -107,7 +109,7 @@ def get_config(arg: str = 'imm'):
     tasks={
       'id': in_domain,
       'ood': {operation: task(operation) for operation in others},
-      # For 'search': questions behind those above.
+      # For 'search': questions after those above.
       'dev': {'sum_dev': task('sum', first_pair=9000, train_size=1, test_size=300)},
       'probe': {
         f'{operation}_probe': task(operation, first_pair=9000, train_size=1, test_size=100)

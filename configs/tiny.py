@@ -1,7 +1,8 @@
-"""Every switch of the loop in seconds: a two-layer model with random weights, on tasks made in
-code.
+"""Runs every switch of the loop in seconds: a tiny model on tasks made in code.
 
-Result: nothing to tell, the model starts from noise. Hardware: a laptop CPU, under a minute.
+The model has two layers and random weights.
+
+Result: none of interest, as the model starts from noise. Hardware: a laptop CPU, under a minute.
 Command: imm run --config=configs/tiny.py --workdir=runs/tiny
 """
 

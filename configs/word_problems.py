@@ -1,10 +1,15 @@
-"""Word problems with a numeric answer, from files or the hub: FILE:svamp, FILE:mawps, FILE:gsm8k or
-FILE:math.
+"""Word problems with a numeric answer, from files or the hub.
+
+Use FILE:svamp, FILE:mawps, FILE:gsm8k or FILE:math.
 
 Result: depends on the model; 135M parameters are too few for these. Hardware: any; a GPU for models
-of 0.5B and more. Command: imm run --config=configs/word_problems.py:svamp --config.model.path=MODEL
---workdir=runs/svamp With one local file, of which 200 rows are held out:
---config.tasks.id.svamp.train_source=SVAMP.json --config.tasks.id.svamp.test_source=
+of 0.5B and more. Command:
+
+  imm run --config=configs/word_problems.py:svamp --config.model.path=MODEL --workdir=runs/svamp
+
+With one local file, of which 200 rows are held out, add:
+
+  --config.tasks.id.svamp.train_source=SVAMP.json --config.tasks.id.svamp.test_source=
 """
 
 import common

@@ -1,8 +1,7 @@
-"""Writes the tables in the docs that stand in the code: python docs/generate.py. tests/test_docs.py
-compares them with it.
+"""Writes the tables in the docs that are made from the code: python docs/generate.py.
 
-A table replaces what is between <!-- NAME --> and <!-- end --> in a page; the rest of the page is
-written by hand.
+tests/test_docs.py compares them with the code. A table replaces the text between <!-- NAME --> and
+<!-- end --> in a page; the rest of the page is written by hand.
 """
 
 import ast

@@ -206,8 +206,7 @@ class HarnessLM(TemplateLM):
       if room < 1:
         raise ValueError(
           f'max_gen_toks: {decoding["max_new_tokens"]} leaves no room for a prompt in the context'
-          f' of {self.max_length};'
-          ' give fewer with --gen_kwargs'
+          f' of {self.max_length}; give fewer with --gen_kwargs'
         )
       prompts = [self.tok_encode(request.args[0])[-room:] for request in group]
       with console.progress('generate', len(prompts), 'answers') as advance:
@@ -273,8 +272,8 @@ def find_tasks(tasks: tuple[str, ...], include: str = '') -> lm_eval_tasks.TaskM
   manager = lm_eval_tasks.TaskManager(include_path=include or None)
   if unknown := [name for name in tasks if name not in manager.all_tasks]:
     raise ValueError(
-      f'lm-eval: {", ".join(unknown)}: no such task; `python -m imm_jax.harness ls tasks` lists'
-      ' its own'
+      f'lm-eval: {", ".join(unknown)}: no such task; `python -m imm_jax.harness ls tasks` lists its'
+      ' own'
     )
   return manager
 

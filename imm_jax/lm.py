@@ -158,11 +158,10 @@ class LM:
     return [operator.index(token) for token in prompt]  # pyright: ignore[reportArgumentType]
 
   def save(self, path: str | os.PathLike[str], dtype: str = 'float32', card: str = '') -> None:
-    """Writes a Hugging Face directory that transformers loads: weights in `dtype`, configs,
-    tokenizer and card.
+    """Writes a Hugging Face directory that transformers loads.
 
-    It appears whole or not at all. Raises ValueError when `path` exists and is not an empty
-    directory.
+    It holds the weights in `dtype`, configs, tokenizer and card. It appears whole or not at all.
+    Raises ValueError when `path` exists and is not an empty directory.
     """
     path = check_target(path)
     temporary = f'{path}.tmp{os.getpid()}'

@@ -1,11 +1,10 @@
-"""Prints a JobSet that runs `imm run` on TPU slices of a GKE cluster; `--execute` applies it with
-kubectl.
+"""Prints a JobSet that runs `imm run` on TPU slices of a GKE cluster.
 
-python -m launch.jobset --tpu=v5p-128 --image=IMAGE --workdir=gs://BUCKET/run
---config=configs/FILE.py -- --config.seed=1
+  python -m launch.jobset --tpu=v5p-128 --image=IMAGE --workdir=gs://BUCKET/run \\
+    --config=configs/FILE.py -- --config.seed=1
 
-A run that is preempted or stopped (exit code 42) is started again, by --max_restarts times, and
-goes on; a user's error (1) ends the job.
+`--execute` applies it with kubectl. A run that is preempted or stopped (exit code 42) is restarted,
+up to --max_restarts times, and resumes; a user's error (1) ends the job.
 """
 
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ flags.DEFINE_integer(
 
 
 def manifest(values: flags.FlagValues, overrides: Sequence[str]) -> dict[str, Any]:
-  """Returns the JobSet (https://jobset.sigs.k8s.io, v1alpha2): a job a slice, a pod a host."""
+  """Returns the JobSet (https://jobset.sigs.k8s.io, v1alpha2): a job per slice, a pod per host."""
   slice_ = tpu.find(values.tpu)
   selector = {
     'cloud.google.com/gke-tpu-accelerator': slice_.generation.gke_accelerator,

@@ -1,15 +1,17 @@
 """Runs the arms of an experiment, each with several seeds, one after the other, and compares them.
 
-python -m launch.study --config=configs/testbed.py --base=base --arms=vanilla,imm --seeds=0,1,2
---workdir=runs/testbed
+  python -m launch.study --config=configs/testbed.py --base=base --arms=vanilla,imm \\
+    --seeds=0,1,2 --workdir=runs/testbed
 
-An arm is what the config's get_config takes, its workdir WORKDIR/ARM/seedN. `--base` names the arm
-whose last round is the model that the others start from. All arms of a seed have the same model and
-tasks: the first evaluates the original, and the others copy that. In a config's synthesize.teacher
-{workdir} is the study's and {seed} the run's: so it may name the model of an arm before. Overrides
-of the config stand behind `--`; they are not for the base, which is what the config makes it. All
-runs are analysed at the end, for the report. The same command goes on where a study stopped; when a
-study is told to stop, so is its run, which saves.
+An arm is an argument of the config's get_config, and its workdir is WORKDIR/ARM/seedN. `--base`
+names the arm whose last round is the model that the others start from. All arms of a seed have the
+same model and tasks: the first evaluates the original, and the others copy that.
+
+In a config's synthesize.teacher {workdir} is the study's and {seed} the run's, so it may name the
+model of an earlier arm. Overrides of the config come after `--`; they do not apply to the base. All
+runs are analysed at the end, for the report.
+
+Repeat the command to resume a study. When a study is stopped, so is its run, which saves.
 """
 
 from collections.abc import Sequence
@@ -48,12 +50,12 @@ _ANALYZE = flags.DEFINE_bool(
 
 
 def teachers(overrides: Sequence[str]) -> dict[str, str]:
-  """Returns synthesize.teacher of each arm as its config has it.
+  """Returns synthesize.teacher of each arm, from its config.
 
-  Raises whatever the config of an arm or the base raises, and ValueError when an arm's has not the
+  Raises the errors of an arm's or the base's config, and ValueError when an arm's config lacks the
   key of an override.
   """
-  # A config imports what stands beside it, as a script does.
+  # A config may import modules from its own directory, as a script does.
   sys.path.insert(0, str(pathlib.Path(_CONFIG.value).parent))
   get_config = runpy.run_path(_CONFIG.value)['get_config']
   configs = {arm: get_config(arm) for arm in filter(None, [_BASE.value, *_ARMS.value])}
@@ -67,7 +69,7 @@ def teachers(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def run(arm: str, seed: str, overrides: Sequence[str], round_0_of: str = '') -> None:
-  """Runs an arm, or what is left of it. Raises SystemExit with its exit code when it is not 0.
+  """Runs the rest of an arm. Raises SystemExit with its exit code when it is not 0.
 
   round_0_of: an arm that has evaluated the original model already; its round 0 is copied.
   """
@@ -76,7 +78,7 @@ def run(arm: str, seed: str, overrides: Sequence[str], round_0_of: str = '') -> 
   if source and not workdir.exists():
     copy = workdir.with_name(f'{seed}.tmp')
     shutil.rmtree(copy, ignore_errors=True)
-    for name in ('model', 'rounds/0000'):  # not what its own round 1 told of the layers
+    for name in ('model', 'rounds/0000'):  # Not the importance of layers from its own round 1.
       shutil.copytree(source / name, copy / name, ignore=shutil.ignore_patterns('analysis.json'))
     shutil.copy(source / 'config.json', copy)
     copy.rename(workdir)
@@ -91,7 +93,7 @@ def run(arm: str, seed: str, overrides: Sequence[str], round_0_of: str = '') -> 
 
 
 def analyze(arm: str, seed: str) -> None:
-  """Analyses the rounds of a run where that is not done. Raises SystemExit as `run` does."""
+  """Analyses the rounds of a run that have not been analysed. Raises SystemExit as `run` does."""
   analyses = _read(arm, seed).analyses
   if len(analyses) > 1 and not all(analyses):
     print(f'{arm}, seed {seed}: analyze', file=sys.stderr, flush=True)
@@ -106,7 +108,7 @@ def _imm(*arguments: str, stdout: int | None = subprocess.DEVNULL) -> None:
     command = ['setpriv', '--pdeathsig=TERM', '--', *command]
   cache = {'JAX_COMPILATION_CACHE_DIR': f'{_WORKDIR.value}/.xla_cache'}
   child = subprocess.Popen(command, stdout=stdout, env=cache | os.environ | {'PYTHONPATH': _PATH})
-  # A terminal tells the child too
+  # A terminal sends its SIGINT to the child too, so it is ignored here.
   handlers = {signal.SIGTERM: lambda *_: child.terminate(), signal.SIGINT: lambda *_: None}
   before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
   code = child.wait()
@@ -128,10 +130,9 @@ def _read(arm: str, seed: str) -> Run:
 
 
 def rounds(run: Run) -> list[dict[str, Any]]:
-  """Returns what a run's summary says of each round, with accuracies alone, and of each question
-  whether it was right.
+  """Returns the summary of each round of a run, with accuracies and verdicts alone.
 
-  That is a text of 0 and 1 a task, in the order of the questions' ids.
+  The verdicts are a text of 0 and 1 for each task, in the order of the questions' ids.
   """
   rows = []
   for entry in run.rows:
@@ -156,8 +157,9 @@ def rounds(run: Run) -> list[dict[str, Any]]:
 
 
 def main(arguments: Sequence[str]) -> None:
-  """Runs what the flags say, with the overrides behind `--`, prints the table, writes study.json
-  and report.html.
+  """Runs the study of the flags, prints the table, and writes study.json and report.html.
+
+  Overrides come after `--`.
   """
   given = list(arguments[1:])
   for name, values in (('arms', _ARMS.value), ('seeds', _SEEDS.value)):
@@ -165,7 +167,7 @@ def main(arguments: Sequence[str]) -> None:
       raise SystemExit(
         f'study: --{name}: {",".join(values)!r} has no entry, an empty one or one twice'
       )
-  try:  # A config is a program of the user's: whatever it raises is a mistake in it.
+  try:  # A config is the user's program, so any exception is a mistake in it.
     teacher = teachers(given)
   except Exception as error:
     raise SystemExit(f'study: --config: {error}') from None

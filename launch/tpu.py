@@ -1,4 +1,4 @@
-"""Cloud TPU slices by name, and what every launcher is told: which slice, which code, which run."""
+"""Cloud TPU slices by name, and the flags of every launcher: the slice, the code, and the run."""
 
 from collections.abc import Sequence
 import dataclasses

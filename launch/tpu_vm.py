@@ -1,11 +1,11 @@
 """Prints a script that runs `imm run` on Cloud TPU VMs without GKE; `--execute` runs it.
 
-python -m launch.tpu_vm --project=P --zone=Z --tpu=v5e-16 --source=https://github.com/ME/imm_jax
-  --workdir=gs://BUCKET/run \\ --config=configs/FILE.py
+  python -m launch.tpu_vm --project=P --zone=Z --tpu=v5e-16 \\
+    --source=https://github.com/ME/imm_jax --workdir=gs://BUCKET/run --config=configs/FILE.py
 
-It asks for a queued resource, waits for it, installs and runs on all workers, and when the slice is
-preempted or the run stops with 42 deletes it and asks again, until the run is complete (0) or has a
-user's error (1).
+It asks for a queued resource, waits for it, installs and runs on all workers. When the slice is
+preempted or the run stops with 42, it deletes the resource and asks again, until the run is
+complete (0) or has a user's error (1).
 """
 
 from collections.abc import Sequence

@@ -1,13 +1,13 @@
-"""Runs `imm run` on this machine through XManager: in one process or in several, a sweep run after
-run.
+"""Runs `imm run` on this machine through XManager, in one process or several.
 
-xmanager launch launch/xm_launch.py -- --config=configs/tiny.py --workdir=runs/two --num_processes=2
-xmanager launch launch/xm_launch.py -- --config=configs/tiny.py --workdir=runs/alpha
---sweep=merge.alpha=0.3,0.5,1.0
+  xmanager launch launch/xm_launch.py -- --config=configs/tiny.py --workdir=runs/two \\
+    --num_processes=2
+  xmanager launch launch/xm_launch.py -- --config=configs/tiny.py --workdir=runs/alpha \\
+    --sweep=merge.alpha=0.3,0.5,1.0
 
-It needs neither containers nor a cloud. A sweep's runs have workdirs of their own below the given
-one, and go on where they stopped. When the launcher ends, its processes are told to stop; they save
-what they have.
+The runs of a sweep follow each other. It needs neither containers nor a cloud. A sweep's runs have
+their own workdirs below the given one, and resume where they stopped. When the launcher ends, its
+processes get notice to stop; they save their progress.
 """
 
 import asyncio
@@ -48,7 +48,7 @@ def arms(sweep: str, workdir: str) -> list[tuple[str, list[str]]]:
 
 
 def group(packaged: Sequence[xm.Executable], port: int) -> xm.JobGroup:
-  """Returns the job of each process, as processes.join wants to find it."""
+  """Returns the job of each process, with the environment that processes.join expects."""
   jobs = {}
   for i, executable in enumerate(packaged):
     env = {'PYTHONPATH': str(pathlib.Path(__file__).parent.parent)}
@@ -86,7 +86,7 @@ async def run(overrides: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs what the flags say, with the overrides behind `--`."""
+  """Runs the experiment of the flags, with the overrides after `--`."""
   try:
     asyncio.run(run(argv[1:]))
   except ValueError as error:

@@ -1,11 +1,10 @@
-"""Prints the `xpk workload create` line that runs `imm run` on TPU slices of an xpk cluster;
-`--execute` runs it.
+"""Prints the `xpk workload create` line that runs `imm run` on TPU slices of an xpk cluster.
 
-python -m launch.xpk --cluster=CLUSTER --tpu=v5e-16 --image=IMAGE --workdir=gs://BUCKET/run
---config=configs/FILE.py
+  python -m launch.xpk --cluster=CLUSTER --tpu=v5e-16 --image=IMAGE --workdir=gs://BUCKET/run \\
+    --config=configs/FILE.py
 
-xpk starts a workload again when it exits with 42, as `imm run` does when it is stopped, or is
-killed.
+`--execute` runs it. xpk restarts a workload when it exits with 42, as `imm run` does when it is
+stopped, or is killed.
 """
 
 from collections.abc import Sequence

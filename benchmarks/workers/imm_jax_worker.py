@@ -48,8 +48,9 @@ def load():
 
 
 def generate(prompts, texts, num_samples, temperature, max_new_tokens, stop, stop_ids, batch_size):
-  """Completes texts; batch_size is in slots, and the other programs' prompts and stop_ids are not
-  needed.
+  """Completes texts; batch_size is in slots.
+
+  The other programs' prompts and stop_ids are not needed.
   """
   del prompts, stop_ids
   lm()
@@ -117,7 +118,7 @@ def _requests(prompts):
 
 
 def _train(batches, remat, learning_rate):
-  """Takes an optimizer step a batch; returns its seconds and losses."""
+  """Takes an optimizer step per batch; returns its seconds and losses."""
   config = optimizer.OptimizerConfig(
       learning_rate=learning_rate, warmup_fraction=0.0, weight_decay=0.0, b1=0.9, b2=0.999,
       eps=1e-8, clip_norm=1.0,

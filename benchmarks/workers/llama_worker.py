@@ -1,5 +1,6 @@
-"""llama.cpp's side of the benchmarks, by its C API: llama-cpp-python's Llama decodes one sequence
-at a time.
+"""llama.cpp's side of the benchmarks, by its C API.
+
+llama-cpp-python's Llama decodes only one sequence at a time.
 """
 
 import ctypes
@@ -42,8 +43,9 @@ def decode(prompts, max_new_tokens, gguf):
   batch = llama_cpp.llama_batch_init(num_prompt, 0, 1)
 
   def step(rows, position):
-    """Runs each row's tokens, the first at its position; returns each row's likeliest next
-    token.
+    """Runs each row's tokens, the first at its position; returns the most likely next tokens.
+
+    There is one for each row.
     """
     n, ends = 0, []
     for k, row in enumerate(rows):

@@ -12,8 +12,9 @@ GPU = sys.argv[3] == 'gpu'  # where it computes in bfloat16; elsewhere in float3
 def serve(
   tasks: Mapping[str, Callable[..., dict[str, Any]]], gpu_bytes: Callable[[], int] | None = None
 ) -> None:
-  """Answers requests until there are no more. gpu_bytes() is the most that was ever held on the
-  GPU, if it can be used.
+  """Answers requests until there are no more.
+
+  gpu_bytes() returns the most bytes that were ever held on the GPU, if it can be used.
   """
   with open(int(sys.argv[1]), 'w') as replies:
     replies.write('{}\n')  # ready

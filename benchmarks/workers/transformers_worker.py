@@ -1,4 +1,4 @@
-"""transformers' side of the benchmarks, and that of the programs on top of it: lm-eval and TRL."""
+"""transformers' side of the benchmarks, and that of lm-eval and TRL, which are built on it."""
 
 import functools
 import random
@@ -17,7 +17,7 @@ optimizers = {}
 
 @functools.cache
 def model(dtype=torch.bfloat16 if serve.GPU else torch.float32):
-  """Returns the model; nothing ends a row but what a call names."""
+  """Returns the model; only the stop tokens that a call names end a row."""
   result = transformers.AutoModelForCausalLM.from_pretrained(serve.MODEL, dtype=dtype).to(DEVICE)
   result.generation_config.eos_token_id = None
   return result
@@ -85,8 +85,9 @@ def generate(prompts, texts, num_samples, temperature, max_new_tokens, stop, sto
 
 
 def decode(prompts, max_new_tokens, cache):
-  """Completes prompts greedily, with nothing that stops; cache is 'dynamic', 'static', or
-  'compiled', a static one.
+  """Completes prompts greedily, with nothing that stops.
+
+  cache is 'dynamic', 'static', or 'compiled', which is static too.
   """
   settings = {}
   if cache != 'dynamic':
@@ -129,7 +130,7 @@ def score(prompts, options, texts, batch_size):
 
 
 def _train(batches, learning_rate):
-  """Takes an optimizer step a batch of (ids, mask, targets); returns its seconds and losses.
+  """Takes an optimizer step per batch of (ids, mask, targets); returns its seconds and losses.
 
   Weights are float32.
   """
@@ -193,8 +194,9 @@ class Clock(transformers.TrainerCallback):
 
 
 def train_trl(pairs, num_steps, batch_size, max_length, learning_rate):
-  """Takes steps on (prompt, completion) pairs with TRL's SFTTrainer and its packing; its first step
-  is not measured.
+  """Takes steps on (prompt, completion) pairs with TRL's SFTTrainer and its packing.
+
+  Its first step is not measured.
   """
   import datasets  # pylint: disable=g-import-not-at-top
   import trl  # pylint: disable=g-import-not-at-top

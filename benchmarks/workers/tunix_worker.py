@@ -1,7 +1,6 @@
 """Tunix's side of the benchmarks.
 
-Its Llama 3 takes no notice of rope_theta: every call uses a default, which is set here to what the
-model has.
+Its Llama 3 ignores rope_theta: every call uses a default, which is set here to the model's value.
 """
 
 import functools
@@ -69,16 +68,18 @@ class Ids:
     return self._fast.eos_token_id
 
   def pad_id(self):
-    """Returns a special token that the model does not write: what it writes and is padding, it does
-    not see.
+    """Returns a special token that the model does not write.
+
+    The model does not see written tokens that equal the padding.
     """
     return max(self._fast.added_tokens_decoder)
 
 
 @functools.cache
 def _sampler(cache_size, stop_ids):
-  """Returns a sampler, one for each set of stop tokens: they are constants of its compiled
-  functions.
+  """Returns a sampler, one for each set of stop tokens.
+
+  The stop tokens are constants of its compiled functions.
   """
   del stop_ids
   c = config()
@@ -88,8 +89,9 @@ def _sampler(cache_size, stop_ids):
 
 
 def _sample(prompts, rows, max_new_tokens, stop_ids, **settings):
-  """Returns the new tokens of `rows`, the stop tokens left out; the longest of all prompts sets the
-  length.
+  """Returns the new tokens of `rows`, the stop tokens left out.
+
+  The longest of all prompts sets the length.
   """
   length = max(map(len, prompts))
   sample = _sampler(length + max_new_tokens, tuple(stop_ids))

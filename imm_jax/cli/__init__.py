@@ -31,12 +31,12 @@ command's flags. Every config key is a flag: --config.merge.alpha=0.3. Errors ar
 def main() -> None:
   """Runs the command that sys.argv names.
 
-  The exit code is 0 when it is done, 1 for a user's error in one line, and 42 when a run was told
-  to stop.
+  The exit code is 0 when it is done, 1 for a user's error in one line, and 42 when a run stopped on
+  notice.
   """
-  # As Ctrl-C does, it lets temporary files be removed.
+  # SIGTERM acts as Ctrl-C, so that temporary files are removed.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  # Or one that comes now would take the exit code's place.
+  # SIGTERM is ignored at exit, as it would replace the exit code.
   atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
   name, *arguments = sys.argv[1:] or ['--help']
   if name in ('-h', '--help', 'help'):

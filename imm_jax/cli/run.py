@@ -8,7 +8,7 @@ from imm_jax import console
 from imm_jax.cli import tables
 from imm_jax.cli.flags import Flags
 
-# Exit code of a run that was told to stop: the same command goes on. xpk restarts on it.
+# The exit code of a run that stopped on notice: the same command resumes it. xpk restarts on it.
 RESTART = 42
 
 

@@ -33,7 +33,7 @@ class Tokenizer:
     ends = generation_config.get('eos_token_id')
     ends = ends if isinstance(ends, list) else [ends]
     ends = [fast.eos_token_id, *ends, *(fast.get_vocab().get(token) for token in end_tokens)]
-    # Both are None if the files name no such token.
+    # Each is None if the files do not name it.
     self.bos_id, self.end_id = fast.bos_token_id, fast.eos_token_id
     self.stop_ids = frozenset(token for token in ends if token is not None)
     self.size = max(fast.get_vocab().values()) + 1

@@ -20,7 +20,7 @@ def check_method(
   """Returns the method's row of METHODS.
 
   Raises:
-    ValueError: there is no such method, or it does not take these models, or an alpha.
+    ValueError: the method is unknown, or does not take these models or an alpha.
   """
   if method not in METHODS:
     hint = nearest(method, METHODS)

@@ -197,7 +197,7 @@ def read(path: str) -> Recipe:
   Model paths in it are relative to the working directory.
 
   Raises:
-    FileNotFoundError: there is no such file.
+    FileNotFoundError: the file does not exist.
     ValueError: it is no YAML, a key is unknown or misplaced, or a value is wrong; the key is named.
   """
   file = pathlib.Path(path).expanduser()

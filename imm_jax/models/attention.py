@@ -1,5 +1,6 @@
-"""Attention over cached and new keys and values: XLA's own fusion, and the kernels of TPUs and
-GPUs.
+"""Attention over cached and new keys and values.
+
+It is computed by XLA's own fusion, or by kernels for TPUs and GPUs.
 """
 
 from collections.abc import Sequence
@@ -18,17 +19,18 @@ import jax.numpy as jnp
 EMPTY = 2**30
 
 
-# The segment that every other one sees: the past, and a question that several options share.
+# The segment that all other segments see: the past, or a question that several options share.
 SHARED = -1
 
 
 @flax.struct.dataclass
 class KeyValues:
-  """Keys and values that queries attend to, and where they stand.
+  """Keys and values that queries attend to, with their positions and segments.
 
-  k [B, K, H, S] and v [B, K, S, H]: each head's is the matrix that queries, or weights, are
-  multiplied by as it stands, for a CPU takes twice as long to attend to keys [S, H]. positions [B,
-  S] int32 (EMPTY: no token); segment_ids [B, S] int32. B may be 1: every row sees them.
+  k [B, K, H, S] and v [B, K, S, H] have the layouts in which each head's matrix is multiplied by
+  queries or weights without a transpose: a CPU takes twice as long to attend to keys [S, H].
+  positions [B, S] int32 (EMPTY: no token); segment_ids [B, S] int32. B may be 1: every row sees
+  them.
   """
 
   k: jax.Array
@@ -38,8 +40,9 @@ class KeyValues:
 
 
 def softcap(x: jax.Array, cap: float | None) -> jax.Array:
-  """Returns cap * tanh(x / cap), which keeps x in (-cap, cap) (arXiv 2408.00118); x itself where
-  there is no cap.
+  """Returns cap * tanh(x / cap), which keeps x in (-cap, cap) (arXiv 2408.00118).
+
+  Without a cap it returns x itself.
   """
   return x if cap is None else cap * jnp.tanh(x / cap)
 
@@ -57,14 +60,14 @@ def attend(
 
   A query sees a key of its own segment, or of SHARED, at its own or an earlier position, at most
   window - 1 back. N is a multiple of K: grouped-query attention (arXiv 2305.13245). Scores,
-  softcapped at `cap`, and softmax are float32. Fewer queries of the same keys than min_rows are
-  filled up with zeros: a TPU multiplies a vector and a matrix without its matrix unit, at half the
-  speed, and is made for eight rows.
+  softcapped at `cap`, and softmax are float32. If fewer than min_rows queries read the same keys,
+  they are padded with zeros: a TPU multiplies a vector and a matrix without its matrix unit, at
+  half the speed, and is made for eight rows.
   """
   B, T, N, H = q.shape
   K = sources[0].k.shape[1]
-  # The queries that read the same keys are the rows of one matrix; those that fill it up are
-  # dropped in the end.
+  # The queries that read the same keys are the rows of one matrix; the rows of padding are dropped
+  # in the end.
   G = max(N // K, -(-min_rows // T))
   q = q.reshape(B, T, K, N // K, H).transpose(0, 2, 3, 1, 4)
   q = jnp.pad(q, ((0, 0), (0, 0), (0, G - N // K), (0, 0), (0, 0))).reshape(B, K, G * T, H)
@@ -83,8 +86,8 @@ def attend(
     seen = (distance >= 0) & (own | (source.segment_ids == SHARED)[:, None, :])
     if window is not None:
       seen &= distance < window
-    # A query with nothing to see (padding) gets a uniform mix, not NaN: what is added is the lowest
-    # float, not -inf.
+    # Adding the lowest float and not -inf gives a query that sees nothing (padding) a uniform mix
+    # in place of NaN.
     bias = jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min)
     scores.append(softcap(score.reshape(B, K, G, T, -1) * H**-0.5, cap) + bias[:, None, None])
   largest = functools.reduce(
@@ -113,11 +116,11 @@ def splash(
   *,
   interpret: bool = False,
 ) -> jax.Array:
-  """Returns `attend` of rows to themselves, q [B, T, N, H] -> [B, T, N, H], by a TPU kernel that
-  holds no scores.
+  """Returns `attend` of rows to themselves, by a TPU kernel that never stores the scores.
 
-  A row's tokens stand in the order of their positions, and T is a multiple of 128. spec: how [B,
-  heads, T, H] of q and kv are sharded alike; T is whole on every device.
+  q and the result are [B, T, N, H]. A row's tokens are in the order of their positions, and T is a
+  multiple of 128. spec: how [B, heads, T, H] of q and kv are sharded alike; T is whole on every
+  device.
   """
   T, N, H = q.shape[1:]
   size = next(size for size in (512, 384, 256, 128) if T % size == 0)
@@ -145,8 +148,9 @@ def splash(
 
 
 def cudnn(q: jax.Array, kv: KeyValues, segment_ids: jax.Array, window: int | None) -> jax.Array:
-  """Returns `attend` of rows to themselves, q [B, T, N, H] -> [B, T, N, H], by cuDNN: bfloat16 on a
-  GPU.
+  """Returns `attend` of rows to themselves by cuDNN, in bfloat16 on a GPU.
+
+  q and the result are [B, T, N, H].
   """
   own = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
   return jax.nn.dot_product_attention(

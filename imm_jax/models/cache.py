@@ -1,4 +1,4 @@
-"""The cache of keys and values of tokens seen."""
+"""The cache of the keys and values of earlier tokens."""
 
 import flax.struct
 import jax
@@ -10,20 +10,20 @@ from imm_jax.models.config import ModelConfig
 
 @flax.struct.dataclass
 class KVCache:
-  """Keys and values of tokens seen, all layers.
+  """Keys and values of earlier tokens, for all layers.
 
-  A slot is not a position: `positions` says which token a slot holds, so all rows can write at the
-  same `index`.
+  A slot is not a position: `positions` maps a slot to its token's position, so all rows can write
+  at the same `index`.
   """
 
-  k: jax.Array  # [L, B, K, H, S] in the compute dtype
-  v: jax.Array  # [L, B, K, S, H]
-  positions: jax.Array  # [B, S] int32; attention.EMPTY where nothing is written
-  index: jax.Array  # [] int32, the slot that the next tokens are written to
+  k: jax.Array  # [L, B, K, H, S] in the compute dtype.
+  v: jax.Array  # [L, B, K, S, H].
+  positions: jax.Array  # [B, S] int32; attention.EMPTY where nothing is written.
+  index: jax.Array  # [] int32, the slot that the next tokens are written to.
 
 
 def empty_cache(config: ModelConfig, batch_size: int, length: int) -> KVCache:
-  """Returns a cache of `batch_size` rows and `length` slots with nothing in it."""
+  """Returns an empty cache of `batch_size` rows and `length` slots."""
   v = jnp.zeros(
     (config.num_layers, batch_size, config.num_kv_heads, length, config.head_dim), config.dtype
   )
@@ -36,11 +36,10 @@ def empty_cache(config: ModelConfig, batch_size: int, length: int) -> KVCache:
 
 
 def write(cache: KVCache, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns the cache's keys and values with k [L, B, K, H, T] and v [L, B, K, T, H] written at its
-  index.
+  """Returns the cache's keys and values with new ones written at its index.
 
-  Layer by layer: in one update a TPU would pad the keys of one token, of all layers, to 128 times
-  their bytes.
+  k is [L, B, K, H, T] and v [L, B, K, T, H]. They are written layer by layer: in one update a TPU
+  would pad the keys of one token, for all layers, to 128 times their bytes.
   """
 
   def write(layer, caches):

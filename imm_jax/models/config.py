@@ -11,7 +11,7 @@ from imm_jax.models import layers
 
 
 def _all_but_gathered(primitive, *_, **__) -> bool:
-  # Which gathers a weight; of an activation it computes nothing
+  # A sharding constraint gathers a weight; for an activation it computes nothing.
   return primitive.name != 'sharding_constraint'
 
 
@@ -24,7 +24,7 @@ REMAT_POLICIES = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """The architecture, and how it is computed (dtype, remat)."""
+  """The architecture of a model, and how it is computed (dtype, remat)."""
 
   family: str  # 'llama', 'qwen3', ...: how the model is named in Hugging Face's config.json
   vocab_size: int
@@ -39,24 +39,25 @@ class ModelConfig:
   rms_norm_eps: float
   tie_embeddings: bool
   rope_scaling: layers.Llama3Rope | layers.LongRope | None = None
-  # Of layers with a sliding window; None: rope_theta and rope_scaling
+  # The rotary base of layers with a sliding window; None: rope_theta and rope_scaling.
   local_rope_theta: float | None = None
-  rotary_fraction: float = 1.0  # of head_dim, from its start, that rotates
+  rotary_fraction: float = 1.0  # The fraction of head_dim, from its start, that rotates.
   qkv_bias: bool = False
-  qk_norm: str = ''  # RMSNorm of queries and keys: 'head', each by itself, or 'all' heads at once
-  query_scalar: int | None = None  # scores are divided by its root; None: head_dim
-  attention_softcap: float | None = None  # of the scores
+  qk_norm: str = ''  # RMSNorm of queries and keys: over each 'head', or over 'all' heads at once.
+  query_scalar: int | None = None  # Scores are divided by its root; None: head_dim.
+  attention_softcap: float | None = None  # The softcap of the scores.
   logit_softcap: float | None = None
-  sliding_window: int | None = None  # tokens, the query's own included
-  global_layers: tuple[int, ...] = ()  # that have no sliding window
+  sliding_window: int | None = None  # In tokens, the query's own included.
+  global_layers: tuple[int, ...] = ()  # The layers without a sliding window.
   activation: str = 'silu'  # a key of layers.ACTIVATIONS
-  # Where attention and MLP have theirs: 'before', 'after' (and before the sum) or 'both'
+  # Where the norms of attention and MLP are: 'before', 'after' (and before the sum) or 'both'.
   norms: str = 'before'
   norm_plus_one: bool = False  # RMSNorm multiplies by 1 + scale
-  scale_embeddings: bool = False  # by the root of embed_dim
-  dtype: str = 'float32'  # of the computation; params are always float32
-  remat: str = 'none'  # a key of REMAT_POLICIES: what the backward pass recomputes
-  attention: str = 'xla'  # of rows to themselves: 'xla', 'splash' (TPU) or 'cudnn' (GPU, bfloat16)
+  scale_embeddings: bool = False  # Multiplies embeddings by the root of embed_dim.
+  dtype: str = 'float32'  # The dtype of the computation; params are always float32.
+  remat: str = 'none'  # A key of REMAT_POLICIES: the values that the backward pass recomputes.
+  # The attention of rows to themselves: 'xla', 'splash' (TPU) or 'cudnn' (GPU, bfloat16).
+  attention: str = 'xla'
 
   def __post_init__(self):
     if self.num_heads % self.num_kv_heads:
@@ -80,12 +81,13 @@ class ModelConfig:
       )
 
   def is_global(self) -> np.ndarray | None:
-    """Returns which layers have no sliding window, [L] bool; None where all are alike."""
+    """Returns the layers without a sliding window, [L] bool; None if all layers are alike."""
     return np.isin(np.arange(self.num_layers), self.global_layers) if self.global_layers else None
 
   def frequencies(self, is_global: jax.Array | None) -> np.ndarray | jax.Array:
-    """Returns the rotary frequencies [R / 2] f32 of a layer; is_global [] bool says which, where
-    they are not alike.
+    """Returns the rotary frequencies [R / 2] f32 of a layer.
+
+    If layers differ, is_global [] bool says whether the layer has no sliding window.
     """
     rotary_dim = int(self.head_dim * self.rotary_fraction)
     freqs = layers.rope_frequencies(rotary_dim, self.rope_theta, self.rope_scaling)
@@ -96,11 +98,10 @@ class ModelConfig:
 
 
 def choose_attention(attention: str, config: ModelConfig, mesh: jax.sharding.Mesh) -> str:
-  """Returns what 'auto' stands for on the mesh's devices: the kernel that its platform has, else
-  XLA's own fusion.
+  """Resolves 'auto' to the attention kernel of the mesh's platform, or else to XLA's own fusion.
 
-  cuDNN's is for bfloat16, cannot softcap scores, and takes heads of more than 128 on some GPUs
-  only.
+  The cuDNN kernel is for bfloat16, cannot softcap scores, and takes heads of more than 128 on some
+  GPUs only.
   """
   has_cudnn = (
     config.dtype == 'bfloat16' and config.attention_softcap is None and config.head_dim <= 128
@@ -110,8 +111,9 @@ def choose_attention(attention: str, config: ModelConfig, mesh: jax.sharding.Mes
 
 
 def mesh_advice(config: ModelConfig, mesh: jax.sharding.Mesh) -> str:
-  """Returns what of the model each device of a mesh has whole, and which mesh.data would split it;
-  '' if none would.
+  """Returns the parts of the model that every device holds whole, and a mesh.data to split them.
+
+  It returns '' if no mesh.data would split them.
   """
   data, fsdp, tensor = (mesh.shape[axis] for axis in sharding.AXES)
   sizes = {

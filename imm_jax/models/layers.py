@@ -17,9 +17,7 @@ from imm_jax.models.attention import attend, cudnn, EMPTY, KeyValues, splash
 
 @dataclasses.dataclass(frozen=True)
 class Llama3Rope:
-  """Llama 3.1's stretching of the low rotary frequencies (the `llama3` rope type of
-  transformers).
-  """
+  """Llama 3.1's stretching of the low rotary frequencies (`llama3` rope type of transformers)."""
 
   factor: float
   low_freq_factor: float
@@ -29,12 +27,11 @@ class Llama3Rope:
 
 @dataclasses.dataclass(frozen=True)
 class LongRope:
-  """LongRoPE (arXiv 2402.13753) of a context that was stretched from original_max_length to
-  max_length tokens.
+  """LongRoPE (arXiv 2402.13753), for a context that was stretched to max_length tokens.
 
-  Each frequency is divided by a factor of its own, by the short ones in texts of
-  original_max_length. Longer texts, which would need the long ones from their first token on, are
-  beyond us: a model's max_length is the original one.
+  It was stretched from original_max_length. Each frequency is divided by its own factor: a short
+  one in texts of up to original_max_length. Longer texts would need the long factors from their
+  first token on and are not supported: a model's max_length is the original one.
   """
 
   short_factor: tuple[float, ...]  # [R / 2]
@@ -43,7 +40,7 @@ class LongRope:
   max_length: int
 
   def magnitude(self) -> float:
-    """Returns what rotated queries and keys are multiplied by."""
+    """Returns the factor that multiplies rotated queries and keys."""
     stretch = max(1.0, self.max_length / self.original_max_length)
     return math.sqrt(1 + math.log(stretch) / math.log(self.original_max_length))
 
@@ -51,8 +48,9 @@ class LongRope:
 def rope_frequencies(
   head_dim: int, theta: float, scaling: Llama3Rope | LongRope | None
 ) -> np.ndarray:
-  """Returns the rotary frequencies [H / 2] f32 in radians a position (RoFormer, arXiv
-  2104.09864).
+  """Returns the rotary frequencies [H / 2] f32 in radians per position.
+
+  See RoFormer, arXiv 2104.09864.
   """
   freqs = (1.0 / theta ** (np.arange(0, head_dim, 2) / head_dim)).astype(np.float32)
   if scaling is None:
@@ -69,8 +67,9 @@ def rope_frequencies(
 def rotate(
   x: jax.Array, positions: jax.Array, freqs: np.ndarray | jax.Array, magnitude: float = 1.0
 ) -> jax.Array:
-  """Applies the rotary embedding to x [B, T, N, H] at positions [B, T] int32; freqs [R / 2] turn
-  the first R of H.
+  """Applies the rotary embedding to x [B, T, N, H] at positions [B, T] int32.
+
+  freqs [R / 2] rotate the first R of the H dimensions.
   """
   angles = positions[:, :, None, None].astype(jnp.float32) * freqs[None, None, None, :]
   sin, cos = magnitude * jnp.sin(angles), magnitude * jnp.cos(angles)
@@ -86,14 +85,15 @@ def param(
   shape: tuple[int, ...],
   axes: tuple[sharding.Axis, ...],
 ) -> Any:
-  """Declares a float32 parameter, the logical axes beside its shape, and returns it."""
+  """Declares a float32 parameter with a logical axis for each dimension, and returns it."""
   boxed = nn.with_logical_partitioning(init, axes)  # pyright: ignore[reportArgumentType]: flax only keeps them
   return module.param(name, boxed, shape, jnp.float32)
 
 
 class RMSNorm(nn.Module):
-  """x / rms(x) * scale over the last axis, in float32 (arXiv 1910.07467); Gemma's is * (1 +
-  scale).
+  """x / rms(x) * scale over the last axis, in float32 (arXiv 1910.07467).
+
+  Gemma's multiplies by 1 + scale.
   """
 
   eps: float
@@ -106,7 +106,7 @@ class RMSNorm(nn.Module):
     scale = param(self, 'scale', init, (x.shape[-1],), (self.axis,))
     normed = x.astype(jnp.float32)
     normed *= jax.lax.rsqrt(jnp.mean(normed**2, axis=-1, keepdims=True) + self.eps)
-    if self.plus_one:  # in float32: bfloat16 would lose most of a small scale
+    if self.plus_one:  # Added in float32, as bfloat16 would lose most of a small scale.
       return (normed * (1 + jnp.expand_dims(scale, range(x.ndim - 1)))).astype(x.dtype)
     return normed.astype(x.dtype) * jnp.expand_dims(scale.astype(x.dtype), range(x.ndim - 1))
 
@@ -128,13 +128,14 @@ class Projection(nn.Module):
       self.shape,
       self.axes,
     )
-    if self.has_variable('params', 'lora_a'):  # an adapter is trained: lora.attach
+    if self.has_variable('params', 'lora_a'):  # An adapter is trained; see lora.attach.
       kernel += self.get_variable('params', 'lora_a') @ self.get_variable('params', 'lora_b')
-    # Gathered here, once for all that uses it: left to XLA, what is recomputed and its gradient
-    # gather it in two layouts.
+    # The kernel is gathered here, once for all uses: left to XLA, the recomputation and the
+    # gradient would gather it in two layouts.
     gathered = tuple(None if axis == 'embed' else axis for axis in self.axes)
     kernel = sharding.constrain(kernel.astype(x.dtype), gathered, self.rules)
-    # As matrices: of more dimensions XLA's CPU backend copies the operands of the backward pass.
+    # The operands are reshaped to matrices, as XLA's CPU backend copies those with more dimensions
+    # in the backward pass.
     y = (x.reshape(-1, self.shape[0]) @ kernel).reshape(*x.shape[:-1], self.shape[1])
     if self.use_bias:
       y += param(self, 'bias', nn.initializers.zeros, self.shape[1:], self.axes[1:]).astype(
@@ -144,7 +145,7 @@ class Projection(nn.Module):
 
 
 class Matrix(nn.Module):
-  """A kernel by itself."""
+  """A kernel without the product, for callers that multiply by it themselves."""
 
   shape: tuple[int, ...]
   axes: tuple[str, ...]
@@ -155,9 +156,9 @@ class Matrix(nn.Module):
 
 
 class Attention(nn.Module):
-  """Causal self-attention with rotary positions; see `attend` for who sees whom.
+  """Causal self-attention with rotary positions; see `attend` for which tokens a token sees.
 
-  is_global [] bool: whether this layer has no sliding window, where the config's layers differ in
+  is_global [] bool: whether this layer has no sliding window, if the config's layers differ in
   that; else None.
   """
 
@@ -197,7 +198,8 @@ class Attention(nn.Module):
     magnitude = c.rope_scaling.magnitude() if isinstance(c.rope_scaling, LongRope) else 1.0
     axes = ('attention_batch', 'attention_heads', 'length', 'head_dim')
     q, k = rotate(q, positions, freqs, magnitude), rotate(k, positions, freqs, magnitude)
-    # Made where the weights are, then brought to where the rows are: only activations travel.
+    # The queries are computed where the weights are, then moved to the rows' devices, so that only
+    # activations travel.
     q = sharding.constrain(q, ('batch', 'length', 'heads', 'head_dim'), self.rules)
     k = sharding.constrain(k, ('batch', 'length', 'kv_heads', 'head_dim'), self.rules)
     v = sharding.constrain(v, ('batch', 'length', 'kv_heads', 'head_dim'), self.rules)
@@ -218,7 +220,7 @@ class Attention(nn.Module):
       mixed = attend(q, positions, segment_ids, (*past, own), window, c.attention_softcap, min_rows)
     elif is_global is None:
       mixed = kernel(window=c.sliding_window)
-    else:  # a kernel's window is part of its program
+    else:  # A kernel's window is part of its program, so each kind of layer has its own.
       mixed = jax.lax.cond(
         is_global, lambda: kernel(window=None), lambda: kernel(window=c.sliding_window)
       )

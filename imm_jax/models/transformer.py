@@ -1,9 +1,10 @@
-"""One decoder-only Transformer: Llama 2 and 3, SmolLM2, Mistral, Qwen2 and 3, Gemma 2 and 3, OLMo
-2, Phi-3.
+"""One decoder-only Transformer for all supported families.
 
-Params are a nested dict of float32 arrays; the layers are stacked [L, ...] and scanned. The KV
-cache is an argument and a return value. `Transformer(config).apply({'params': params}, tokens,
-positions, cache=cache) -> (logits, cache)`.
+They are Llama 2 and 3, SmolLM2, Mistral, Qwen2 and 3, Gemma 2 and 3, OLMo 2, and Phi-3. Params are
+a nested dict of float32 arrays; the layers are stacked [L, ...] and scanned. The KV cache is an
+argument and a return value:
+
+  Transformer(config).apply({'params': params}, tokens, positions, cache=cache) -> (logits, cache)
 """
 
 from collections.abc import Callable
@@ -23,18 +24,19 @@ from imm_jax.models.config import ModelConfig, REMAT_POLICIES
 Params = dict[str, Any]
 
 
-LOGIT_BYTES = 2**28  # of the float32 logits that are held at once on a device
+LOGIT_BYTES = 2**28  # The most bytes of float32 logits that a device holds at once.
 
 
-# For what runs the whole model. XLA's CPU backend would order operations so that many can run side
-# by side: matrix products then wait for threads, and a decode step takes 1.6 times as long. A TPU's
-# compiler knows the option and has no use for it.
+# Compiler options for programs that run the whole model. By default, XLA's CPU backend orders
+# operations so that many can run at the same time: matrix products then wait for threads, and a
+# decode step takes 1.6 times as long. A TPU's compiler accepts the option and ignores it.
 XLA_OPTIONS = {'xla_cpu_scheduler_type': 'CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED'}
 
 
 class Block(nn.Module):
-  """x + attention(norm(x)), then x + mlp(norm(x)); some families have the norms behind, x +
-  norm(mlp(x)), or both.
+  """A decoder block: x + attention(norm(x)), then x + mlp(norm(x)).
+
+  Some families have the norms after attention and MLP, x + norm(mlp(x)), or both.
   """
 
   config: ModelConfig
@@ -99,14 +101,17 @@ class Transformer(nn.Module):
     prefix: KVCache | None = None,
     gates: jax.Array | None = None,
   ) -> tuple[jax.Array, KVCache]:
-    """Returns what the output head reads, [B, T, D] in the compute dtype, and the cache with these
-    tokens in it.
+    """Returns the input of the output head, [B, T, D] in the compute dtype, and the updated cache.
 
-    Args: tokens: [B, T] int32. positions: [B, T] int32; attention.EMPTY marks padding, which no
-      token sees. segment_ids: [B, T] int32; a token sees its own segment, and attention.SHARED.
-      None: all one. cache: read, and written at its index. None: the cache returned holds just
-      these tokens. prefix: a cache of batch 1 that every row reads. gates: [L] f32; a block whose
-      gate is 0 is skipped, one whose gate is 1 is as it is. None: all are.
+    Args:
+      tokens: [B, T] int32.
+      positions: [B, T] int32; attention.EMPTY marks padding, which no token sees.
+      segment_ids: [B, T] int32; a token sees its own segment, and attention.SHARED. None puts all
+        in one segment.
+      cache: read, and written at its index. None: the cache returned holds just these tokens.
+      prefix: a cache of batch 1 that every row reads.
+      gates: [L] f32; a block whose gate is 0 is skipped, one whose gate is 1 is applied. None
+        applies all.
     """
     past = [source for source in (prefix, cache) if source is not None]
     if segment_ids is None:
@@ -144,8 +149,10 @@ class Transformer(nn.Module):
 def of_logits(
   model: Transformer, params: Params, x: jax.Array, targets: jax.Array, function: Callable[..., Any]
 ) -> Any:
-  """Returns function(logits [..., V] f32, targets [...] int32) of features x [B, T, D], arrays [B,
-  T]; chunk by chunk.
+  """Returns function(logits, targets) of features x, computed chunk by chunk.
+
+  x is [B, T, D]; in each chunk logits are [..., V] f32 and targets [...] int32. The results are
+  arrays [B, T].
   """
 
   def of_chunk(chunk):
@@ -169,8 +176,9 @@ def target_logprobs(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def is_likeliest(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Returns [...] bool: whether no token has a larger logit than the target; see
-  target_logprobs.
+  """Returns [...] bool: True where no token has a larger logit than the target.
+
+  See target_logprobs.
   """
   return _chosen(logits, targets) >= jnp.max(logits, axis=-1)
 
@@ -180,8 +188,9 @@ def _chosen(logits: jax.Array, targets: jax.Array) -> jax.Array:
 
 
 def chunk_length(num_rows: int, length: int, vocab_size: int) -> int:
-  """Returns how many tokens of each row's `length` are taken at a time, so that their logits take
-  LOGIT_BYTES at most.
+  """Returns the number of tokens per row in a chunk whose logits take at most LOGIT_BYTES.
+
+  A row has `length` tokens.
   """
   most = max(1, LOGIT_BYTES // (4 * vocab_size * num_rows))
   num_chunks = -(-length // most)
@@ -189,8 +198,9 @@ def chunk_length(num_rows: int, length: int, vocab_size: int) -> int:
 
 
 def split(x: jax.Array, length: int) -> jax.Array:
-  """Returns x [B, T, ...] in chunks [ceil(T / length), B, length, ...], the last one filled with
-  zeros.
+  """Returns x [B, T, ...] in chunks [ceil(T / length), B, length, ...].
+
+  The last chunk is filled with zeros.
   """
   padding = [(0, 0)] * x.ndim
   padding[1] = (0, -x.shape[1] % length)
@@ -205,8 +215,9 @@ def _init(config: ModelConfig, key: jax.Array) -> Any:
 
 @functools.cache
 def abstract_params(config: ModelConfig) -> tuple[Any, Any]:
-  """Returns the params as ShapeDtypeStructs, and the logical axes of each, a tuple of
-  sharding.Axis.
+  """Returns the params as ShapeDtypeStructs, and their logical axes.
+
+  The axes of each are a tuple of sharding.Axis.
   """
   boxed = jax.eval_shape(lambda: _init(config, jax.random.key(0)))
   axes = jax.tree.map(

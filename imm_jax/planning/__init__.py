@@ -1,1 +1,1 @@
-"""What a run would take, before it starts."""
+"""Estimates the resources that a run would take, before it starts."""

@@ -1,5 +1,6 @@
-"""One page before a long run: would it start, fit and be able to write? The first thing to mend is
-an error.
+"""Checks before a long run whether it would start, fit and be able to write.
+
+The result is one page; the first problem that needs fixing is raised as an error.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,15 +21,14 @@ from imm_jax.rounds import experiment, loading
 from imm_jax.rounds.experiment import Experiment
 from imm_jax.rounds.workdir import Workdir
 
-# Of a parameter: itself, its start, its gradient and two moments, all float32.
+# Bytes per parameter: itself, its start, its gradient and two moments, all float32.
 _TRAIN_BYTES = 4 * 5
 
 
 def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
-  """Yields what was looked at and what was found, one after the other, as a run in that workdir
-  would need it.
+  """Yields (check, finding) for each thing that a run in that workdir would need.
 
-  Raises ValueError or OSError with the first thing to mend.
+  Raises ValueError or OSError for the first problem that needs fixing.
   """
   exp = experiment.resolve(config)
   yield 'versions', _versions()
@@ -50,7 +50,7 @@ def examine(config: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
     )
   exp.check_questions()
   yield 'sandbox', processes.on_first(_sandbox)
-  # Each round's end, and two steps with both moments.
+  # The disk holds params at the end of each round, and two steps with params and both moments.
   num_bytes = 4 * num_params * (exp.num_rounds + 1 + 2 * 3)
   yield 'workdir', processes.on_first(lambda: _workdir(Workdir(path).path, num_bytes))
 
@@ -107,7 +107,7 @@ def _memory(num_params: int, mesh: jax.sharding.Mesh) -> str:
 def _sandbox() -> str:
   try:
     return verifying.sandbox.check()
-  except OSError as error:  # Tasks that need it have raised this before.
+  except OSError as error:  # No task needs the sandbox, or its check would have raised before.
     return f'none, and no task needs it ({error})'
 
 

@@ -1,6 +1,6 @@
-"""What a compiled program does, read from its HLO text: FLOPs, estimated cycles, collectives.
+"""Reads the costs of a compiled program from its HLO text: FLOPs, estimated cycles, collectives.
 
-Loops by their trip counts.
+Loops count by their trip counts.
 """
 
 import collections
@@ -40,7 +40,7 @@ class Collective(NamedTuple):
 
 @dataclasses.dataclass
 class Cost:
-  """What one execution on one device takes."""
+  """The cost of one execution on one device."""
 
   flops: float = 0.0  # of dots and convolutions
   cycles: float = 0.0  # as the compiler estimates; without collectives and kernels
@@ -52,8 +52,8 @@ class Cost:
   def add(self, other: 'Cost', times: int = 1) -> None:
     """Adds another cost, `times` over.
 
-    A collective that is spread over several ops, so that others run beside it, has one channel: it
-    happens as often as where it is seen least.
+    A collective that is spread over several ops, so that others run beside it, has one channel. It
+    counts as often as the least frequent of these ops.
     """
     self.flops += times * other.flops
     self.cycles += times * other.cycles
@@ -75,7 +75,7 @@ class Cost:
 def cost(text: str, unknown_trips: int | None = None) -> Cost:
   """Returns the cost of the entry computation of an optimized module's text (compiled.as_text()).
 
-  A loop's body counts as often as it runs: its trip count is what the compiler knows of it, or the
+  A loop's body counts as often as it runs: its trip count is the compiler's known count, or the
   constant in its condition, or `unknown_trips`. Raises ValueError when a loop has none of these.
   """
   entry, computations = _parse(text)
@@ -121,7 +121,7 @@ def _parse(text: str) -> tuple[str, dict[str, list[Op]]]:
 
 
 def _own(op: Op, shapes: Mapping[str, str], fused: bool) -> Cost:
-  """Returns what an op costs by itself; the cycles of what is fused are the fusion's."""
+  """Returns the cost of a single op; the cycles of fused ops belong to their fusion."""
   result = Cost()
   if not fused and (match := re.search(r'"estimated_cycles":"(\d+)"', op.rest)):
     result.cycles = float(match[1])
@@ -198,8 +198,9 @@ def _dot_flops(op: Op, shapes: Mapping[str, str]) -> float:
 
 
 def _convolution_flops(op: Op, shapes: Mapping[str, str]) -> float:
-  """Returns 2 x multiplications that meet an element: on TPU a dot is a convolution, maybe padded
-  and dilated.
+  """Returns 2 x the number of multiplications that meet an element of the input.
+
+  On TPU a dot is a convolution, maybe padded and dilated.
   """
   lhs_labels, rhs_labels, out_labels = re.split('_|->', _find(r'dim_labels=([\w>-]+)', op.rest))
   lhs_dims, rhs_dims = (_dims(shapes[name]) for name in _operands(op)[:2])
@@ -251,7 +252,7 @@ def _windows(op: Op) -> list[Window]:
 
 
 def _meetings(length: int, out: int, window: Window) -> int:
-  """Returns how many pairs of an output and a window position fall on an element of the input."""
+  """Returns the number of pairs (output, window position) that fall on an element of the input."""
   end = (length - 1) * window.lhs_dilate + 1
   total = 0
   for position in range(window.size):

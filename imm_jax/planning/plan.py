@@ -1,10 +1,10 @@
-"""`imm plan`: a run's programs compiled ahead of time for a TPU topology, on any machine: memory,
-FLOPs, collectives, time.
+"""`imm plan`: compiles a run's programs ahead of time for a TPU topology, on any machine.
 
-What is compiled is what a run jits, with abstract arrays in place of params and data. Estimates
-come from the compiler's cycles for each op, and for what those leave out, attention kernels and
-collectives, from FLOPs at the chip's peak and bytes at the rate of its links. They compare programs
-under one compiler; no hardware has confirmed them.
+It reports memory, FLOPs, collectives and time. The programs are those that a run jits, with
+abstract arrays in place of params and data. Estimates come from the compiler's cycles for each op.
+For attention kernels and collectives, which those leave out, they come from FLOPs at the chip's
+peak and bytes at the rate of its links. They compare programs under one compiler; no hardware has
+confirmed them.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -76,14 +76,12 @@ class Report:
     return self.peak_gib <= self.limit_gib
 
   def mfu(self, chip: Chip) -> float:
-    """Returns the fraction of the chip's peak that the algorithm's FLOPs are, collectives
-    hidden.
-    """
+    """Returns the algorithm's FLOPs as a fraction of the chip's peak, with collectives hidden."""
     return self.model_flops / chip.flops / self.secs
 
   @property
   def secs(self) -> float:
-    """Of one execution, with collectives hidden behind the computation as far as it goes."""
+    """The seconds of one execution, with collectives overlapping computation where possible."""
     return max(self.compute_secs, self.collective_secs)
 
 
@@ -93,11 +91,15 @@ def plan(
 ) -> Iterator[Report]:  # fmt: skip
   """Yields a report for each program of an experiment's config.
 
-  Args: config: as of `imm run`; of the model only its config.json is read. `model.remat` may be
-    'auto': all policies are tried, and the fastest train step that fits is reported. topology:
-    'v5e:4x4' and the like. num_slices: of the topology, joined by the data-centre network;
-    `mesh.data` runs over them. programs: of PROGRAMS. prompt_tokens: of a prompt, when sampling and
-    scoring. new_tokens: of a completion at most.
+  Args:
+    config: the config of `imm run`; only the config.json of the model is read. `model.remat` may be
+      'auto': all policies are tried, and the fastest train step that fits is reported.
+    topology: the name of a topology, such as 'v5e:4x4'.
+    num_slices: the number of slices of the topology, joined by the data-centre network; `mesh.data`
+      runs over them.
+    programs: some of PROGRAMS.
+    prompt_tokens: the length of a prompt, when sampling and scoring.
+    new_tokens: the most tokens of a completion.
 
   Raises:
     ValueError: the topology is unknown, the tpu extra is missing, or the mesh does not fit.
@@ -113,7 +115,7 @@ def plan(
   if advice := mesh_advice(model_config, mesh):
     console.note(advice)
   lengths = prompt_tokens, new_tokens
-  # What cannot be set up is found before minutes go into the first program.
+  # Set up all programs first, so that errors appear before minutes go into compiling the first.
   for program in programs:
     ABSTRACT[program](exp, model_config, mesh, *lengths)
   for program in programs:
@@ -138,7 +140,7 @@ def plan(
 
 
 def _rank(report: Report) -> tuple[bool, float]:
-  """Returns what is least for the best report: the fastest that fits, or else the smallest."""
+  """Returns a key that is smallest for the best report: the fastest that fits, or the smallest."""
   return (False, report.secs) if report.fits else (True, report.peak_gib)
 
 
@@ -154,10 +156,10 @@ def chip_of(topology: str) -> Chip:
 
 
 def topology_devices(topology: str, num_slices: int) -> list[Any]:
-  """Returns the devices of a topology that is not there. Raises ValueError."""
+  """Returns the devices of a topology that is not attached. Raises ValueError."""
   if importlib.util.find_spec('libtpu') is None:
     raise ValueError("imm plan: the TPU compiler is missing: pip install 'imm_jax[tpu]'")
-  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # there is no metadata server to ask
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')  # There is no metadata server to ask.
   try:
     found = topologies.get_topology_desc(
       topology_name=topology, platform='tpu', num_slices=num_slices
@@ -204,8 +206,9 @@ def compile_program(
 
 
 def num_weights(config: ModelConfig) -> int:
-  """Returns how many weights multiply each token: all but an embedding that is only looked up,
-  norms and biases.
+  """Returns the number of weights that multiply each token.
+
+  Norms, biases and an embedding that is only looked up do not count.
   """
   per_layer = config.embed_dim * config.head_dim * 2 * (config.num_heads + config.num_kv_heads)
   per_layer += 3 * config.embed_dim * config.mlp_dim
@@ -213,15 +216,17 @@ def num_weights(config: ModelConfig) -> int:
 
 
 def attention_flops(config: ModelConfig, tokens: int, keys: float) -> float:
-  """Returns the FLOPs of scores and mixing, forward, when each of the tokens attends to so many
-  keys on average.
+  """Returns the FLOPs of scores and mixing in the forward pass.
+
+  Each of the tokens attends to `keys` keys on average.
   """
   return 4.0 * config.num_layers * config.num_heads * config.head_dim * tokens * keys
 
 
 def needed_flops(config: ModelConfig, program: str, tokens: int, keys: float) -> float:
-  """Returns what the algorithm needs: 2 N D forward, thrice that with the backward pass, and
-  attention; no recomputation.
+  """Returns the FLOPs that the algorithm needs, without recomputation.
+
+  They are 2 N D forward, three times that with the backward pass, and attention.
   """
   if program == 'merge':
     return 0.0
@@ -230,8 +235,9 @@ def needed_flops(config: ModelConfig, program: str, tokens: int, keys: float) ->
 
 
 def kernel_flops(config: ModelConfig, program: str, tokens: int, keys: float) -> float:
-  """Returns the FLOPs of the attention kernels: 2 products forward, 7 in the two backward, and what
-  remat repeats.
+  """Returns the FLOPs of the attention kernels.
+
+  They compute 2 products forward, 7 in the two backward kernels, and those that remat repeats.
   """
   forward = attention_flops(config, tokens, keys)
   if program != 'train':
@@ -349,7 +355,7 @@ ABSTRACT = {
 
 
 def advice(report: Report, config: Mapping[str, Any]) -> str:
-  """Returns what would make a program fit that does not."""
+  """Returns advice on how to make a program fit that does not."""
   if report.program == 'train' and report.remat != 'full':
     return '--config.model.remat=full, or auto'
   if (
@@ -371,8 +377,9 @@ def advice(report: Report, config: Mapping[str, Any]) -> str:
 def hours(
   train: Report, decode: Report, config: Mapping[str, Any], num_samples: int, new_tokens: int
 ) -> float:
-  """Returns the hours of the rounds' sampling and fine-tuning at most: completions of full length,
-  a row for each.
+  """Returns the most hours that the rounds' sampling and fine-tuning can take.
+
+  It assumes completions of full length, and a row for each.
   """
   sampling = num_samples * new_tokens / decode.tokens * decode.secs
   learning = (

@@ -27,12 +27,15 @@ def collapse(samples: Sequence[Sample], extract: Callable[[str], str]) -> dict[s
 
   extract is the task's.
 
-  distinct_1 .. distinct_3: see distinct_n, over all samples' tokens. self_bleu: see there.
-  unique_answers: a question, on average, an answer that cannot be read being none.
-  unique_solutions: likewise the different texts that are right. token_entropy_nats: the mean over
-  sampled tokens of the entropy of the model's own distribution there (temperature 1, nothing cut
-  off); None of samples of older programs, which did not measure it. pass@1 and pass@k: see
-  evaluate.pass_at_k, k being the number of samples a question.
+  distinct_1 .. distinct_3: see distinct_n, over all samples' tokens.
+  self_bleu: see self_bleu.
+  unique_answers: the mean number of different answers per question; an answer that cannot be read
+    does not count.
+  unique_solutions: the mean number of different texts that are right, per question.
+  token_entropy_nats: the mean over sampled tokens of the entropy of the model's own distribution
+    there (temperature 1, nothing cut off); None for samples of older programs, which did not
+    measure it.
+  pass@1 and pass@k: see evaluate.pass_at_k, where k is the number of samples per question.
   """
   groups = _by_question(samples)
   k = min(map(len, groups))

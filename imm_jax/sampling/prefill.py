@@ -1,4 +1,4 @@
-"""What sampling and scoring share: requests, batches of prompts, and the prefix of all prompts."""
+"""Requests, batches of prompts and their common prefix, for both sampling and scoring."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -29,23 +29,23 @@ class Prefilled:
 
   cache: KVCache  # Q rows of T slots: the keys and values of the prompts' tokens.
   logits: jax.Array  # [Q, V] f32, after each prompt's last token.
-  next_positions: jax.Array  # [Q] int32, the position of the first token behind each prompt.
+  next_positions: jax.Array  # [Q] int32, the position of the first token after each prompt.
 
 
 class Prefix(NamedTuple):
   """The tokens that all prompts have in common at the beginning."""
 
-  length: int  # How many they are.
+  length: int  # The number of these tokens.
   cache: KVCache | None  # Their keys and values, in one row; None where the length is 0.
 
 
 def check_length(name: str, tokens: Sequence[int], num_new: int, max_length: int) -> None:
-  """Checks that a prompt fits the context together with the tokens behind it.
+  """Checks that a prompt and the tokens after it fit the context.
 
   Args:
     name: the prompt's name, with which the error begins.
     tokens: the prompt's token ids.
-    num_new: the number of tokens behind the prompt that the model reads or writes.
+    num_new: the number of tokens after the prompt that the model reads or writes.
     max_length: the model's context, in tokens.
 
   Raises:
@@ -82,9 +82,9 @@ def prefill(
 
   Args:
     model: the function of params.
-    params: of the model.
+    params: the params of the model.
     prefix: the cache of one row that all prompts begin with, or None.
-    tokens: [Q, T] int32, the prompts' tokens behind the prefix, padded.
+    tokens: [Q, T] int32, the prompts' tokens after the prefix, padded.
     lengths: [Q] int32, how many of a row's tokens count.
     start: [] int32, the position of each row's first token.
   """
@@ -97,7 +97,7 @@ def prefill(
 
 
 def share_prefix(model: Transformer, params: Params, prompts: Sequence[Sequence[int]]) -> Prefix:
-  """Computes what all prompts share at the beginning.
+  """Computes the common start of all prompts.
 
   The last token of a prompt is never shared: the first new token is chosen from its logits.
   """
@@ -123,7 +123,7 @@ def bucket(length: int) -> int:
 def pad(rows: Sequence[Sequence[int]], num_rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns tokens [num_rows, length] int32 and lengths [num_rows] int32.
 
-  Rows that are missing have length 1.
+  Missing rows have length 1.
   """
   tokens = np.zeros((num_rows, length), np.int32)
   lengths = np.ones(num_rows, np.int32)

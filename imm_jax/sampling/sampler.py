@@ -21,7 +21,7 @@ from imm_jax.sampling.stopping import Ending, Stopping
 
 @dataclasses.dataclass(frozen=True)
 class Decoding:
-  """What is asked of the model for each prompt."""
+  """How each prompt is to be completed."""
 
   num_samples: int  # Completions of a prompt.
   temperature: float  # 0 is greedy.
@@ -54,8 +54,8 @@ class SamplerConfig:
   temperature: float  # 0 is greedy
   top_k: int  # 0 keeps all tokens
   top_p: float  # 1 keeps all tokens
-  num_slots: int  # rows
-  chunk_steps: int  # decode steps between two looks at which rows are done
+  num_slots: int  # Rows that decode at once.
+  chunk_steps: int  # Decode steps between two checks for finished rows.
 
   def __post_init__(self):
     for name in ('num_samples_per_prompt', 'num_slots', 'chunk_steps'):
@@ -81,9 +81,9 @@ class SamplerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-  """What the model wrote.
+  """A completion of a prompt by the model.
 
-  The ids that it sampled are the truth; the text is for people and verifiers.
+  The sampled ids are authoritative; the text is for people and verifiers.
   """
 
   text: str  # Without the stop string.
@@ -103,7 +103,7 @@ class Sampler:
   model: Transformer  # Its rules are sharding.SAMPLE.
   params: Params = dataclasses.field(repr=False)  # Sharded by these rules.
   tokenizer: Tokenizer  # Decodes, and knows the end tokens.
-  config: SamplerConfig  # Its num_slots and chunk_steps; a Decoding says the rest.
+  config: SamplerConfig  # Only num_slots and chunk_steps are used; a Decoding sets the rest.
 
   def sample(
     self,
@@ -116,13 +116,12 @@ class Sampler:
   ) -> list[list[Completion]]:
     """Returns decoding.num_samples completions of each request.
 
-    Greedy completions of a request are alike, and one is decoded for all.
-
-    A completion is a function of the key, of its request's id and prompt, of its index and of the
-    decoding, and of nothing else.
+    Greedy completions of a request are identical, and one is decoded for all. A completion is a
+    function of the key, of its request's id and prompt, of its index and of the decoding, and of
+    nothing else.
 
     Args:
-      requests: all requests. What their prompts share at the beginning is computed once.
+      requests: all requests. The common start of their prompts is computed once.
       decoding: how they are completed.
       key: f(seed, round).
       only: which of them are sampled now. The shapes and the shared prefix are those of all
@@ -131,8 +130,8 @@ class Sampler:
 
     Raises:
       processes.Stopped: a notice to stop has come.
-      ValueError: the prompt of some request is empty, or longer with its completion than the
-        model's context. The question is named, and nothing has been computed.
+      ValueError: a request's prompt is empty, or longer with its completion than the model's
+        context. The question is named, and nothing has been computed.
     """
     check_requests(requests, decoding.max_new_tokens, self.model.config.max_length)
     if not requests[only]:
@@ -158,7 +157,7 @@ class _Row:
 
 
 class _Run:
-  """One call of Sampler.sample: what waits, what decodes in which slot, and what is done."""
+  """One call of Sampler.sample: requests that wait, rows that decode in slots, and results."""
 
   def __init__(
     self,
@@ -184,7 +183,8 @@ class _Run:
     num_rows, self.wave = capacity(min(sampler.config.num_slots, most), n, model.rules, mesh_shape)
     prompt_length = bucket(max(len(request.tokens) for request in requests) - self.prefix.length)
     self.slots = empty_slots(model, num_rows, prompt_length, decoding.max_new_tokens)
-    # The last is taken first, so short prompts before long ones: similar lengths share a batch.
+    # The last in the order is taken first, so short prompts come before long ones, and prompts of
+    # similar lengths share a batch.
     order = range(len(self.suffixes))
     self.pending = sorted(order, key=lambda i: (bucket(len(self.suffixes[i])), -i), reverse=True)
     self.free = list(range(num_rows))
@@ -192,7 +192,7 @@ class _Run:
     self.completions: list[list[Any]] = [[None] * n for _ in order]
 
   def is_unfinished(self) -> bool:
-    """Whether requests wait or rows decode."""
+    """Returns whether requests still wait or rows still decode."""
     return bool(self.pending or self.rows)
 
   def refill(self) -> None:
@@ -210,7 +210,7 @@ class _Run:
     tokens, lengths = pad([self.suffixes[i] for i in batch], self.wave, bucket(longest))
     start = np.int32(self.prefix.length)
     prompts = prefill(sampler.model, sampler.params, self.prefix.cache, tokens, lengths, start)
-    # Prompts that are missing in the batch go to a slot that is out of range, and are dropped.
+    # Prompts that the batch lacks go to a slot out of range, where they are dropped.
     rows = np.full(self.wave * n, self.slots.token.shape[0], np.int32)
     rows[: len(slots)] = slots
     keys = self.keys[np.resize(batch, self.wave)].reshape(self.wave * n, -1)
@@ -230,7 +230,7 @@ class _Run:
     )
 
   def collect(self) -> int:
-    """Takes the rows that have ended out of their slots, and returns how many they were."""
+    """Takes the rows that have ended out of their slots, and returns their number."""
     slots = self.slots
     fields = slots.active, slots.length, slots.tokens, slots.logprobs, slots.entropies
     active, lengths, tokens, logprobs, entropies = processes.fetch(fields)
@@ -256,7 +256,8 @@ class _Run:
   ) -> tuple[Ending, str] | None:
     """Returns where a row that has written these tokens ends, and its finish_reason.
 
-    None where it goes on. Tokens behind the end, decoded since the last look, are dropped.
+    Returns None if the row continues. Tokens after the end, decoded since the last look, are
+    dropped.
     """
     ending = self.stopping.find(written, row.seen)
     row.seen = len(written)

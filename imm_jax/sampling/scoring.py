@@ -1,4 +1,4 @@
-"""Scoring options behind a prompt: the log-probabilities of their tokens, a prompt a row."""
+"""Scores options of a prompt by the log-probabilities of their tokens, with one row per prompt."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -26,19 +26,22 @@ Options = Sequence[Sequence[int]]  # The token ids of each option of a prompt.
 
 
 class Score(NamedTuple):
-  """What the model thinks of an option of n tokens."""
+  """The model's probabilities of an option of n tokens."""
 
   logprobs: Any  # [n] f32, nats, of its tokens.
   greedy: Any  # [n] bool, whether no other token is likelier.
 
 
 class OptionRows(NamedTuple):
-  """A batch of prompts, each with all its options behind it in its row.
+  """A batch of prompts; each row is a prompt followed by all its options.
 
-  Attributes: tokens: [B, T] int32. offsets: [B, T] int32. A token's place behind the shared prefix;
-    options of a prompt all begin at the same one. attention.EMPTY marks padding. segment_ids: [B,
-    T] int32. attention.SHARED for the prompt, then 1, 2, ...: a token sees its prompt and its own
-    option. sources: [B, M] int32. Where the features are that predict each token of the options.
+  Attributes:
+    tokens: [B, T] int32.
+    offsets: [B, T] int32. A token's place after the shared prefix; options of a prompt all begin at
+      the same one. attention.EMPTY marks padding.
+    segment_ids: [B, T] int32. attention.SHARED for the prompt, then 1, 2, ...: a token sees its
+      prompt and its own option.
+    sources: [B, M] int32. Where the features are that predict each token of the options.
     targets: [B, M] int32. These tokens.
   """
 
@@ -98,9 +101,9 @@ def score(
 
   Args:
     model: its rules are sharding.SAMPLE.
-    params: of the model, sharded by these rules.
-    requests: the prompts. What all share at the beginning is computed once.
-    options: the options of each prompt. The last token of one may be the first behind the context.
+    params: the params of the model, sharded by these rules.
+    requests: the prompts. Their common start is computed once.
+    options: the options of each prompt. The last token of one may be the first after the context.
     batch_size: the number of prompts that are computed at once.
     advance: called with the number of options that have just been scored.
 
@@ -140,7 +143,7 @@ def score_rows(
 
   start [] int32 is the position of each row's first token.
   """
-  # No attention kernel knows the segment that all others see.
+  # XLA's attention is used because no kernel supports the segment that all others see.
   model = model.clone(config=dataclasses.replace(model.config, attention='xla'))
   positions = jnp.where(rows.offsets == attention.EMPTY, attention.EMPTY, start + rows.offsets)
   bound = model.bind({'params': params})
@@ -158,7 +161,7 @@ def _size(prompt: Sequence[int], options: Options) -> int:
 
 
 def _pack(rows: Sequence[tuple[Sequence[int], Options]], num_rows: int) -> OptionRows:
-  """Returns the batch of (prompt, options); rows that are missing hold nothing."""
+  """Returns the batch of (prompt, options) rows; missing rows are empty."""
   T = bucket(max(_size(prompt, options) for prompt, options in rows))
   M = bucket(max(sum(map(len, options)) for _, options in rows))
   batch = OptionRows(

@@ -3,8 +3,9 @@
 A fixed number of rows decodes in step, each in a slot. A finished row leaves its slot to the next
 question.
 
-Every row writes its keys and values at the same cache index, so the part of the cache behind the
-prompts is a ring. Positions say which token a place of the cache holds and who may see it.
+Every row writes its keys and values at the same cache index, so the part of the cache after the
+prompts is a ring. Each place of the cache has the position of its token, which decides which
+queries see it.
 """
 
 from collections.abc import Mapping
@@ -33,14 +34,14 @@ class Slots:
   Each has a row in flight, has a finished row, or is empty.
 
   Attributes:
-    cache: Keys and values of S = T + R places a slot: prompts in the first T, completions in a ring
-      of R = max_new_tokens behind them. All rows write at cache.index, which goes around the ring.
-    token: [B] int32. The newest token of each row. The cache does not have its keys and values yet.
+    cache: Keys and values of S = T + R places per slot: prompts in the first T, then completions in
+      a ring of R = max_new_tokens. All rows write at cache.index, which goes around the ring.
+    token: [B] int32. The newest token of each row. The cache lacks its keys and values so far.
     position: [B] int32. The position of the newest token in prompt and completion.
     active: [B] bool. Whether the row still decodes. The others compute too, but leave no token.
     key: [B] PRNG keys. A row's draws are a function of its key, f(seed, round, question id, sample
       index), and of its length.
-    length: [B] int32. How many tokens the completion has.
+    length: [B] int32. The number of tokens of the completion.
     tokens: [B, R] int32. The completion, of which the first `length` tokens count.
     logprobs: [B, R] float32. The log-probabilities of these tokens in nats, under the model itself.
     entropies: [B, R] float32. The entropies in nats of the distributions that they are from.
@@ -86,7 +87,7 @@ class Slots:
 def capacity(
   num_slots: int, num_samples: int, rules: sharding.Rules, mesh_shape: Mapping[str, int]
 ) -> tuple[int, int]:
-  """Returns how many rows decode at once, and how many questions are prefilled at once.
+  """Returns the number of rows that decode at once, and of questions that are prefilled at once.
 
   Rows are a multiple of the devices that share them. A quarter of the slots is refilled when it is
   free.
@@ -94,7 +95,7 @@ def capacity(
   Args:
     num_slots: the rows that are asked for.
     num_samples: the rows of a question.
-    rules: of the model.
+    rules: the sharding rules of the model.
     mesh_shape: {axis: devices along it}.
   """
   ways = rules.num_parts('attention_batch', mesh_shape)
@@ -108,7 +109,7 @@ def capacity(
 def empty_slots(
   model: Transformer, num_slots: int, prompt_length: int, max_new_tokens: int
 ) -> Slots:
-  """Returns slots with no row in them."""
+  """Returns slots without rows."""
   cache = empty_cache(model.config, num_slots, prompt_length + max_new_tokens)
   zeros = jnp.zeros((num_slots,), jnp.int32)
   return Slots(
@@ -169,7 +170,7 @@ def insert(
 def _put_prompts(cache: KVCache, prompts: KVCache, rows: jax.Array) -> KVCache:
   """Returns the cache with the prompts, of T places, at the beginning of these rows.
 
-  Behind them a row is empty.
+  The places after them are empty.
   """
   T = prompts.positions.shape[1]
   n = rows.shape[0] // prompts.positions.shape[0]
@@ -236,7 +237,7 @@ def decode_step(
   logits, cache = model.bind({'params': params})(
     slots.token[:, None], slots.position[:, None], cache=slots.cache, prefix=prefix
   )
-  # Behind the last place of the ring comes its first.
+  # After the last place of the ring comes its first.
   end = slots.prompt_length + slots.max_new_tokens
   index = jnp.where(cache.index == end, slots.prompt_length, cache.index)
 

@@ -1,7 +1,7 @@
 """Where a completion ends: at an end token, or where the first stop string is complete.
 
-Both are a function of the completion's tokens and the stop strings alone. How many tokens are
-decoded between two looks at a row is no part of it.
+Both are a function of the completion's tokens and the stop strings alone. The number of tokens
+decoded between two looks at a row has no influence.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ import numpy as np
 
 from imm_jax.formats.tokenizer import Tokenizer
 
-# Bytes that are no character decode to this, such as the first byte of one whose others are still
-# to come.
+# Incomplete characters decode to this, such as the first byte of one whose others are still to
+# come.
 _BROKEN = '\ufffd'
-# Special tokens have no text. Those that stop strings name are marked by characters that no text
-# has: lone surrogates.
+# Special tokens have no text. If a stop string names one, it is marked by a character that no text
+# contains: a lone surrogate.
 _FIRST_MARK = 0xD800
 
 
 class Ending(NamedTuple):
   """Where a completion ends."""
 
-  num_tokens: int  # How many tokens it keeps, the one that ended it included.
+  num_tokens: int  # The number of tokens it keeps, including the one that ended it.
   text: str  # Their text before the first stop string.
 
 
@@ -50,7 +50,7 @@ class Stopping:
   def mask(self, vocab_size: int) -> np.ndarray:
     """Returns [vocab_size] bool: the tokens that end a row wherever they are.
 
-    They need no look at the row's text.
+    The row's text need not be decoded for them.
     """
     mask = np.zeros(vocab_size, bool)
     if self._stop:
@@ -59,14 +59,14 @@ class Stopping:
     return mask
 
   def find(self, tokens: Sequence[int], seen: int = 0) -> Ending | None:
-    """Returns where a completion ends, None where it does not.
+    """Returns where a completion ends, None if it does not.
 
     It ends with the first token that is an end token, or that completes a stop string in the text
     so far. Its text is cut at the earliest start of a stop string that is complete then.
 
     Args:
       tokens: the completion's token ids.
-      seen: how many of them are known not to end it, from an earlier look.
+      seen: the number of leading tokens that are known not to end it, from an earlier look.
     """
     end = next((i + 1 for i in range(seen, len(tokens)) if tokens[i] in self.end_tokens), None)
     tokens = tokens[:end]
@@ -79,11 +79,11 @@ class Stopping:
     return Ending(end, self._tokenizer.decode(tokens)) if end else None
 
   def _may_complete(self, tokens: Sequence[int], seen: int) -> bool:
-    """Returns whether the tokens behind the first `seen` may complete a stop string.
+    """Returns whether the tokens after the first `seen` may complete a stop string.
 
     Only the tail of the row is decoded. It begins early enough for the longest string, and for one
-    character more, because some decoders drop a space at the beginning. Where its bytes are no
-    character, the tail does not show how the whole row decodes.
+    character more, because some decoders drop a space at the beginning. If the tail's bytes do not
+    form whole characters, it does not show how the whole row decodes.
     """
     start = seen
     missing = self._longest + 1  # Characters in front of the unseen tokens.

@@ -1,5 +1,6 @@
-"""Tasks: questions, the prompts that ask them, the verifiers of their answers; and a table of known
-data sets.
+"""Tasks: questions, the prompts that ask them, and the verifiers of their answers.
+
+The package also has a table of known data sets.
 """
 
 from imm_jax.tasks.base import Example, guess_accuracy, Task

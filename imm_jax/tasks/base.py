@@ -1,4 +1,4 @@
-"""What a task is, and what all families share: prompts, the guess baseline."""
+"""The base class of all tasks: prompts, splits, verdicts, and the baseline of guessing."""
 
 import collections
 from collections.abc import Callable, Sequence
@@ -15,49 +15,49 @@ Format = Literal['plain', 'chat']
 Scoring = Literal['generate', 'likelihood']
 Normalize = Literal['sum', 'per_character']
 
-AUTO: Any = None  # the default of a field that its family fills in from the other fields
+AUTO: Any = None  # The default of a field that its family fills in from the other fields.
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One question and its gold answer; `id` depends on the task's name and on what is asked, on
-  nothing else.
+  """One question and its gold answer.
+
+  `id` depends only on the task's name and on the question and its options.
   """
 
   id: str
   question: str
   answer: str
-  solution: str = ''  # worked text, where the data has one
-  options: tuple[str, ...] = ()  # of a multiple-choice question
-  # What the verifier needs
+  solution: str = ''  # The worked solution, if the data has one.
+  options: tuple[str, ...] = ()  # The options of a multiple-choice question.
+  # Further data for the verifier.
   metadata: Any = dataclasses.field(default=None, compare=False, repr=False)
 
   @property
   def asked(self) -> str:
-    """Returns a digest of what is asked: the id without the task's name."""
+    """Returns a digest of the question and its options: the id without the task's name."""
     return self.id.rpartition('/')[2]
 
 
 class Task:
   """A task owns its data, its prompts and its verifier.
 
-  A family of tasks is a frozen dataclass on top of this one.
-
-  A family's fields are config keys. It has `split`, a splits.Split as a cached property, and what
-  differs from this.
+  A family of tasks is a frozen dataclass derived from this one. A family's fields are config keys.
+  It defines `split`, a splits.Split as a cached property, and overrides the methods in which it
+  differs.
   """
 
   name: str
   scoring: Scoring = 'generate'
   format: Format = 'plain'
-  separator: str = '\n\n'  # what follows a solved example in plain text
+  separator: str = '\n\n'  # The text after a solved example in plain text.
   stop: tuple[str, ...] = ()
   max_new_tokens: int = 0
-  normalize: Normalize = 'sum'  # of an option's log-probability
+  normalize: Normalize = 'sum'  # How an option's log-probability is normalised.
   split: Any
-  # As `verify`, by a lenient reader, where there is one
+  # As `verify`, but by a lenient reader; None without one.
   verify_flexible: Callable[[Example, str], bool] | None = None
-  # Whether `verify` waits for child processes, and may be called from many threads
+  # Whether `verify` waits for child processes, and may be called from many threads.
   judges_in_children: bool = False
 
   def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class Task:
 
   @property
   def train(self) -> tuple[Example, ...]:
-    """The questions to learn from.
+    """The questions to train on.
 
     The first use of a split reads it, and raises ValueError or FileNotFoundError.
     """
@@ -87,12 +87,13 @@ class Task:
 
   @property
   def num_dropped(self) -> int:
-    """How many rows were left out as duplicates, or from train because test has them."""
+    """The number of rows left out as duplicates, or from train because test has them."""
     return self.split.num_dropped
 
   def prompt(self, example: Example, shots: Sequence[Example] = ()) -> Prompt:
-    """Returns 'Question: ...\\nAnswer:' after the solved shots, or a user's turn after theirs, as
-    `format` says.
+    """Returns the prompt that asks a question, after the solved shots.
+
+    In plain format it is 'Question: ...\\nAnswer:', in a chat a user's turn, as `format` says.
     """
     if self.format == 'plain':
       solved = ''.join(
@@ -108,24 +109,27 @@ class Task:
     return [*messages, {'role': 'user', 'content': example.question}]
 
   def continuation(self, answer: str) -> str:
-    """Returns `answer` as it follows the prompt: after a space in plain text, bare in a chat
-    turn.
+    """Returns `answer` in the form that follows the prompt.
+
+    In plain text it comes after a space, in a chat turn without one.
     """
     return f' {answer}' if self.format == 'plain' else answer
 
   def continuations(self, example: Example) -> tuple[str, ...]:
-    """Returns each option as it follows the prompt, in the order of example.options."""
+    """Returns each option in the form that follows the prompt, in the order of example.options."""
     return tuple(self.continuation(option) for option in example.options)
 
   def target(self, example: Example) -> str:
-    """Returns the right text to follow the prompt: what a shot shows, and what training on real
-    solutions takes.
+    """Returns the right text to follow the prompt.
+
+    Shots show it, and training on real solutions uses it.
     """
     return self.continuation(example.answer)
 
   def extract(self, completion: str) -> str:
-    """Returns the answer that `completion` gives, '' for none: what stands before the first stop
-    string, stripped.
+    """Returns the answer that `completion` gives, '' for none.
+
+    It is the text before the first stop string, stripped.
     """
     text = completion.strip()
     ends = [text.find(string) for string in self.stop if string in text]
@@ -134,7 +138,7 @@ class Task:
   def verify(self, example: Example, completion: str) -> bool:
     """Returns whether `completion` gives the gold answer.
 
-    Never raises on what a model wrote, and takes bounded time.
+    It never raises on a model's text, and takes bounded time.
     """
     return self.extract(completion) == example.answer
 
@@ -144,20 +148,22 @@ class Task:
     assert verify is not None
     if self.judges_in_children:
       return verifying.judge_all(verify, pairs)
-    # Scorers may give numpy's.
+    # Scorers may return numpy's bools.
     return [bool(verify(example, completion)) for example, completion in pairs]
 
   def check_verifier(self) -> None:
-    """Raises OSError or ValueError when answers cannot be judged on this machine, and says what is
-    missing.
+    """Checks that answers can be judged on this machine.
+
+    Raises OSError or ValueError naming the missing part.
     """
 
 
 def make_example(
   task: str, question: str, answer: str, *, options: tuple[str, ...] = (), **others: Any
 ) -> Example:
-  """Returns the example, its id made from the task's name, the normalised question and the
-  options.
+  """Returns the example with an id made from the task's name, the question and the options.
+
+  The question is normalised before.
   """
   question = question.strip()
   asked = normalise(' | '.join((question, *options)))
@@ -166,16 +172,17 @@ def make_example(
 
 
 def guess_accuracy(task: Task, examples: Sequence[Example]) -> float:
-  """Returns what guessing scores: always the commonest gold, or each option with equal chance.
+  """Returns the accuracy of guessing.
 
-  Raises ValueError when there are no examples.
+  Without options, the guess is always the most common gold answer; otherwise it is each option with
+  equal chance. Raises ValueError when there are no examples.
   """
   if not examples:
     raise ValueError(f'tasks.{task.name}: no examples to guess on; choose a split that has some')
   if task.scoring == 'likelihood':
     return sum(1 / len(example.options) for example in examples) / len(examples)
   [(commonest, count)] = collections.Counter(example.answer for example in examples).most_common(1)
-  if count == 1:  # such as programs: none is worth verifying on the others
+  if count == 1:  # All answers differ, as programs do: none is worth verifying on the others.
     return 1 / len(examples)
   return sum(task.judge([(example, task.continuation(commonest)) for example in examples])) / len(
     examples

@@ -1,7 +1,6 @@
-r"""The data sets that are known: their columns, where the hub has them, their licence, sizes and
-verifier, in one table.
+r"""The table of known data sets: columns, place on the hub, licence, sizes and verifier.
 
-A row's `sample` is made up, in the columns that the hub has: what the data set's rows look like.
+A row's `sample` is made up, in the columns of the hub: it shows the form of the data set's rows.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,40 +19,40 @@ class Parsed:
   """A row's question, whatever its columns were."""
 
   question: str
-  answer: str  # the gold one; of a choice the right option's text
-  solution: str = ''  # worked text that leads to the answer, or the program that is the answer
+  answer: str  # The gold answer; with options, the right option's text.
+  solution: str = ''  # The text that leads to the answer, or the program that is the answer.
   options: tuple[str, ...] = ()
-  index: int = 0  # of a choice, which option is right: two may have the same text
-  prefix: str = ''  # of code: what stands in front of the completion
-  tests: str = ''  # of code: Python that raises when the code is wrong
-  row: sources.Row | None = None  # all columns, for a verifier of the user's own
+  index: int = 0  # The index of the right option, as two options may have the same text.
+  prefix: str = ''  # For code: the code in front of the completion.
+  tests: str = ''  # For code: Python that raises when the code is wrong.
+  row: sources.Row | None = None  # All columns, for a user's own verifier.
 
 
-Form = tuple[tuple[str, ...], Callable[..., Parsed]]  # columns, and what is made of their values
+Form = tuple[tuple[str, ...], Callable[..., Parsed]]  # Columns, and a function of their values.
 
 
 @dataclasses.dataclass(frozen=True)
 class DataSet:
   """A row of the table."""
 
-  forms: tuple[Form, ...]  # that its rows have; the first whose columns are all there is taken
+  forms: tuple[Form, ...]  # The possible forms of its rows; the first with all columns is taken.
   verifier: str
-  train: str  # sources; '' where there is no such split
+  train: str  # The source of a split; '' for a missing split.
   test: str
-  sizes: tuple[int, int]  # rows of train and test there
+  sizes: tuple[int, int]  # The rows of train and test.
   licence: str
   sample: dict[str, Any]
-  # By default; where there are options both can be
+  # The default scoring; data sets with options allow both.
   scoring: Literal['generate', 'likelihood'] = 'generate'
-  frame: str = 'Question: {question}\nAnswer:'  # of a plain prompt
-  stop: tuple[str, ...] = ('\n',)  # of a plain prompt
-  instruction: str = ''  # of a chat, where nothing else tells in which form to answer
+  frame: str = 'Question: {question}\nAnswer:'  # The template of a plain prompt.
+  stop: tuple[str, ...] = ('\n',)  # The stop strings of a plain prompt.
+  instruction: str = ''  # In a chat it says in which form to answer, if nothing else does.
   max_new_tokens: int = 16
 
   def parse(self, rows: Sequence[sources.Row], source: str) -> list[Parsed]:
     """Returns the questions of rows in one of the forms.
 
-    Raises ValueError naming the row of `source` that is not.
+    Raises ValueError naming the row of `source` that has none of the forms.
     """
     fields, convert = next(
       (form for form in self.forms if all(rows[0].get(field) is not None for field in form[0])),
@@ -63,13 +62,13 @@ class DataSet:
     for number, values in enumerate(sources.columns(source, rows, fields, hint), 1):
       try:
         parsed.append(convert(*values))
-      # A column is not what it is in this data set
+      # A column has another form than in this data set.
       except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(f'{source}: row {number}: {error}{hint}') from error
     return parsed
 
 
-# What is made of a row's values.
+# Functions that make a Parsed of a row's values.
 
 
 def _gsm8k(question: str, answer: str) -> Parsed:
@@ -100,7 +99,7 @@ def _math_boxed(problem: str, solution: str) -> Parsed:
 
 
 def _choice(question: str, options: Sequence[str], index: int, solution: str = '') -> Parsed:
-  """Raises ValueError when the index is that of no option."""
+  """Returns a multiple-choice question. Raises ValueError when no option has the index."""
   options = tuple(
     sources.as_text('option', option).strip() for option in sources.as_list('options', options)
   )
@@ -141,8 +140,9 @@ def _instruction(instruction: str, answer: str) -> Parsed:
 
 
 def _aqua(question: str, options: Sequence[str], rationale: str, correct: str) -> Parsed:
-  """Raises ValueError when the options are not lettered in order: then the letter would name
-  another one.
+  """Returns a question of AQuA.
+
+  Raises ValueError when the options are not lettered in order: the letter would name another one.
   """
   texts = []
   for letter, option in zip(
@@ -184,7 +184,7 @@ def _humaneval(prompt: str, solution: str, test: str, entry_point: str) -> Parse
 
 
 _STATE = "Think step by step, and end with 'The answer is' and the "
-_PARAGRAPH = ('\n\n', 'Question:')  # worked solutions have lines, and no empty one
+_PARAGRAPH = ('\n\n', 'Question:')  # Worked solutions have several lines, but no empty one.
 _WORKED: dict[str, Any] = {'stop': _PARAGRAPH, 'max_new_tokens': 256}
 _CHOICES: Form = ('question', 'choices', 'answerKey'), _lettered
 _CHOICE: dict[str, Any] = {
@@ -357,7 +357,7 @@ DATASETS: dict[str, DataSet] = {
   'bbh': DataSet(
     forms=((('input', 'target'), _direct),),
     verifier='exact',
-    # One of its 27 tasks: each is a config of the hub's
+    # This is one of its 27 tasks: each is a config on the hub.
     train='lukaemon/bbh:boolean_expressions:test',
     test='',
     sizes=(250, 0),
@@ -407,10 +407,9 @@ DATASETS: dict[str, DataSet] = {
 
 
 def spec(name: str, **overrides: Any) -> dict[str, Any]:
-  """Returns the section of a config that makes a task of a data set, with the keys that are given
-  in place of the defaults.
+  """Returns the config section that makes a task of a data set, with the given keys overridden.
 
-  Raises ValueError when there is no such data set.
+  Raises ValueError when the data set is unknown.
   """
   if name not in DATASETS:
     near = text.nearest(name, DATASETS) or f'; they are {", ".join(DATASETS)}'

@@ -1,5 +1,6 @@
-"""Tasks whose questions are rows of files, the hub or TensorFlow Datasets: data sets of the
-catalog, or a user's own.
+"""Tasks whose questions are rows of files, the hub or TensorFlow Datasets.
+
+They are data sets of the catalog, or a user's own.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,30 +17,30 @@ from imm_jax.verifying import code, numbers
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Questions(base.Task):
-  """What both families share. They add `read`."""
+  """The common part of both families, which add `read`."""
 
   name: str
-  verifier: str  # a key of verifying.VERIFIERS, or MODULE:FUNCTION of one's own
-  # See sources.read_source; '' where there is nothing to learn from, only to measure on
+  verifier: str  # A key of verifying.VERIFIERS, or a user's own MODULE:FUNCTION.
+  # See sources.read_source; '' for a task that is only measured.
   train_source: str
-  test_source: str = ''  # '' holds out test_size rows of train
-  # The few-shot examples are its first num_shots rows; '' takes them out of train by seed
+  test_source: str = ''  # '' holds out test_size rows of train.
+  # The few-shot examples are its first num_shots rows; '' takes them out of train by seed.
   shots_source: str = ''
-  train_size: int = 0  # at most so many questions; 0 takes all
-  test_size: int = 0  # at most so many questions; 0 takes all
-  reward_threshold: float = 0.5  # a reward of MODULE:FUNCTION above it is right
+  train_size: int = 0  # The most questions of train; 0 takes all.
+  test_size: int = 0  # The most questions of test; 0 takes all.
+  reward_threshold: float = 0.5  # A reward of MODULE:FUNCTION above it counts as right.
   num_shots: int = 0
-  seed: int = 0  # chooses shots, held-out questions, and those kept under a cap
-  # Or 'likelihood': the answer is the option that the model finds likeliest
+  seed: int = 0  # Chooses shots, held-out questions, and those kept under a cap.
+  # Or 'likelihood': the answer is the option that the model finds most likely.
   scoring: base.Scoring = 'generate'
   normalize: base.Normalize = 'sum'
   format: base.Format = 'plain'
-  frame: str = 'Question: {question}\nAnswer:'  # of a plain prompt
-  instruction: str = ''  # under a question in a chat
+  frame: str = 'Question: {question}\nAnswer:'  # The template of a plain prompt.
+  instruction: str = ''  # The text under a question in a chat.
   stop: tuple[str, ...] = ('\n',)
   max_new_tokens: int = 16
 
-  read: ClassVar[Callable[[str], list[base.Example]]]  # source -> its questions, a method
+  read: ClassVar[Callable[[str], list[base.Example]]]  # Source -> its questions, a method.
 
   def __post_init__(self) -> None:
     """Raises ValueError naming the field that is out of range."""
@@ -57,9 +58,8 @@ class Questions(base.Task):
     ):
       raise ValueError(
         f'tasks.{self.name}.train_source: is empty; give a .json, .jsonl or .csv file, a hub id'
-        " 'owner/name:config:split' "
-        "or 'tfds:name:split' (without it, a task with a test_source is only measured, with shots"
-        ' of a shots_source)'
+        " 'owner/name:config:split' or 'tfds:name:split' (without it, a task with a test_source is"
+        ' only measured, with shots of a shots_source)'
       )
 
   @functools.cached_property
@@ -79,12 +79,16 @@ class Questions(base.Task):
     )
 
   def _gold(self, example: base.Example) -> str:
-    """What decides whether an answer is right: of code the tests, which many programs pass."""
+    """The text that decides whether an answer is right.
+
+    For code it is the tests, which many programs pass.
+    """
     return example.metadata['tests'] if self.verifier == 'code' else example.answer
 
   def prompt(self, example: base.Example, shots: Sequence[base.Example] = ()) -> base.Prompt:
-    """Returns the solved shots and the question: framed, or as turns of a chat with the instruction
-    under each question.
+    """Returns the solved shots and the question.
+
+    They are framed, or turns of a chat with the instruction under each question.
     """
     if self.format == 'plain':
       solved = ''.join(f'{self._framed(shot)}{self.target(shot)}{self.separator}' for shot in shots)
@@ -101,7 +105,9 @@ class Questions(base.Task):
     return self.frame.replace('{question}', example.question)
 
   def target(self, example: base.Example) -> str:
-    """Returns the worked solution and 'The answer is' the answer, or one of them, or the code as a
+    """Returns the right text to follow the prompt.
+
+    It is the worked solution and 'The answer is' the answer, or one of them, or the code as a
     block.
     """
     if self.verifier == 'code':
@@ -115,7 +121,7 @@ class Questions(base.Task):
     return self.continuation(f'{example.solution}\nThe answer is {example.answer}.')
 
   def until_stop(self, completion: str) -> str:
-    """Returns a completion up to the first stop string; the indentation of code stays."""
+    """Returns a completion up to the first stop string; code keeps its indentation."""
     text = completion if self.verifier == 'code' else completion.strip()
     return text[
       : min((text.find(string) for string in self.stop if string in text), default=len(text))
@@ -126,8 +132,9 @@ class Questions(base.Task):
     return self._verifier.extract(self.until_stop(completion))
 
   def verify(self, example: base.Example, completion: str) -> bool:
-    """Returns whether the completion states the gold answer; of options, whether it is the right
-    one's text.
+    """Returns whether the completion states the gold answer.
+
+    With options, that is the text of the right one.
     """
     if self.scoring == 'likelihood':
       return text.normalise(completion) == text.normalise(example.answer)
@@ -149,8 +156,9 @@ class Questions(base.Task):
 
   @functools.cached_property
   def verify_flexible(self) -> Any:
-    """A verify that takes what looks most like an answer, stated or not; None where it would not
-    differ.
+    """A `verify` that takes the text that looks most like an answer, stated or not.
+
+    It is None if it would not differ from `verify`.
     """
     flexible = self._verifier.flexible
     if flexible is None or self.scoring == 'likelihood':
@@ -160,7 +168,7 @@ class Questions(base.Task):
   def example(self, where: str, parsed: catalog.Parsed) -> base.Example:
     """Returns a row as an example.
 
-    Raises ValueError, naming `where` it stands, when verifier or scoring can't take it.
+    Raises ValueError, naming the place `where`, when verifier or scoring can't take the row.
     """
     question, answer = parsed.question, parsed.answer.strip()
     for index, option in enumerate(parsed.options):
@@ -229,16 +237,16 @@ class Known(Questions):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Custom(Questions):
-  """A user's own rows: which columns they have, how a question is made of them, and how answers are
-  judged.
-  """
+  """A user's own rows: their columns, and how questions and verdicts are made from them."""
 
-  question: str = '{question}'  # template of the columns
-  # column; of options the right one's text, letter or number from 0; of code, a solution
+  question: str = '{question}'  # A template of the columns.
+  # The column with the answer. With options, it is the right one's text, letter or number from 0;
+  # for code, a solution.
   answer: str = 'answer'
-  solution: str = ''  # column with worked text, if there is one
-  options: str = ''  # column with the list of options, if there is one
-  tests: str = ''  # column with Python that raises when code is wrong, text or a list of statements
+  solution: str = ''  # The column with worked text, if the rows have one.
+  options: str = ''  # The column with the list of options, if the rows have one.
+  # The column with Python that raises when code is wrong, a text or a list of statements.
+  tests: str = ''
 
   def __post_init__(self) -> None:
     """Raises ValueError naming the field that is out of range."""
@@ -258,7 +266,7 @@ class Custom(Questions):
 
   @functools.cached_property
   def _asked(self) -> list[str]:
-    """The columns that the question is made of."""
+    """The columns that the question is made from."""
     try:
       return [field for _, field, _, _ in string.Formatter().parse(self.question) if field]
     except ValueError as error:
@@ -296,7 +304,7 @@ class Custom(Questions):
     )
 
   def _index(self, where: str, answer: str, options: Sequence[str]) -> int:
-    """Returns which option the answer names by text, letter or number from 0.
+    """Returns the index of the option that the answer names by text, letter or number from 0.
 
     Raises ValueError when it names none, or two with the same text.
     """
@@ -319,8 +327,9 @@ class Custom(Questions):
 
 
 def _statements(where: str, tests: str | Sequence[str]) -> str:
-  """Returns the tests of a row as Python: a text, or a list of statements, which a .csv file holds
-  as JSON.
+  """Returns the tests of a row as Python.
+
+  They are a text or a list of statements, which a .csv file holds as JSON.
   """
   if isinstance(tests, str) and not tests.lstrip().startswith('['):
     return tests

@@ -1,4 +1,4 @@
-"""Any data set of reasoning_gym that asks for a text, scored by its own scorer."""
+"""Data sets of reasoning_gym that ask for a text, scored by their own scorers."""
 
 from collections.abc import Iterable, Set
 import dataclasses
@@ -13,8 +13,8 @@ from typing import Any
 from imm_jax import text
 from imm_jax.tasks import base, splits
 
-DRAWS = 4  # at most so many draws a question asked for, since draws repeat
-MAX_CHARACTERS = 10_000  # of a completion; a longer one is wrong
+DRAWS = 4  # The most draws per requested question, since draws repeat.
+MAX_CHARACTERS = 10_000  # The longest completion; a longer one is wrong.
 
 # Scorers that evaluate the model's text as Python code. They see it only when it has this form, in
 # which it is harmless.
@@ -38,11 +38,11 @@ _REFUSED = {
   'simple_integration': _RUNS_CODE,
 }
 
-# A number that takes for ever to expand, and one that a tolerance test lets pass for any other.
+# The first form takes endless time to expand; nan passes a tolerance test against any number.
 _ABSURD = re.compile(r'[0-9.]e[+-]?[0-9]{4}|\bnan\b', re.IGNORECASE)
 
-# Data sets that iterate over sets of strings: equal in all processes only under one hash seed, so a
-# child makes them.
+# These data sets iterate over sets of strings. They are equal in all processes only under one hash
+# seed, so a child process makes them.
 _HASH_ORDERED = ('isomorphic_strings', 'knight_swap', 'ransom_note', 'word_ladder')
 _CHILD = """
 import json, sys, reasoning_gym
@@ -61,16 +61,16 @@ class ReasoningGym(base.Task):
   """
 
   name: str
-  dataset: str  # a name of reasoning_gym
-  # Of that data set, without seed and size
+  dataset: str  # A data set's name in reasoning_gym.
+  # The parameters of that data set, without seed and size.
   params: dict[str, Any] = dataclasses.field(default_factory=dict)
-  train_size: int = 1000  # questions; fewer where the data set has not as many distinct ones
-  test_size: int = 200  # questions
-  train_seed: int = 0  # also chooses shots
-  test_seed: int = 1_000_000  # far from train_seed, or they draw the same questions
+  train_size: int = 1000  # Questions; fewer if the data set lacks distinct ones.
+  test_size: int = 200  # Questions.
+  train_seed: int = 0  # Also chooses shots.
+  test_seed: int = 1_000_000  # Has to be far from train_seed, or they draw the same questions.
   num_shots: int = 4
   format: base.Format = 'plain'
-  stop: tuple[str, ...] = base.AUTO  # plain: a line; chat: only the model's own end
+  stop: tuple[str, ...] = base.AUTO  # Plain: a line; chat: only the model's own end.
   max_new_tokens: int = 16
 
   def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class ReasoningGym(base.Task):
     Raises ValueError when dataset or params are unknown, or the answers do not fit the format.
     """
     train_entries, test_entries = self._entries()
-    # The first questions are the shots, whatever train_size and test are.
+    # The shots come first, so that they do not depend on train_size and test.
     train_entries = iter(train_entries)
     shots = self._draw(train_entries, self.num_shots, set())
     shown = {example.id for example in shots}
@@ -101,8 +101,9 @@ class ReasoningGym(base.Task):
     )
 
   def verify(self, example: base.Example, completion: str) -> bool:
-    """Returns whether the completion is the gold answer, or the data set's scorer gives it full
-    credit.
+    """Returns whether the completion is the gold answer or gets full credit from the scorer.
+
+    The scorer is the data set's own.
     """
     text = self.extract(completion)
     if text == example.answer:
@@ -111,13 +112,14 @@ class ReasoningGym(base.Task):
       return False
     try:
       return self._scorer.score_answer(text, example.metadata) >= 1.0
-    # Third-party code on a model's text: several scorers raise on what they cannot parse.
+    # Scorers are third-party code, and several raise on text that they cannot parse.
     except Exception:
       return False
 
   def extract(self, completion: str) -> str:
-    """Returns the completion up to the first stop string, in plain format also of its first
-    line.
+    """Returns the completion up to the first stop string.
+
+    In plain format it is also limited to its first line.
     """
     text = super().extract(completion)
     return text.partition('\n')[0].strip() if self.format == 'plain' else text
@@ -163,7 +165,7 @@ class ReasoningGym(base.Task):
       ) from error
 
   def _entries(self) -> list[Iterable[dict[str, Any]]]:
-    """Returns what train and test are drawn from."""
+    """Returns the entries that train and test are drawn from."""
     sizes = [
       (self.train_seed, DRAWS * (self.train_size + self.num_shots)),
       (self.test_seed, DRAWS * self.test_size),

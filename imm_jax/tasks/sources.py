@@ -1,5 +1,6 @@
-"""Rows of files (.json, .jsonl and .csv, plain or gzipped), of the hub, and of TensorFlow
-Datasets.
+"""Reads rows of files, of the hub, and of TensorFlow Datasets.
+
+Files are .json, .jsonl and .csv, plain or gzipped.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import zlib
 Row = dict[str, Any]
 
 _SUFFIX = re.compile(r'\.(json|jsonl|csv)(\.gz)?$')
-_GAP = re.compile(r'[ \t\n\r]*')  # between two values of JSON
+_GAP = re.compile(r'[ \t\n\r]*')  # The space between two values of JSON.
 _HUB = re.compile(r'([\w.-]+/[\w.-]+)(?:@([\w./-]+))?:([^:]*):(.+)')
 _TFDS = re.compile(r'tfds:(.+):([^:]+)')
 
@@ -24,13 +25,17 @@ _TFDS = re.compile(r'tfds:(.+):([^:]+)')
 def read_source(source: str) -> list[Row]:
   """Returns the rows of a source.
 
-  Args: source: a .json file (a list, one object a line, or an object whose 'examples' is the list),
-    .jsonl or .csv, each also with .gz; 'owner/name:config:split' or
-    'owner/name@revision:config:split' of the hub, where config may be empty; or 'tfds:name:split',
-    where name is as tfds.data_source takes it: 'gsm8k', 'ai2_arc/ARC-Easy:1.0.0'.
+  Args:
+    source: a .json file (a list, one object per line, or an object whose 'examples' is the list),
+      .jsonl or .csv, each also with .gz; 'owner/name:config:split' or
+      'owner/name@revision:config:split' of the hub, where config may be empty; or
+      'tfds:name:split', where name is as tfds.data_source takes it: 'gsm8k',
+      'ai2_arc/ARC-Easy:1.0.0'.
 
-  Raises: FileNotFoundError: there is no such file. ValueError: the file is empty or broken (naming
-    the line), the hub does not give the data, or `source` is none of these.
+  Raises:
+    FileNotFoundError: the file does not exist.
+    ValueError: the file is empty or broken (naming the line), the hub does not give the data, or
+      `source` is none of these.
   """
   suffix = _SUFFIX.search(source)
   if suffix:
@@ -43,8 +48,7 @@ def read_source(source: str) -> list[Row]:
   else:
     raise ValueError(
       f'{source!r}: neither a .json, .jsonl or .csv file (or .gz of it), nor a hub id'
-      " 'owner/name:config:split', nor "
-      "'tfds:name:split'"
+      " 'owner/name:config:split', nor 'tfds:name:split'"
     )
   if not rows:
     raise ValueError(f'{source}: has no rows; check that the file is complete')
@@ -107,8 +111,9 @@ def _read_text(path: pathlib.Path, gzipped: bool) -> str:
 
 
 def _from_json(source: str, text: str) -> list[Row]:
-  """Reads a list, an object whose 'examples' is one, or objects one after the other, each on a line
-  or on many.
+  """Reads a list, an object whose 'examples' is a list, or objects one after the other.
+
+  Such an object is on one line or on many.
   """
   decoder, numbered = json.JSONDecoder(), []
   at, line = 0, 1
@@ -172,13 +177,13 @@ def _from_hub(path: str, revision: str | None, config: str, split: str) -> list[
 
   try:
     rows = datasets.load_dataset(path, config or None, split=split, revision=revision)
-  # What it raises offline, for an unknown name, config or split, and for a data set that needs its
+  # It raises these offline, for an unknown name, config or split, and for a data set that needs its
   # own script.
   except (OSError, ValueError, RuntimeError) as error:
     reason = str(error).strip().split('\n')[0]
     raise ValueError(
-      f'{path}:{config}:{split}: the hub does not give it ({reason}); check the id, or give a'
-      ' local file'
+      f'{path}:{config}:{split}: the hub does not give it ({reason}); check the id, or give a local'
+      ' file'
     ) from error
   return [dict(row) for row in rows]
 
@@ -193,8 +198,8 @@ def _from_tfds(name: str, split: str) -> list[Row]:
     ) from error
   try:
     rows = tensorflow_datasets.data_source(name, split=split)
-  # What it raises for an unknown name, config or split, for one that needs TensorFlow to be made,
-  # and offline.
+  # It raises these for an unknown name, config or split, for a data set that can be made only with
+  # TensorFlow, and offline.
   except (OSError, ValueError, ImportError, NotImplementedError) as error:
     reason = str(error).strip().split('\n')[0]
     raise ValueError(
@@ -204,8 +209,9 @@ def _from_tfds(name: str, split: str) -> list[Row]:
 
 
 def _plain(value: Any) -> Any:
-  """Returns a value of a data source as JSON would have it: bytes as text, arrays as lists and
-  numbers.
+  """Returns a value of a data source in the form of JSON.
+
+  Bytes become text, arrays become lists and numbers.
   """
   if isinstance(value, dict):
     return {key: _plain(item) for key, item in value.items()}

@@ -1,5 +1,6 @@
-"""Which questions are for learning, which for measuring and which for showing: chosen by seed and
-content, not by order.
+"""Splits questions into train, test and few-shot examples.
+
+The choice depends on the seed and the content, not on the order.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,7 +17,7 @@ class Split:
   train: tuple[Example, ...]
   test: tuple[Example, ...]
   shots: tuple[Example, ...]
-  num_dropped: int  # rows left out as duplicates, or from train because test has them
+  num_dropped: int  # Rows left out as duplicates, or from train because test has them.
 
 
 def make_split(
@@ -31,21 +32,24 @@ def make_split(
   test_size: int = 0,
   gold: Callable[[Example], str] | None = None,
 ) -> Split:
-  """Returns the distinct examples: shots from train, test without them, train without what either
-  asks.
+  """Returns the distinct examples: shots from train, test without them, train without either.
 
-  Which rows are held out, shown as shots, or kept under a cap depends on `seed` and on what they
-  ask, not on their order. The shots do not depend on test: the same prompts are measured on any
-  test set.
+  Which rows are held out, shown as shots, or kept under a cap depends on `seed` and on the
+  questions, not on their order. The shots do not depend on test: the same prompts are measured on
+  any test set.
 
-  Args: name: of the task, for errors. train: rows as read, repetitions included; None of a task
-    that is only measured. test: rows as read; None holds out `test_size` rows of train. seed:
-    chooses the rows. num_shots: few-shot examples chosen from train. shots: the few-shot examples
-    themselves, instead; distinct, and among the rows of train. train_size: keeps at most so many
-    rows of train; 0 keeps all. test_size: keeps at most so many rows of test; 0 keeps all. Train
-    never has a row of test, kept or not. gold: what decides whether an answer is right. A question
-    whose rows differ in it is left out: which of them is wrong cannot be known. None keeps the
-    first row.
+  Args:
+    name: the name of the task, for errors.
+    train: rows as read, repetitions included; None for a task that is only measured.
+    test: rows as read; None holds out `test_size` rows of train.
+    seed: chooses the rows.
+    num_shots: few-shot examples chosen from train.
+    shots: the few-shot examples themselves, instead; distinct, and among the rows of train.
+    train_size: the most rows of train to keep; 0 keeps all.
+    test_size: the most rows of test to keep; 0 keeps all. Train never has a row of test, kept or
+      not.
+    gold: returns the text that decides whether an answer is right. A question whose rows differ in
+      it is left out, as the wrong row cannot be known. None keeps the first row.
 
   Raises:
     ValueError: train or test is empty after that.
@@ -65,8 +69,8 @@ def make_split(
   if train is not None and not rest:
     raise ValueError(
       f'tasks.{name}: the train split is empty: of {len(train)} rows {len(shots)} are few-shot'
-      ' examples and test or other '
-      'rows ask the rest; give more rows, or lower num_shots or test_size'
+      ' examples and test or other rows ask the rest; give more rows, or lower num_shots or'
+      ' test_size'
     )
   kept_train = _choose(rest, train_size or len(rest), seed)
   num_dropped = len(rows) + len(test or ()) - len(rest) - len(shots) - len(asked)
@@ -74,7 +78,7 @@ def make_split(
 
 
 def _rank(seed: int) -> Callable[[Example], str]:
-  # Without the task's name: two tasks on one file hold out the same rows.
+  # The task's name is left out, so that two tasks on one file hold out the same rows.
   return lambda example: hashlib.sha1(f'{seed}/{example.asked}'.encode()).hexdigest()
 
 

@@ -1,5 +1,6 @@
-"""Arithmetic and rearranging of the digits of two numbers, made in code: for small models with one
-token a character.
+"""Arithmetic on, and rearranging of, the digits of two numbers, made in code.
+
+The tasks are for small models with one token per character.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 
 from imm_jax.tasks import base, splits
 
-CHARACTERS = '0123456789+-<>=\n*~^'  # all that a prompt or a target can have
+CHARACTERS = '0123456789+-<>=\n*~^'  # All characters of prompts and targets.
 
 
 def _numeric(compute: Callable[[int, int], int]) -> Callable[[str, str], str]:
@@ -37,22 +38,22 @@ _OPERATIONS: dict[str, tuple[str, Callable[[str, str], str]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Synthetic(base.Task):
-  """'37+85=' -> '22' for pairs of numbers of so many digits.
+  """Questions such as '37+85=' -> '22', for pairs of numbers of `num_digits` digits.
 
-  The prompt is the question itself, one line a shot.
+  The prompt is the question itself, with one line per shot.
   """
 
   name: str
-  # sum modulo the width, absolute difference, sum digit by digit without carries; all digits
-  # reversed, and sorted
+  # 'sum' is modulo the width, 'diff' is the absolute difference, 'digit_sum' adds digit by digit
+  # without carries; 'reverse' and 'sort' take all digits.
   operation: Literal['sum', 'diff', 'digit_sum', 'max', 'min', 'reverse', 'sort'] = 'sum'
-  num_digits: int = 1  # of each number, with leading zeros; at most 3
-  num_pairs: int = 0  # of the 100, 10,000, ... there are, shuffled by seed; 0 takes all
-  first_pair: int = 0  # of these: tasks of other ranges share no question
-  test_size: int = 20  # pairs held out
+  num_digits: int = 1  # Digits of each number, with leading zeros; at most 3.
+  num_pairs: int = 0  # Pairs to take of all 100, 10,000, ..., shuffled by seed; 0 takes all.
+  first_pair: int = 0  # The first of these pairs; tasks with disjoint ranges share no question.
+  test_size: int = 20  # Pairs held out.
   num_shots: int = 0
-  seed: int = 0  # chooses pairs, test and shots
-  max_new_tokens: int = 2  # the answer and what ends it
+  seed: int = 0  # Chooses pairs, test and shots.
+  max_new_tokens: int = 2  # The answer and its end.
   format = 'plain'
   separator = '\n'
   stop = ('\n',)
@@ -65,7 +66,7 @@ class Synthetic(base.Task):
 
   @functools.cached_property
   def split(self) -> splits.Split:
-    """The pairs. Raises ValueError when there are not so many, or test and shots take all."""
+    """The pairs. Raises ValueError when they are too few, or test and shots take all."""
     sign, compute = _OPERATIONS[self.operation]
     order = np.random.default_rng(self.seed).permutation(100**self.num_digits)
     chosen = order[self.first_pair :][: self.num_pairs or None]
@@ -82,7 +83,7 @@ class Synthetic(base.Task):
     )
 
   def prompt(self, example: base.Example, shots: Sequence[base.Example] = ()) -> str:
-    """Returns the question after one solved line a shot."""
+    """Returns the question after one solved line per shot."""
     return (
       ''.join(f'{shot.question}{shot.answer}{self.separator}' for shot in shots) + example.question
     )

@@ -1,6 +1,4 @@
-"""Supervised fine-tuning on packed rows: the loss, one optimizer step, and the steps of a round one
-by one.
-"""
+"""Supervised fine-tuning on packed rows: the loss, one optimizer step, and the steps of a round."""
 
 from collections.abc import Callable, Iterator
 import dataclasses
@@ -29,15 +27,15 @@ from imm_jax.training.packing import Batch
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-  """How long, and on how much at a time."""
+  """The length of a round's fine-tuning, its batches, and its adapters."""
 
-  num_epochs: int  # passes over the round's sequences
-  batch_size: int  # packed rows per optimizer step
-  accumulation_steps: int  # parts a batch is computed in, one after the other
-  max_length: int  # tokens a packed row
-  max_drift: float = 0.0  # ‖params - base‖ / ‖base‖ at which it stops; 0 is off
-  lora_rank: int = 0  # of adapters that are trained in place of the params; 0 trains the params
-  lora_alpha: float = 0.0  # an adapter is scaled by lora_alpha / lora_rank
+  num_epochs: int  # Passes over the round's sequences.
+  batch_size: int  # Packed rows per optimizer step.
+  accumulation_steps: int  # Parts of a batch, which are computed one after the other.
+  max_length: int  # The length of a packed row in tokens.
+  max_drift: float = 0.0  # Training stops at this ‖params - base‖ / ‖base‖; 0 is off.
+  lora_rank: int = 0  # The rank of adapters, trained in place of the params; 0 trains the params.
+  lora_alpha: float = 0.0  # An adapter is scaled by lora_alpha / lora_rank.
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
@@ -62,13 +60,14 @@ class FinetuneConfig:
 
   @property
   def lora_scale(self) -> float:
-    """What an adapter's product is multiplied by."""
+    """The factor of an adapter's product."""
     return self.lora_alpha / max(1, self.lora_rank)
 
 
 def loss_fn(params: Params, model: Transformer, batch: Batch, num_targets: jax.Array) -> jax.Array:
-  """Returns the cross-entropy in nats summed over the batch's targets, [], divided by num_targets
-  [] f32.
+  """Returns the cross-entropy in nats summed over the batch's targets, divided by num_targets.
+
+  num_targets and the result are [] f32.
   """
   x, _ = model.bind({'params': params}).features(batch.tokens, batch.positions, batch.segment_ids)
   return cross_entropy(
@@ -76,32 +75,33 @@ def loss_fn(params: Params, model: Transformer, batch: Batch, num_targets: jax.A
   )
 
 
-# The TPU compiler would overlap the gathering of weights with products of their parts; it then
-# computes half as much again.
+# Turns off windowed einsum: the TPU compiler would overlap the gathering of weights with products
+# of their parts, and compute half as much again.
 _TPU_OPTIONS = {'xla_jf_spmd_threshold_for_windowed_einsum_mib': '1000000'}
 
 
 @flax.struct.dataclass
 class TrainState:
-  """What an optimizer step takes and gives back; all of it is donated."""
+  """The input and output of an optimizer step; all of it is donated."""
 
-  params: Params  # What is trained, float32: the model's params, or adapters.
+  params: Params  # The trained arrays, float32: the model's params, or adapters.
   opt_state: Any  # The optimizer's state for them.
   frozen: Params  # The model's params beside adapters; {} where they are trained themselves.
 
 
 class Step(NamedTuple):
-  """An optimizer step that has been given to the devices, which may still be at it."""
+  """An optimizer step that has been sent to the devices, which may still be computing it."""
 
-  number: int  # Steps that are done with it, from 1 on.
+  number: int  # The number of the step in its round, from 1 on.
   state: TrainState
   metrics: dict[str, Any]  # loss_nats, grad_norm, num_tokens and learning_rate, each [] f32.
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-  """Trains a model that is sharded by its rules: its params, or with `config.lora_rank` adapters
-  beside them.
+  """Trains a model that is sharded by its rules.
+
+  It trains the model's params or, with `config.lora_rank`, adapters beside them.
   """
 
   model: Transformer
@@ -112,12 +112,12 @@ class Trainer:
   def init(self, params: Params, opt_state: Any = None, key: jax.Array | None = None) -> TrainState:
     """Returns the state before the first step.
 
-    It takes params and opt_state over: the first step donates them.
+    It takes ownership of params and opt_state: the first step donates them.
 
     Args:
       params: float32, sharded as the model is.
-      opt_state: what an earlier round has left; None starts anew.
-      key: of new adapters; needed with config.lora_rank.
+      opt_state: the optimizer state from an earlier round; None starts anew.
+      key: the key of new adapters; needed with config.lora_rank.
     """
     frozen: Params = {}
     if self.config.lora_rank:
@@ -132,8 +132,9 @@ class Trainer:
     return TrainState(params, opt_state, frozen)
 
   def resume(self, start: Params, params: Params, opt_state: Any) -> TrainState:
-    """Returns the state whose params and opt_state were saved, of a training that started from
-    `start`.
+    """Returns the state of an interrupted training from its saved params and opt_state.
+
+    The training had started from `start`.
     """
     return TrainState(params, opt_state, start if self.config.lora_rank else {})
 
@@ -161,10 +162,10 @@ class Trainer:
   def steps(
     self, state: TrainState, rows: Batch, seed: int, round_: int, first: int = 0
   ) -> Iterator[Step]:
-    """Yields the steps of a round on packed rows, from the step `first` on, as soon as each is with
-    the devices.
+    """Yields the steps of a round on packed rows, from the step `first` on.
 
-    The order of the rows is a function of (seed, round_, epoch).
+    Each is yielded as soon as it has been sent to the devices. The order of the rows is a function
+    of (seed, round_, epoch).
     """
     parts = batches(
       rows, self.config, seed, round_, self.model.rules.num_parts('batch', self.mesh.shape)
@@ -184,7 +185,7 @@ class Trainer:
   def result(self, state: TrainState) -> Params:
     """Returns the model's params after training, adapters merged into them.
 
-    It takes the state over.
+    It takes ownership of the state.
     """
     if not self.config.lora_rank:
       return state.params
@@ -198,7 +199,7 @@ class Trainer:
 
 
 class _Programs(NamedTuple):
-  """What a Trainer runs, compiled once for all trainers that differ in nothing it depends on."""
+  """The programs of a Trainer, compiled once for all trainers that share their inputs."""
 
   init: Any  # The jitted params -> opt_state.
   step: Any  # The jitted (state, batch, rate) -> (state, metrics).
@@ -276,7 +277,7 @@ def _update(
 
 
 def num_steps(rows: Batch, config: FinetuneConfig) -> int:
-  """Returns how many optimizer steps the rows take."""
+  """Returns the number of optimizer steps that the rows take."""
   return -(-rows.tokens.shape[0] * config.num_epochs // config.batch_size)
 
 

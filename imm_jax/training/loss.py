@@ -1,6 +1,4 @@
-"""Cross-entropy of a whole batch, whose logits are never held at once and whose gradient comes
-along with it.
-"""
+"""Computes the cross-entropy of a whole batch and its gradient without ever holding all logits."""
 
 import functools
 import math
@@ -18,9 +16,9 @@ def cross_entropy(
   """Returns sum weights * -log p(target) in nats, [] f32.
 
   Args:
-    model: whose output head it is.
-    params: of the model; only the head has a gradient.
-    x: [B, T, D], what the head reads.
+    model: the model whose output head is used.
+    params: the params of the model; only the head has a gradient.
+    x: [B, T, D], the head's input.
     targets: [B, T] int32.
     weights: [B, T] f32, not differentiated.
   """
@@ -42,7 +40,7 @@ def _forward(model, head, x, targets, weights):
   """
   names = ('vocab', 'embed') if model.config.tie_embeddings else ('embed', 'vocab')
   mesh = jax.sharding.get_abstract_mesh()
-  over = dict(model.rules.table)['batch']  # the mesh axes that rows are split over
+  over = dict(model.rules.table)['batch']  # The mesh axes that rows are split over.
   manual = tuple(axis for axis in over if mesh.shape.get(axis, 1) > 1)
   local = functools.partial(_local, model.config.tie_embeddings, model.config.logit_softcap)
   if not manual:
@@ -66,7 +64,7 @@ def _forward(model, head, x, targets, weights):
     if split_at is not None:
       whole = jax.lax.all_gather(whole, place[split_at], axis=split_at, tiled=True)
     total, d_head, d_x = local(whole, x, targets, weights)
-    d_head = d_head.astype(x.dtype)  # on the wire, as the gradients of all matrices
+    d_head = d_head.astype(x.dtype)  # Sent in this dtype, as the gradients of all matrices are.
     others = [axis for axis in manual if split_at is None or axis not in place[split_at]]
     if split_at is not None:
       d_head = jax.lax.psum_scatter(d_head, place[split_at], scatter_dimension=split_at, tiled=True)
@@ -99,8 +97,9 @@ def _local(
   targets: jax.Array,
   weights: jax.Array,
 ):
-  """Returns the value [] f32, and the gradients of head, f32, and of x [B, T, D]; no logit is
-  computed twice.
+  """Returns the value [] f32 and the gradients of head, f32, and of x [B, T, D].
+
+  Every logit is computed only once.
   """
   W = 'VD' if tied else 'DV'
   num_tokens = math.prod(targets.shape)
@@ -115,7 +114,7 @@ def _local(
     d_logits = (jax.nn.softmax(logits) - jnp.where(is_target, 1.0, 0.0)) * weights[:, None]
     if cap is not None:
       d_logits *= 1 - (logits / cap) ** 2
-    d_logits = d_logits.astype(x.dtype)  # as the gradients of all activations
+    d_logits = d_logits.astype(x.dtype)  # As the gradients of all activations are.
     d_head += jnp.einsum(f'NV,ND->{W}', d_logits, x, preferred_element_type=jnp.float32)
     d_x = jnp.einsum(f'NV,{W}->ND', d_logits, compute)
     return (total - jnp.sum(target_logprobs(logits, targets) * weights), d_head), d_x

@@ -11,14 +11,14 @@ import optax
 class OptimizerConfig:
   """AdamW (arXiv 1711.05101) with warmup, cosine decay to zero and clipping."""
 
-  learning_rate: float  # at the peak
-  warmup_fraction: float  # of all steps
-  weight_decay: float  # on matrices, not on norms and biases
+  learning_rate: float  # The rate at the peak.
+  warmup_fraction: float  # The fraction of all steps that warm up.
+  weight_decay: float  # Applies to matrices, not to norms and biases.
   b1: float
   b2: float
   eps: float
-  clip_norm: float  # of the whole gradient
-  keep_opt_state: bool  # from one round to the next
+  clip_norm: float  # The largest norm of the whole gradient.
+  keep_opt_state: bool  # Whether the state is kept from one round to the next.
 
   def __post_init__(self):
     for name, is_good, wanted in (
@@ -42,8 +42,9 @@ def _decays(params: Any) -> Any:
 
 
 def make(config: OptimizerConfig) -> optax.GradientTransformation:
-  """Returns the transformation from gradients to updates of learning rate -1: the step scales them
-  by the schedule.
+  """Returns the transformation from gradients to updates at learning rate -1.
+
+  The training step scales them by the schedule.
   """
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
@@ -53,8 +54,9 @@ def make(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def learning_rate(config: OptimizerConfig, num_steps: int) -> optax.Schedule:
-  """Returns the schedule: linear warmup from zero, then cosine decay that reaches zero after the
-  last of `num_steps`.
+  """Returns the learning-rate schedule: linear warmup from zero, then cosine decay.
+
+  The rate reaches zero after the last of `num_steps`.
   """
   # The first step is number 1 of the warmup: a rate of exactly zero would waste it.
   warmup = max(1, round(config.warmup_fraction * num_steps))

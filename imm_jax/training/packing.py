@@ -1,4 +1,4 @@
-"""Token sequences -> fixed-shape rows that hold several of them, each seeing only itself."""
+"""Packs token sequences into rows of fixed shape; each sequence sees only itself."""
 
 import bisect
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import numpy as np
 class Batch(NamedTuple):
   """Packed rows; every field is [..., T], a NumPy array on the host and a jax.Array in a step."""
 
-  tokens: Any  # int32
-  targets: Any  # int32, the token that follows
-  loss_mask: Any  # bool, where the target belongs to a completion
-  segment_ids: Any  # int32, 1.. in a row; 0 is padding
-  positions: Any  # int32, from 0 in each segment
+  tokens: Any  # int32.
+  targets: Any  # int32, the token that follows.
+  loss_mask: Any  # bool, True where the target belongs to a completion.
+  segment_ids: Any  # int32, 1.. in a row; 0 is padding.
+  positions: Any  # int32, from 0 in each segment.
 
 
 def num_slots(prompt: Sequence[int], completion: Sequence[int]) -> int:
@@ -23,11 +23,10 @@ def num_slots(prompt: Sequence[int], completion: Sequence[int]) -> int:
 
 
 def pack(pairs: Sequence[tuple[Sequence[int], Sequence[int]]], max_length: int) -> Batch:
-  """Returns rows [N, max_length] that hold all (prompt, completion) pairs: best fit, the longest
-  first.
+  """Returns rows [N, max_length] that hold all (prompt, completion) pairs.
 
-  Only the completion's tokens are targets. Raises ValueError when a pair does not fit a row, or
-  nothing is a target.
+  The pairs are packed by best fit, the longest first. Only the completion's tokens are targets.
+  Raises ValueError when a pair does not fit a row, or nothing is a target.
   """
   needs = [num_slots(prompt, completion) for prompt, completion in pairs]
   rows: list[list[int]] = []

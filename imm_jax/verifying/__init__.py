@@ -2,9 +2,9 @@
 
 Programs are judged in a sandbox.
 
-The strict reader takes what is stated, or a completion that is nothing but the answer; in doubt
-nothing is stated. The flexible reader takes what looks most like an answer. None raises on what a
-model wrote, and all take bounded time.
+The strict reader takes a stated answer, or a completion that is nothing but the answer; in doubt
+nothing is stated. The flexible reader takes the text that looks most like an answer. None raises on
+a model's text, and all take bounded time.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from imm_jax.verifying import choice, code, exact, math, numbers, own, sandbox, 
 
 
 class Example(Protocol):
-  """What a verifier may read of a question."""
+  """The parts of a question that a verifier may read."""
 
   @property
   def answer(self) -> str:
@@ -33,21 +33,21 @@ class Example(Protocol):
 
   @property
   def metadata(self) -> Any:
-    """What the verifier needs beside: of code its prefix and its tests."""
+    """Further data for the verifier: for code, its prefix and its tests."""
     ...
 
 
-Verify = Callable[[Any, str], bool]  # (Example, completion) -> whether it is right
+Verify = Callable[[Any, str], bool]  # (Example, completion) -> whether it is right.
 
 
 @dataclasses.dataclass(frozen=True)
 class Verifier:
   """How an answer is read and judged."""
 
-  extract: Callable[[str], str]  # completion -> its answer in one form, '' for none
-  verify: Verify  # strict
-  flexible: Verify | None = None  # None where it would not differ
-  check: Callable[[], Any] | None = None  # raises OSError where its child processes do not work
+  extract: Callable[[str], str]  # Completion -> its answer in one form, '' for none.
+  verify: Verify  # The strict reader.
+  flexible: Verify | None = None  # The flexible reader; None if it would not differ.
+  check: Callable[[], Any] | None = None  # Raises OSError if its child processes do not work here.
 
 
 def _number_text(text: str) -> str:
@@ -92,10 +92,10 @@ VERIFIERS: dict[str, Verifier] = {
 
 
 def find(name: str, reward_threshold: float) -> Verifier:
-  """Returns the verifier of a name of VERIFIERS, or of 'MODULE:FUNCTION', whose reward is right
-  above the threshold.
+  """Returns the verifier named by a key of VERIFIERS or by 'MODULE:FUNCTION'.
 
-  Raises ValueError when there is no such verifier.
+  The function's reward counts as right above the threshold. Raises ValueError for an unknown
+  verifier.
   """
   if name in VERIFIERS:
     return VERIFIERS[name]
@@ -109,16 +109,17 @@ def find(name: str, reward_threshold: float) -> Verifier:
 
 
 def judge_all(verify: Verify, pairs: Sequence[tuple[Any, str]]) -> list[bool]:
-  """Returns the verdicts on (example, completion) pairs, as many at a time as there are cores.
+  """Returns the verdicts on (example, completion) pairs, one thread per core at a time.
 
-  For verifiers that wait for child processes.
+  It is for verifiers that wait for child processes.
   """
   return list(_threads().map(lambda pair: verify(*pair), pairs))
 
 
 @functools.cache
 def _threads() -> concurrent.futures.ThreadPoolExecutor:
-  """The threads that wait for child processes; each keeps a process of math-verify, so they
-  stay.
+  """The threads that wait for child processes.
+
+  Each keeps a process of math-verify, so the threads are kept too.
   """
   return concurrent.futures.ThreadPoolExecutor(os.cpu_count())

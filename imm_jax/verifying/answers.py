@@ -1,5 +1,4 @@
-r"""Where a text states its answer: in a box, after '####', or after '(final) answer is' and its
-like.
+r"""Finds where a text states its answer: in a box, after '####', or after '(final) answer is'.
 
 A statement of a higher rank wins: a \boxed{} over '####', that over 'final answer', that over
 'answer'. Of several boxes the last one counts, as in the MATH data set. Of several other statements
@@ -92,8 +91,7 @@ _TAKEN_BACK = re.compile(
   """,
   re.VERBOSE | re.IGNORECASE,
 )
-# Words that leave an answer none, whether another follows or not: soon behind it, or anywhere
-# behind it.
+# Words that reject an answer, whether another follows or not: soon after it, or anywhere after it.
 _REJECTED = re.compile(
   r"""
   \b(?:this|that|it|which|he|she|they|(?:the|my)\ (?:answer|above))(?:\ (?:answer|result))?
@@ -134,9 +132,9 @@ class Box(NamedTuple):
 
 
 class Statement(NamedTuple):
-  """What follows a marker at `start`; '' where it is denied.
+  """The text that follows a marker at `start`; '' if it is denied.
 
-  `inside` is a place behind its first character.
+  `inside` is a place after its first character.
   """
 
   start: int
@@ -145,8 +143,9 @@ class Statement(NamedTuple):
 
 
 def own(text: str) -> str:
-  """Returns the end of a text, without thoughts, and without a new question of the model's own and
-  what follows it.
+  """Returns the end of a text that holds its own answer.
+
+  Thoughts are removed, and so is a new question of the model's own with all that follows it.
   """
   _, closing, after = text.rpartition('</think>')
   text = (after if closing else text).partition('<think>')[0][-MAX_CHARACTERS:]
@@ -164,13 +163,13 @@ def read(
   bare: Callable[[str], T | None],
   boxed: Callable[[str], T | None] | None = None,
 ) -> T | None:
-  """Returns the answer that a text states, or is; None where it gives none.
+  """Returns the answer that a text states, or is; None if it gives none.
 
   Args:
     text: a completion.
-    reader: what is stated -> an answer, or None where it is none.
+    reader: a statement -> an answer, or None if it holds none.
     bare: a text without any statement -> the answer that it is, or None.
-    boxed: what a box holds -> an answer, or None where it is none; `reader` where it is not given.
+    boxed: the content of a box -> an answer, or None if it holds none; `reader` by default.
   """
   text = own(text)
   boxes = list(_boxes(text))
@@ -218,8 +217,9 @@ def _is_rejected(text: str, start: int, end: int) -> bool:
 
 
 def stated(solution: str) -> str | None:
-  """Returns what a worked solution of the data states: what its last box holds, or its statement;
-  None for neither.
+  """Returns the answer that a worked solution of the data states, None if it states none.
+
+  It is the content of its last box, or its statement.
   """
   boxes = list(_boxes(solution))
   return (
@@ -230,8 +230,9 @@ def stated(solution: str) -> str | None:
 
 
 def unwrap(text: str, around: str = '') -> str:
-  r"""Returns a text with what stands in \text{}, \mathrm{} and their like in place of them, behind
-  `around`.
+  r"""Returns a text with \text{}, \mathrm{} and similar commands replaced by their content.
+
+  `around` is put in front of the content.
   """
   for _ in range(3):  # They may be nested.
     text = _TEXT.sub(rf'{around}\1', text)
@@ -239,8 +240,9 @@ def unwrap(text: str, around: str = '') -> str:
 
 
 def undress(text: str) -> str:
-  r"""Returns a statement without what surrounds an answer: bold, quotes, dollars, \text{},
-  backticks.
+  r"""Returns a statement without the marks around an answer.
+
+  They are bold, quotes, dollars, \text{} and backticks.
   """
   text = _DRESS.sub('', unwrap(text)).replace('\\ ', ' ')
   return ' '.join(text.split()).strip("*_'‘’ ")
@@ -252,7 +254,7 @@ def _boxes(text: str) -> Iterator[Box]:
   if not matches:
     return
   opened: list[int] = []
-  closed = {}  # The place behind an opening brace -> the place of the brace that closes it.
+  closed = {}  # The place after an opening brace -> the place of the brace that closes it.
   for brace in _BRACE.finditer(text):
     if brace[0] == '{':
       opened.append(brace.end())
@@ -272,8 +274,9 @@ def _boxes(text: str) -> Iterator[Box]:
 
 
 def _boxed_answer(text: str, boxes: Sequence[Box]) -> str:
-  """Returns what the last box holds that is not denied; '' where that is taken back, or one of
-  several answers.
+  """Returns the content of the last box that is not denied.
+
+  It is '' if that is taken back, or is one of several answers.
   """
   kept, denied = [], set()
   for box in boxes:
@@ -295,7 +298,7 @@ def _boxed_answer(text: str, boxes: Sequence[Box]) -> str:
 
 
 def _statements(text: str, marker: re.Pattern[str]) -> Iterator[Statement]:
-  """Yields what follows each marker on its line, or in a displayed formula."""
+  """Yields the text after each marker on its line, or in a displayed formula."""
   markers = list(marker.finditer(text))
   for i, match in enumerate(markers):
     following = markers[i + 1].start() if i + 1 < len(markers) else len(text)

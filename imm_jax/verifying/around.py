@@ -1,7 +1,7 @@
-"""What may stand around the number of a statement so that it stays the one number that is stated.
+"""Decides which words may surround a number so that it stays the one number that is stated.
 
-Before it only words that are known to leave it as it is. Behind it units, then an explanation or a
-relation.
+Before it, only words that are known to leave it unchanged. After it, units, then an explanation or
+a relation.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ _CONDITIONS = _words('when where if')  # They may have an equation: 'when x = 1'
 _ALTERNATIVES = _words('or nor either otherwise alternatively possibly')
 _JOINS = _words('and or nor , ; / & +')
 
-# Words that make another number of the one they stand by, or none: on both sides of it, before it,
-# behind it.
+# Words that change or reject the number they are next to: on both sides of it, before it, after
+# it.
 _CHANGES = _words("""
   no never neither nor or half halves dozen dozens wrong incorrect unknown unclear impossible
   undefined zero two three
@@ -81,7 +81,7 @@ _LEADING_PAIRS = frozenset([
   ('amount', 'of'), ('value', 'of'), ('given', 'as'),
 ])  # fmt: skip
 
-# Another letter behind a number is a variable, or a factor as in 5k.
+# Another letter after a number is a variable, or a factor as in 5k.
 _UNIT_LETTERS = frozenset('mgslhtdLWVANJCF')
 _UNITS = _words("""
   m cm mm km nm kg g mg lb lbs oz ft in yd mi h hr hrs min mins s sec secs ms mph kph kmh kwh day wk
@@ -91,7 +91,7 @@ _MONEY = _words('dollar dollars euro euros pound pounds cents usd eur gbp')
 
 
 def end_of_answer(tokens: Sequence[Token]) -> int:
-  """Returns where an explanation, a relation or an aside begins behind the first number."""
+  """Returns where an explanation, a relation or an aside begins after the first number."""
   first = next((i for i, token in enumerate(tokens) if token.kind == 'number'), len(tokens))
   for i in range(first + 1, len(tokens)):
     token, following = tokens[i], at(tokens, i + 1)
@@ -116,8 +116,9 @@ def end_of_answer(tokens: Sequence[Token]) -> int:
 
 
 def may_follow(tail: Sequence[Token]) -> bool:
-  """Returns whether an explanation, a relation or an aside leaves the answer before it the only
-  one.
+  """Returns whether the tail, an explanation, relation or aside, leaves only one answer.
+
+  That answer is the one before the tail.
   """
   if not tail:
     return True
@@ -150,8 +151,9 @@ def _calculates(tokens: Sequence[Token]) -> bool:
 
 
 def may_equal(left: Sequence[Token]) -> bool:
-  """Returns whether what stands before '=' has the number behind it for its value: a name or a sum,
-  but not 2x or x + 1.
+  """Returns whether the left side of '=' has the number on the right as its value.
+
+  It may be a name or a sum, but not 2x or x + 1.
   """
   has_number = has_variable = False
   depth = 0  # Of brackets that belong to a name.
@@ -187,7 +189,7 @@ def _is_call(bracket: Token, before: Token) -> bool:
 
 
 def may_stand_before(tokens: Sequence[Token]) -> bool:
-  """Returns whether what stands before the number leaves it as it is."""
+  """Returns whether the tokens before the number leave it unchanged."""
   words = []
   is_times = False
   for i, token in enumerate(tokens):
@@ -211,8 +213,9 @@ def may_stand_before(tokens: Sequence[Token]) -> bool:
 
 
 def may_stand_behind(tokens: Sequence[Token]) -> bool:
-  """Returns whether what stands behind the number, up to an explanation, leaves it as it is: units,
-  and what is counted.
+  """Returns whether the tokens after the number, up to an explanation, leave it unchanged.
+
+  They are units, and the things that are counted.
   """
   for i, token in enumerate(tokens):
     before, following = at(tokens, i - 1), at(tokens, i + 1)
@@ -232,7 +235,7 @@ def may_stand_behind(tokens: Sequence[Token]) -> bool:
 
 
 def _may_count(token: Token, is_first: bool, before: Token, following: Token) -> bool:
-  """Returns whether a word behind a number leaves it as it is."""
+  """Returns whether a word after a number leaves it unchanged."""
   word = token.word
   if word in _CHANGES_BEHIND or _ORDINAL.fullmatch(word) or word.endswith(_NOT):
     return False
@@ -252,7 +255,8 @@ def _may_count(token: Token, is_first: bool, before: Token, following: Token) ->
 
 
 def _is_unit_name(text: str) -> bool:
-  """Returns whether letters behind a number or a '/' are a unit, not variables as in 5xy and
-  1/x.
+  """Returns whether letters after a number or a '/' are a unit.
+
+  In 5xy and 1/x they are variables.
   """
   return text in _UNITS or (len(text) > 1 and text.lower() in _UNITS) or len(text) > 3

@@ -1,10 +1,8 @@
-r"""Judges an answer that is the letter of an option: one letter, dressed as it comes.
+r"""Judges an answer that is the letter of an option: one letter, with or without marks around it.
 
-Two letters are no statement.
-
-Before a stated letter only words may stand that leave it as it is ('clearly option A', but not
-'vitamin A'). A text without a statement is a letter when it begins with it, and nothing but the
-option's own text or a reason follows.
+Two letters are no statement. Before a stated letter only words may come that leave it unchanged
+('clearly option A', but not 'vitamin A'). A text without a statement is a letter when it begins
+with it, and only the option's own text or a reason follows.
 """
 
 from collections.abc import Sequence
@@ -67,8 +65,9 @@ _NOT_BEFORE = re.compile(
 
 
 class Letter(NamedTuple):
-  """A letter that a text gives, '' for none, what stands behind it, and whether the text is it or
-  states it.
+  """A letter that a text gives, '' for none, and the text after it.
+
+  It also says whether the text is the letter, or states it.
   """
 
   letter: str = ''
@@ -85,8 +84,9 @@ def read(text: str) -> str:
 
 
 def verify(gold: str, options: Sequence[str], text: str) -> bool:
-  """Returns whether a text states the gold letter, or is it, and does not put the text of another
-  option behind it.
+  """Returns whether a text states the gold letter, or is it.
+
+  The text of another option must not follow the letter.
   """
   found = _read(text)
   if found.letter != gold or _contradicts(found, options):
@@ -126,7 +126,7 @@ def _texts(options: Sequence[str]) -> dict[str, str]:
 
 
 def _contradicts(found: Letter, options: Sequence[str]) -> bool:
-  """Returns whether the text of another option stands behind the letter."""
+  """Returns whether the text of another option follows the letter."""
   texts = {letter: exact.loose(text) for letter, text in _texts(options).items()}
   said = exact.loose(found.behind.lstrip(' -–—'))
   return said in texts.values() and said != texts.get(found.letter)
@@ -143,7 +143,7 @@ def _read_statement(statement: str) -> Letter | None:
 
 
 def _read_bare(text: str) -> Letter | None:
-  """Returns the letter that a text begins with, or its last line is."""
+  """Returns the letter that a text begins with, or that its last line is."""
   first, _, rest = text.strip().partition('\n')
   first = answers.undress(first)
   match = _BARE.match(first)
@@ -163,8 +163,9 @@ def _letter(match: re.Match[str], text: str, is_bare: bool = False) -> Letter | 
 
 
 def _names_another(mention: re.Pattern[str], letter: str, behind: str) -> bool:
-  """Returns whether another letter stands behind one, unless its clause denies it or a reason has
-  begun before.
+  """Returns whether another letter follows one.
+
+  It does not count if its clause denies it, or if a reason has begun before it.
   """
   for match in mention.finditer(behind):
     if (match['one'] or match['other']) in (letter, 'I'):

@@ -9,14 +9,14 @@ import textwrap
 
 from imm_jax.verifying import sandbox
 
-MAX_CHARACTERS = 100_000  # Of a program; a longer one is wrong.
+MAX_CHARACTERS = 100_000  # The longest program; a longer one is wrong.
 
 _FENCE = re.compile(r'^([ \t]*+)(`{3,}+|~{3,}+)[ \t]*+([^\s`]*+)[^\n`]*+$', re.MULTILINE)
-# ```python3, or no language
+# The language of a Python block: ```python3, or none.
 _PYTHON = re.compile(r'(?:\{?\.?(?:i?python|py)[\d.]*(?![a-z])\S*)?', re.IGNORECASE)
-# Of a chat template, on the closing fence
+# An end token of a chat template, on the closing fence.
 _END_MARK = re.compile(r'(?<=```)(?:<\|[a-z_]+\|>|</s>|<eos>|<end_of_turn>)')
-# What has to stay in front of a program: comments, and imports of __future__.
+# The lines that have to stay in front of a program: comments, and imports of __future__.
 _HEAD = re.compile(
   r'(?:[ \t]*(?:#[^\n]*)?\n|from __future__ import (?:\([^)]*\)|[^\n(]*)(?:\n|\Z))*+'
 )
@@ -29,15 +29,15 @@ _DEFINED = re.compile(
 def read(text: str, tests: str = '', prefix: str = '') -> str:
   """Returns the program that a text gives.
 
-  Of several blocks it is the last one that is closed and defines what the tests need, behind
-  earlier blocks that define names it uses; else the last that defines it, closed or not; else all
-  closed blocks, if they define it together; without any, the text before a fence that closes
-  nothing, or the text. Blocks of other languages do not count.
+  Of several blocks it is the last one that is closed and defines the names that the tests need,
+  after earlier blocks that define names it uses; else the last that defines them, closed or not;
+  else all closed blocks, if they define them together. Without any block it is the text before a
+  fence that closes nothing, or the text. Blocks of other languages do not count.
 
   Args:
     text: a completion.
-    tests: Python source that uses what the program has to define; '' takes any block.
-    prefix: what the program may continue: then the last block may define nothing.
+    tests: Python source that uses the names the program has to define; '' takes any block.
+    prefix: code that the program may continue: then the last block may define nothing.
   """
   text = _END_MARK.sub('', text[: 2 * MAX_CHARACTERS].removeprefix('\ufeff'))
   blocks = list(_blocks(text))
@@ -61,9 +61,9 @@ def read(text: str, tests: str = '', prefix: str = '') -> str:
 
 
 def verify(prefix: str, tests: str, text: str) -> bool:
-  """Returns whether the program of a text, behind `prefix`, passes the tests.
+  """Returns whether the program of a text, after `prefix`, passes the tests.
 
-  Raises OSError where no sandbox can be had.
+  Raises OSError if the sandbox does not work here.
   """
   code = read(text, tests, prefix)
   if len(code) > MAX_CHARACTERS:
@@ -95,7 +95,7 @@ def _blocks(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def _with_helpers(earlier: list[str], block: str) -> str:
-  """Returns a block behind the earlier ones that define a name that it uses and does not define."""
+  """Returns a block after the earlier blocks that define names it uses but does not define."""
   parts, used, defined = [block], _words(block), _names(block)
   for other in reversed(earlier):
     names = _names(other)
@@ -121,8 +121,9 @@ def _content(text: str, opening: re.Match[str], end: int) -> str:
 
 
 def may_fail(tests: str) -> bool:
-  """Returns whether tests check anything: not if they are empty, an import, or a list of texts that
-  look like tests.
+  """Returns whether tests check anything.
+
+  They do not if they are empty, an import, or a list of texts that look like tests.
   """
   try:
     nodes = ast.walk(ast.parse(tests))
@@ -133,7 +134,7 @@ def may_fail(tests: str) -> bool:
 
 @functools.lru_cache
 def _needed(tests: str) -> frozenset[str]:
-  """The names that tests use and do not define; none where they are no Python."""
+  """The names that tests use and do not define; none if the tests are not Python."""
   try:
     nodes = list(ast.walk(ast.parse(tests)))
   except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -157,8 +158,9 @@ def _needed(tests: str) -> frozenset[str]:
 
 
 def _defines(code: str, name: str) -> bool:
-  """Returns whether a line of code binds a name, as far as its text tells: a model's code is parsed
-  in the sandbox only.
+  """Returns whether a line of code binds a name, as far as its text shows.
+
+  A model's code is parsed only in the sandbox.
   """
   defined = rf'(?:(?:async[ \t]+)?def|class)[ \t]+{name}\b'
   assigned = rf'(?:\w+,[ \t]*)*{name}(?:,[ \t]*\w+)*[ \t]*(?::[^=\n]+)?=(?!=)'

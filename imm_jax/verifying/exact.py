@@ -24,7 +24,7 @@ def read(text: str) -> str:
 def verify(gold: str, text: str) -> bool:
   """Returns whether the text states the gold answer, or is it.
 
-  Case does not count, nor a reason given behind it.
+  Case does not count, nor a reason given after it.
   """
   if answers.undress(gold) != ' '.join(gold.split()) and gold not in text:  # __init__ is not init.
     return False
@@ -41,8 +41,9 @@ def verify_flexible(gold: str, text: str) -> bool:
 
 
 def loose(text: str) -> str:
-  """Returns the letters, digits and signs of a text, in lower case: '(A)' is 'a', 'Yes!' is
-  'yes'.
+  """Returns the letters, digits and signs of a text, in lower case.
+
+  '(A)' becomes 'a', and 'Yes!' becomes 'yes'.
   """
   return ' '.join(normalise(text).strip('*\'"`.,;:!?()$ ').split())
 

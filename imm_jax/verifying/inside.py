@@ -1,5 +1,4 @@
-"""What runs inside the sandbox: a program and its tests, as a module, behind a filter of system
-calls.
+"""Runs inside the sandbox: a program and its tests, as a module, under a filter of system calls.
 
 sandbox.py starts it through bubblewrap, with a socket as its standard input. It imports nothing of
 this package, so that it starts fast.
@@ -74,7 +73,7 @@ class _Filter(ctypes.Structure):
 
 
 def allow_only(numbers, machine):
-  """Has the kernel deny every system call but these, in this process, for good.
+  """Makes the kernel deny every other system call in this process, for good.
 
   Raises OSError when it cannot.
   """
@@ -128,11 +127,11 @@ def limit(request):
 
 
 def ask_and_answer():
-  """Ends the process: says that the tests have passed, reads the token, which is sent only now, and
-  sends it back.
+  """Reports that the tests have passed, sends back the token, and ends the process.
 
-  Neither the token nor its descriptor is in a variable or a frame while the program runs: 63, the
-  last descriptor of the limit, has no name.
+  The token is sent to this process only after the report. Neither the token nor its descriptor is
+  in a variable or a frame while the program runs: 63, the last descriptor of the limit, has no
+  name.
   """
   os.write(63, b'done\n')
   os.write(63, os.read(63, 2**10))

@@ -1,15 +1,15 @@
-r"""Judges an answer that is a formula: equal as written, equal as a number, or equal to
-math-verify, in a child process.
+r"""Judges an answer that is a formula.
 
-math-verify does not look at units, at the base of a number, and at whether braces or brackets hold
-a list: formulas that differ in these are told apart before it is asked.
+It is equal as written, equal as a number, or equal to math-verify, in a child process. math-verify
+does not look at units, at the base of a number, and at whether braces or brackets hold a list:
+formulas that differ in these are told apart before it is asked.
 """
 
 import re
 
 from imm_jax.verifying import answers, numbers, worker
 
-MAX_CHARACTERS = 1000  # Of a formula; a longer one is no answer.
+MAX_CHARACTERS = 1000  # The longest formula; a longer one is no answer.
 
 _SEGMENT = re.compile(r'(?<!\\)\$((?:[^$\\]|\\.)+)\$|\\\((.+?)\\\)')
 _MIXED = re.compile(r'(?<![\w.,/^{}])([0-9]+)\s+([0-9]+)/([0-9]+)(?![\w/.])')
@@ -21,7 +21,7 @@ _END = re.compile(r'[.!](?=\s+[A-Z]|\s*$)')
 _TEXT = re.compile(r'\\(?:text|mathrm|mbox)\s*\{([^{}]*)\}')
 _UNIT = re.compile(r'\\(?:text|mathrm|mbox)\s*\{(?!\s*(?:or|and)\b)([^{}]*)\}|(\\\$)')
 _BASE = re.compile(r'(?<=[0-9])_\{?([0-9]+)\}?\s*$')
-# June 20, 1 2
+# A number after a word or a number, as in 'June 20' and '1 2'.
 _NAMES_NUMBER = re.compile(
   r'(?<![\\A-Za-z])(?!and\b)[A-Za-z]{3,}[\s,]*[0-9]|(?<![\w^.])[0-9]+ +[0-9]'
 )
@@ -41,8 +41,9 @@ _THOUSANDS = re.compile(r'(?<=[0-9]),(?=[0-9]{3}(?![0-9]))')
 
 
 def read(text: str) -> str:
-  """Returns the stated formula, or the text where none is stated, in plain form; '' where it is too
-  long to be one.
+  """Returns the stated formula in plain form, or the text if none is stated.
+
+  It is '' if it is too long to be a formula.
   """
   return plain(_formula(text)[1])
 
@@ -74,26 +75,25 @@ def verify(gold: str, text: str) -> bool:
 
 
 def verify_flexible(gold: str, text: str) -> bool:
-  """Takes what math-verify finds at the end of a text."""
+  """Also takes the formula that math-verify finds at the end of a text."""
   tail = answers.own(text)[-MAX_CHARACTERS:]
   return bool(tail.strip()) and worker.same_formula(gold, tail, search=True) == 'correct'
 
 
 def plain(formula: str) -> str:
-  r"""Returns a formula without what does not change its meaning: spaces, dollars, \left, \text{},
-  the d of \dfrac.
+  r"""Returns a formula without parts that do not change its meaning.
 
-  A space between digits stays: 1\ 2 is not 12.
+  They are spaces, dollars, \left, \text{}, and the d of \dfrac. A space between digits stays: 1\ 2
+  is not 12.
   """
   formula = _SPACE.sub(' ', _NOTHING.sub(r'\1', formula)).replace(r'\varnothing', r'\emptyset')
   return _NOT_IN_NUMBER.sub('', formula).rstrip('.')
 
 
 def _formula(text: str) -> tuple[bool, str]:
-  r"""Returns whether something is stated, and it, or the text: of 'The answer is $x^2$, since' the
-  formula.
+  r"""Returns whether something is stated, and the statement or the text.
 
-  It is '' for none, or for one that is too long.
+  Of 'The answer is $x^2$, since' it is the formula. It is '' for none, or for one that is too long.
   """
   found = answers.read(text, _of_statement, bare=_of_bare, boxed=lambda content: (True, content))
   has_statement, formula = found or (True, '')
@@ -102,11 +102,10 @@ def _formula(text: str) -> tuple[bool, str]:
 
 
 def _of_statement(statement: str) -> tuple[bool, str] | None:
-  """Returns True and the one formula between dollars of a sentence, or else the sentence; None
-  where there is none.
+  """Returns True and the one formula between dollars of a sentence, or else the sentence.
 
-  What may stand around a number may stand around a formula: the sentence with 7 in place of the
-  formula has to state 7.
+  It returns None without either. The words that may surround a number may surround a formula: the
+  sentence with 7 in place of the formula has to state 7.
   """
   segments = list(_SEGMENT.finditer(statement))
   if segments:
@@ -120,8 +119,9 @@ def _of_statement(statement: str) -> tuple[bool, str] | None:
 
 
 def _of_bare(text: str) -> tuple[bool, str] | None:
-  """Returns False and a text that is one formula, or words without one; None for prose about
-  formulas.
+  """Returns False and a text that is one formula, or words without one.
+
+  It returns None for prose about formulas.
   """
   formula = text.strip().removesuffix('.').strip('*_`"“”$ \n')
   is_prose = _PROSE.search(_TEXT.sub('', formula)) and not all(
@@ -131,8 +131,9 @@ def _of_bare(text: str) -> tuple[bool, str] | None:
 
 
 def _differ(gold: str, answer: str) -> bool:
-  """Returns whether two formulas differ in what math-verify overlooks: base, unit, and how many
-  answers there are.
+  """Returns whether two formulas differ in a respect that math-verify overlooks.
+
+  These are base, unit, and the number of answers.
   """
   if _BASE.findall(gold) != _BASE.findall(answer) or not _same_unit(gold, answer):
     return True
@@ -140,8 +141,9 @@ def _differ(gold: str, answer: str) -> bool:
 
 
 def _names_number(formula: str) -> bool:
-  """Returns whether a number has a word or a number before it: to math-verify June 20 is 20, and 1
-  2 is 12.
+  """Returns whether a number has a word or a number before it.
+
+  To math-verify June 20 is 20, and 1 2 is 12.
   """
   return _NAMES_NUMBER.search(_spaced(formula)) is not None
 
@@ -151,8 +153,10 @@ def _spaced(formula: str) -> str:
 
 
 def _kind(formula: str) -> str:
-  r"""Returns 'set' for \{1,2\}, 'tuple' for (1,2), 'several' for 1,2, 'or' for '1 or 2', 'one'; ''
-  where it is open.
+  r"""Returns how many answers a formula gives, and in which form.
+
+  It is 'set' for \{1,2\}, 'tuple' for (1,2), 'several' for 1,2, 'or' for '1 or 2', 'one', or '' if
+  it is open.
   """
   formula = _spaced(formula)
   if _OPEN_KIND.search(formula):
@@ -175,8 +179,9 @@ def _kind(formula: str) -> str:
 
 
 def _same_unit(gold: str, answer: str) -> bool:
-  """Returns whether the units of two formulas can be the same: one has none, or one abbreviates the
-  other.
+  """Returns whether the units of two formulas can be the same.
+
+  They can if one formula has none, or if one unit abbreviates the other.
   """
   units = []
   for formula in (gold, answer):

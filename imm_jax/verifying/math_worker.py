@@ -1,5 +1,6 @@
-"""Compares formulas with math-verify, a line of JSON [gold, text, search] each; started by
-worker.py.
+"""Compares formulas with math-verify, one line of JSON [gold, text, search] each.
+
+worker.py starts it.
 """
 
 import json
@@ -11,14 +12,14 @@ import sys
 import math_verify
 import sympy
 
-MEMORY_BYTES = 2 * 2**30  # Of address space: what a formula expands to.
+MEMORY_BYTES = 2 * 2**30  # Address space, which limits how far a formula can expand.
 PLACES = 6  # Decimals, or significant digits of numbers below SMALL, that have to agree.
 SMALL = 1e-3
 PRECISION = 60  # Digits: with math-verify's 15 all differences below 1e-15 are none.
 
 
 def places(formulas):
-  """Returns how many decimals have to agree, so that 2e-7 is not 4e-7."""
+  """Returns the number of decimals that have to agree, so that 2e-7 is not 4e-7."""
   floats = [
     abs(x)
     for formula in formulas

@@ -1,8 +1,7 @@
-r"""Rewrites how numbers are written, in LaTeX, Unicode or Markdown, in one notation, and cuts it
-into tokens.
+r"""Rewrites numbers in LaTeX, Unicode or Markdown in one notation, and cuts texts into tokens.
 
-3\frac14 is 3 1/4, 15{,}000 is 15,000, × is *, ≈ is =, 5! in a formula is 5 factorial. Currency and
-bold go.
+3\frac14 becomes 3 1/4, 15{,}000 becomes 15,000, × becomes *, ≈ becomes =, and 5! in a formula
+becomes 5 factorial. Currency and bold are removed.
 """
 
 from collections.abc import Sequence
@@ -59,8 +58,9 @@ _TOKEN = re.compile(
 
 
 class Token(NamedTuple):
-  """A number without its sign, a word, or another sign; `kind` is '' in front of the first one and
-  behind the last.
+  """A number without its sign, a word, or another sign.
+
+  `kind` is '' before the first token and after the last.
   """
 
   kind: str

@@ -1,5 +1,6 @@
-r"""Reads one number, exactly, as a Fraction: by a grammar over the tokens of a statement, never by
-a search in it.
+r"""Reads one number from a statement, exactly, as a Fraction.
+
+It parses the tokens of the statement by a grammar, and never searches in it:
 
   number   := [sign] (power | quantity) [times power] [scale]
   quantity := integer integer '/' integer | decimal ['/' decimal]   3 1/4, 1/2, 1,234, 12 500, 4e6
@@ -8,8 +9,8 @@ a search in it.
   sign     := '-' | '+' | 'minus' | 'negative'
   scale    := 'hundred' | 'thousand' | 'million' | 'billion' | 'trillion'     one or more
 
-notation.py rewrites LaTeX and Unicode in this notation first. Around the number may stand currency,
-percent, units and words, see around.py. Of a sum the value behind the last '=' counts. A negation,
+notation.py rewrites LaTeX and Unicode in this notation first. Around the number may be currency,
+percent, units and words; see around.py. Of a sum the value after the last '=' counts. A negation,
 two numbers, 'or', a range, a bound or an unfinished sum is no number.
 """
 
@@ -22,7 +23,7 @@ from imm_jax.verifying import answers, around, notation
 from imm_jax.verifying.notation import at, Token
 
 MAX_DIGITS = 60  # A longer number, or a larger power of ten, is none.
-TOLERANCE = Fraction(1, 10**6)  # Relative, where one of both is not whole.
+TOLERANCE = Fraction(1, 10**6)  # Relative, unless both numbers are whole.
 
 _SCALES = {'hundred': 2, 'thousand': 3, 'million': 6, 'billion': 9, 'trillion': 12}
 
@@ -38,8 +39,9 @@ class Number(NamedTuple):
 
 
 def read(statement: str) -> Fraction | None:
-  """Returns the one number that a statement gives, whatever units and words are around it; None
-  where it gives none.
+  """Returns the one number that a statement gives, whatever units and words are around it.
+
+  It is None if the statement gives none.
   """
   text = notation.plain(statement)
   end = _SENTENCE_END.search(text)
@@ -72,8 +74,9 @@ def read_box(content: str) -> Fraction | None:
 
 
 def read_bare(text: str) -> Fraction | None:
-  """Returns the number that a text is, with nothing but currency, brackets or percent around it;
-  None where it is none.
+  """Returns the number that a text is, with only currency, brackets or percent around it.
+
+  It is None if the text is something else.
   """
   tokens = notation.tokens(notation.plain(text))
   found = _first_number(tokens)
@@ -100,13 +103,14 @@ def read_last(text: str) -> Fraction | None:
 
 
 def stated(text: str) -> Fraction | None:
-  """Returns the number that a text states, or is; None where it states none, or more than one."""
+  """Returns the number that a text states, or is; None if it states none, or more than one."""
   return answers.read(text, read, read_bare, read_box)
 
 
 def canonical(text: str) -> str | None:
-  """Returns a gold number as whole digits where it is whole, else as written without commas; None
-  when it is no number.
+  """Returns a gold number in one form, None if the text is not a number.
+
+  A whole number is written as digits, another as in the text without commas.
   """
   value = read_bare(text)
   if value is None:
@@ -136,9 +140,7 @@ def _first_number(tokens: Sequence[Token]) -> Number | None:
 
 
 def _is_again(value: Fraction, tail: Sequence[Token]) -> bool:
-  """Returns whether what stands behind a number is the same one, written otherwise: '3/4
-  (0.75)'.
-  """
+  """Returns whether the tail after a number is the same number, written otherwise: '3/4 (0.75)'."""
   found = _first_number(tail)
   if found is None:
     return False
@@ -147,8 +149,9 @@ def _is_again(value: Fraction, tail: Sequence[Token]) -> bool:
 
 
 def _number(tokens: Sequence[Token], i: int) -> Number | None:
-  """Reads a number that is no base or exponent, from its first digits on; its sign stands before
-  them.
+  """Reads a number that is no base or exponent, from its first digits on.
+
+  Its sign comes before them.
   """
   found = _power(tokens, i) or _quantity(tokens, i)
   if found is None:
@@ -169,7 +172,7 @@ def _number(tokens: Sequence[Token], i: int) -> Number | None:
 
 
 def _sign_start(tokens: Sequence[Token], i: int) -> int:
-  """Returns where the sign of the number at tokens[i] stands, i where it has none."""
+  """Returns the index of the sign of the number at tokens[i], i if it has none."""
   sign, before = at(tokens, i - 1), at(tokens, i - 2)
   if sign.word in ('minus', 'negative'):
     return i - 1
@@ -181,7 +184,7 @@ def _sign_start(tokens: Sequence[Token], i: int) -> int:
 
 
 def _power(tokens: Sequence[Token], i: int) -> tuple[Fraction, int] | None:
-  """Reads a power of ten; returns its value, and the index behind it."""
+  """Reads a power of ten; returns its value, and the index after it."""
   if (at(tokens, i).text, at(tokens, i + 1).text) != ('10', '^'):
     return None
   i += 2
@@ -198,7 +201,7 @@ def _power(tokens: Sequence[Token], i: int) -> tuple[Fraction, int] | None:
 
 
 def _quantity(tokens: Sequence[Token], i: int) -> tuple[Fraction, int] | None:
-  """Reads a decimal, a fraction or a mixed number; returns its value, and the index behind it."""
+  """Reads a decimal, a fraction or a mixed number; returns its value, and the index after it."""
   whole, under = Fraction(0), Fraction(1)
   is_mixed = (
     tokens[i].text.isdecimal()

@@ -1,5 +1,6 @@
-"""A verifier of the user's own: MODULE:FUNCTION, imported from where Python or the config's
-directory has it.
+"""Finds and calls a user's own verifier, MODULE:FUNCTION.
+
+It is imported from Python's path or the config's directory.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 def find(name: str) -> Callable[[Any, str], Any]:
   """Returns the function.
 
-  Raises ValueError when the module cannot be imported, or has no such function.
+  Raises ValueError when the module cannot be imported, or lacks the function.
   """
   module, _, attribute = name.partition(':')
   try:
@@ -28,7 +29,7 @@ def find(name: str) -> Callable[[Any, str], Any]:
 
 
 def verify(name: str, threshold: float, example: Any, text: str) -> bool:
-  """Returns whether the function says True, or gives a reward above the threshold.
+  """Returns whether the function returns True, or a reward above the threshold.
 
   Raises ValueError naming the function and the question, when it raises or returns neither a bool
   nor a number in [0, 1].

@@ -1,9 +1,8 @@
-"""Runs a program that a model wrote, with its tests, where it can do no harm: in namespaces of
-bubblewrap's.
+"""Runs a model's program with its tests where it can do no harm: in namespaces of bubblewrap.
 
 It fails closed. At its first use a self-test runs a program that has to pass, one that has to fail,
-and four that try to get out; where one of them does, or the sandbox cannot be set up, OSError says
-what is missing and no program of a model runs.
+and four that try to get out. If one of them does, or the sandbox cannot be set up, OSError names
+the missing part and no program of a model runs.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ import tempfile
 from imm_jax.verifying.worker import Verdict
 
 _INSIDE = pathlib.Path(__file__).with_name('inside.py')
-# What a Python interpreter is linked with.
+# The places of the libraries that a Python interpreter is linked with.
 _SYSTEM = ('/usr', '/lib', '/lib32', '/lib64', '/etc/ld.so.cache')
 _DEVICES = ('/dev/null', '/dev/urandom')
 _DIRECTORY = '/imm_sandbox'  # The program's own directory, in memory.
@@ -33,7 +32,7 @@ _SEE = 'see docs/tasks.md, The sandbox'
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What a program may take.
+  """The limits of a program.
 
   The wall time is for programs that wait; it is long, since a busy machine must not matter.
   """
@@ -48,10 +47,10 @@ LIMITS = Limits()
 
 
 def run_tests(program: str, tests: str, limits: Limits = LIMITS) -> Verdict:
-  """Returns whether `tests` raise nothing after `program`, both Python source; 'error' when they do
-  not end in time.
+  """Returns the verdict on `tests` after `program`, both Python source.
 
-  Raises OSError when the sandbox cannot be set up here, or does not hold.
+  The tests pass if they raise nothing; the verdict is 'error' when they do not end in time. Raises
+  OSError when the sandbox cannot be set up here, or does not hold.
   """
   check()
   return _judge(program, tests, limits)
@@ -59,9 +58,9 @@ def run_tests(program: str, tests: str, limits: Limits = LIMITS) -> Verdict:
 
 @functools.cache
 def check() -> str:
-  """Tests the sandbox, once, and returns what it is made of.
+  """Tests the sandbox, once, and returns a description of it.
 
-  Raises OSError with what is missing, and how to get it.
+  Raises OSError with the missing part, and how to get it.
   """
   version = subprocess.run(
     [_bubblewrap(), '--version'], capture_output=True, text=True, check=False, env={}
@@ -84,7 +83,10 @@ def check() -> str:
 
 
 def _escapes(path: str) -> dict[str, str]:
-  """What a program must not be able to do, and a statement that does it or raises OSError."""
+  """The actions that a program must not be able to take, each with a statement.
+
+  The statement takes the action or raises OSError.
+  """
   return {
     'write outside its directory': f'open({path!r}, "w")',
     'see other processes': f'open("/proc/{os.getpid()}/environ")',
@@ -158,8 +160,9 @@ def _receive(ours: socket.socket, size: int) -> bytes:
 
 
 def _command(limits: Limits) -> list[str]:
-  """The command that runs inside.py with Python and the system's libraries, read-only; no network,
-  no other processes.
+  """The command that runs inside.py with Python and the system's libraries, read-only.
+
+  It has no network and no other processes.
   """
   python = os.path.realpath(sys.executable)
   places = [*_SYSTEM, sys.base_prefix, sys.base_exec_prefix, python]
@@ -179,7 +182,7 @@ def _command(limits: Limits) -> list[str]:
 
 @functools.cache
 def _bubblewrap() -> str:
-  """The path of bubblewrap: of the system's, or of the `code` extra's."""
+  """The path of bubblewrap, from the system or from the `code` extra."""
   path = shutil.which('bwrap')
   if path is None:
     try:

@@ -23,11 +23,10 @@ _local = threading.local()
 
 
 def same_formula(gold: str, text: str, *, search: bool = False) -> Verdict:
-  """Returns whether math-verify finds `text`, or with `search` a formula in it, equal to the
-  formula `gold`.
+  """Returns whether math-verify finds `text` equal to the formula `gold`.
 
-  Raises OSError, with what it said, when the child process cannot start: no verdict is better than
-  a wrong one.
+  With `search`, a formula in `text` may be the equal one. Raises OSError, with the child process's
+  message, when it cannot start: no verdict is better than a wrong one.
   """
   if not hasattr(_local, 'worker'):
     _local.worker = _Worker()
@@ -47,8 +46,9 @@ def check() -> None:
 
 
 class _Worker:
-  """A process that compares formulas, started when it is first asked, and again after one that it
-  did not survive.
+  """A process that compares formulas.
+
+  It is started at the first question, and again after a question that it did not survive.
   """
 
   def __init__(self):
@@ -99,6 +99,6 @@ class _Worker:
       return self._child
 
   def _reply(self, child: subprocess.Popen[bytes], secs: float) -> bytes:
-    """Returns the process's next line, b'' where none comes in time."""
+    """Returns the process's next line, b'' if none comes in time."""
     assert child.stdout is not None
     return child.stdout.readline() if select.select([child.stdout], [], [], secs)[0] else b''
