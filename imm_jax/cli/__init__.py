@@ -5,6 +5,8 @@ import importlib
 import os
 import signal
 import sys
+import threading
+from typing import Any
 
 from imm_jax.cli import flags
 
@@ -34,10 +36,7 @@ def main() -> None:
   The exit code is 0 when it is done, 1 for a user's error in one line, and 42 when a run stopped on
   notice.
   """
-  # SIGTERM acts as Ctrl-C, so that temporary files are removed.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
-  # SIGTERM is ignored at exit, as it would replace the exit code.
-  atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+  hear_signals()
   name, *arguments = sys.argv[1:] or ['--help']
   if name in ('-h', '--help', 'help'):
     print(OVERVIEW, end='')
@@ -58,3 +57,22 @@ def main() -> None:
     print('imm: stopped; a run goes on with the same command', file=sys.stderr, flush=True)
     # An orderly exit would wait for, or crash in, a computation that is still running.
     os._exit(130)
+
+
+def hear_signals() -> None:
+  """Makes SIGTERM act as Ctrl-C, so that temporary files are removed, and lets neither be lost."""
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  # SIGTERM is ignored at exit, as it would replace the exit code.
+  atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
+  sys.unraisablehook = _send_again
+
+
+def _send_again(unraisable: Any) -> None:
+  """Sends a signal again that came in a callback of the garbage collector, which drops errors.
+
+  jax has such a callback. The signal is sent by a thread, after the callback has ended.
+  """
+  if unraisable.exc_type is KeyboardInterrupt:
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+  else:
+    sys.__unraisablehook__(unraisable)

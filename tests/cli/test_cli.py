@@ -402,6 +402,32 @@ def test_sigterm_leaves_no_half_of_a_merge(tmp_path):
   assert sorted(path.name for path in tmp_path.iterdir()) == ['base', 'tuned']
 
 
+IN_A_CALLBACK = """
+import gc, os, signal, time
+from imm_jax import cli
+
+def send(phase, info):
+  if phase == 'stop':
+    gc.callbacks.remove(send)
+    os.kill(os.getpid(), signal.SIGTERM)
+    for _ in range(1000):  # the handler runs here
+      pass
+
+cli.hear_signals()
+gc.callbacks.append(send)
+try:
+  gc.collect()
+  time.sleep(30)
+except KeyboardInterrupt:
+  print('heard')
+"""
+
+
+def test_a_signal_that_comes_while_garbage_is_collected_is_heard():
+  done = subprocess.run([sys.executable, '-c', IN_A_CALLBACK], capture_output=True, text=True, check=True, cwd=ROOT)
+  assert done.stdout == 'heard\n'
+
+
 def test_a_task_of_both_domains_has_two_columns(capsys):
   result = {'accuracy': 0.5, 'low': 0.4, 'high': 0.6, 'accuracy_flexible': 0.625}
   tables.results([{'round': 0, 'id': {'sum': result | {'guess': 0.125}}, 'ood': {'sum': result | {'guess': 0.25}}}])
