@@ -116,15 +116,7 @@ class LM:
       raise ValueError('prompts: is one text; give a list of texts or chats')
     config = SamplerConfig(num_samples, temperature, top_k, top_p, num_slots, chunk_steps=8)
     decoding = config.decoding(max_new_tokens, stop)
-    # A prompt is named by its tokens, and equal prompts are numbered.
-    seen: Counter[str] = Counter()
-    requests = []
-    for i, prompt in enumerate(prompts):
-      tokens = self._encode(prompt)
-      check_length(f'prompt {i}', tokens, max_new_tokens, self.config.max_length)
-      name = ','.join(map(str, tokens))
-      requests.append(Request(f'{name}#{seen[name]}', tokens))
-      seen[name] += 1
+    requests = self._requests(prompts, max_new_tokens)
     lm = self.to_sample()
     with jax.set_mesh(self.mesh):
       sampler = Sampler(lm.model, lm.params, self.tokenizer, config)
@@ -151,6 +143,18 @@ class LM:
       return scoring.score(
         lm.model, lm.params, requests, options, batch_size=batch_size, advance=advance
       )
+
+  def _requests(self, prompts: Sequence[Any], max_new_tokens: int) -> list[Request]:
+    """Returns the prompts as tokens, each named by them; equal prompts are numbered."""
+    seen: Counter[str] = Counter()
+    requests = []
+    for i, prompt in enumerate(prompts):
+      tokens = self._encode(prompt)
+      check_length(f'prompt {i}', tokens, max_new_tokens, self.config.max_length)
+      name = ','.join(map(str, tokens))
+      requests.append(Request(f'{name}#{seen[name]}', tokens))
+      seen[name] += 1
+    return requests
 
   def _encode(self, prompt: str | list[dict[str, str]] | Sequence[int]) -> list[int]:
     if isinstance(prompt, str) or any(isinstance(message, Mapping) for message in prompt):

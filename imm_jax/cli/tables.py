@@ -12,6 +12,17 @@ if TYPE_CHECKING:  # At run time jax would come with it.
   from imm_jax.planning.plan import Report
 
 _WIDTH = 160  # Characters, where there is no terminal that has a width.
+_PLAN = (
+  'program',
+  'peak GiB',
+  'of it temporary',
+  'TFLOP',
+  'needed',
+  'compute ms',
+  'links ms',
+  'MFU',
+  'tokens/s',
+)
 _LAYERS = (
   'layers: what skipping one does to right completions of the original model, given to it (NLL:'
   ' nats a token; accuracy: the share that greedy decoding would write; Taylor: an estimate of the'
@@ -82,17 +93,7 @@ def plan(
   chip = planning.chip_of(topology)
   title = f'{num_slices} x {topology}: a device, by estimates that no hardware has confirmed'
   table = Table(title=title)
-  for name in (
-    'program',
-    'peak GiB',
-    'of it temporary',
-    'TFLOP',
-    'needed',
-    'compute ms',
-    'links ms',
-    'MFU',
-    'tokens/s',
-  ):
+  for name in _PLAN:
     table.add_column(name, justify='left' if name == 'program' else 'right')
   for name, report in reports.items():
     table.add_row(

@@ -4,7 +4,7 @@ They become a ModelConfig and params. Quantised tensors become float32, so train
 model as it is after quantisation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import functools
 import os
 import pathlib
@@ -122,25 +122,7 @@ def config_from_gguf(
     field: float(str(np.float32(given[key]))) if isinstance(given[key], float) else given[key]
     for key, field in _FIELDS.items()
   }
-  fixed = {
-    'attention.value_length': values['head_dim'],
-    'rope.dimension_count': values['head_dim'],
-    'rope.scaling.type': 'none',
-    'expert_count': 0,
-    'expert_used_count': 0,
-  }
-  wrong = [
-    f'{arch}.{key} = {value!r} is not supported'
-    + (f' (only {fixed[key]!r})' if key in fixed else '')
-    for key, value in given.items()
-    if key not in _FIELDS and key not in _IGNORED and value != fixed.get(key)
-  ]
-  wrong += [
-    f'tensor {name} (scaled rotary frequencies) is not supported'
-    for name in shapes
-    if 'rope_freqs' in name
-  ]
-  if wrong:
+  if wrong := _mistakes(given, shapes, arch):
     raise ValueError(
       f'{source}: ' + '; '.join(wrong) + '; convert from the Hugging Face directory instead'
     )
@@ -151,6 +133,27 @@ def config_from_gguf(
     **values,
     **_ARCHITECTURES[arch],
   )
+
+
+def _mistakes(given: Mapping[str, Any], shapes: Iterable[str], arch: str) -> list[str]:
+  """Returns a phrase for each field or tensor that is not supported."""
+  fixed = {
+    'attention.value_length': given['attention.key_length'],
+    'rope.dimension_count': given['attention.key_length'],
+    'rope.scaling.type': 'none',
+    'expert_count': 0,
+    'expert_used_count': 0,
+  }
+  wrong = []
+  for key, value in given.items():
+    if key not in _FIELDS and key not in _IGNORED and value != fixed.get(key):
+      only = f' (only {fixed[key]!r})' if key in fixed else ''
+      wrong.append(f'{arch}.{key} = {value!r} is not supported{only}')
+  return wrong + [
+    f'tensor {name} (scaled rotary frequencies) is not supported'
+    for name in shapes
+    if 'rope_freqs' in name
+  ]
 
 
 def load_params(

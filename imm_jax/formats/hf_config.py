@@ -1,4 +1,4 @@
-"""Converts between config.json of the families in _FAMILIES and ModelConfig.
+"""Converts between config.json of the families in families.py and ModelConfig.
 
 It reads the styles of transformers 4 and 5.
 """
@@ -7,149 +7,9 @@ from collections.abc import Mapping
 import dataclasses
 from typing import Any
 
+from imm_jax.formats import families
 from imm_jax.models import layers
 from imm_jax.models.config import ModelConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class _Family:
-  """The properties that set a model_type apart."""
-
-  architecture: str
-  optional: tuple[str, ...] = ()  # Sizes that its config.json may leave out.
-  windows: str = 'none'  # Which layers may have a sliding window: 'none', 'all', or 'some'.
-  flags: dict[str, Any] = dataclasses.field(default_factory=dict)  # Fields of ModelConfig.
-  fields: dict[str, tuple[str, type]] = dataclasses.field(default_factory=dict)  # Adds to _FIELDS.
-  fixed: dict[str, Any] = dataclasses.field(default_factory=dict)  # Overrides _FIXED.
-  ties: bool = False  # Whether embeddings are tied if its config.json does not say.
-  global_theta: float = 10000.0  # The rotary base if its config.json does not say.
-  has_local_theta: bool = False
-
-
-_GEMMA = {
-  'activation': 'gelu_tanh',
-  'norms': 'both',
-  'norm_plus_one': True,
-  'scale_embeddings': True,
-}
-_GELU = {
-  'hidden_act': 'gelu_pytorch_tanh',
-  'hidden_activation': 'gelu_pytorch_tanh',
-  'use_bidirectional_attention': False,
-}
-_SCALAR = {'query_pre_attn_scalar': ('query_scalar', int)}
-_LOGIT_SOFTCAP = {'final_logit_softcapping': ('logit_softcap', float)}
-_SOFTCAPS = {'attn_logit_softcapping': ('attention_softcap', float)} | _LOGIT_SOFTCAP
-
-_FAMILIES = {
-  'llama': _Family('LlamaForCausalLM', ('num_key_value_heads', 'head_dim')),
-  'mistral': _Family('MistralForCausalLM', ('head_dim',), windows='all'),
-  'qwen2': _Family('Qwen2ForCausalLM', ('head_dim',), windows='some', flags={'qkv_bias': True}),
-  'qwen3': _Family('Qwen3ForCausalLM', windows='some', flags={'qk_norm': 'head'}),
-  'gemma2': _Family(
-    'Gemma2ForCausalLM',
-    windows='some',
-    flags=_GEMMA,
-    fields=_SCALAR | _SOFTCAPS,
-    fixed=_GELU,
-    ties=True,
-  ),
-  'gemma3_text': _Family(
-      'Gemma3ForCausalLM', windows='some', flags=_GEMMA | {'qk_norm': 'head'},
-      fields=_SCALAR | _LOGIT_SOFTCAP,
-      fixed=_GELU | {'attn_logit_softcapping': None}, ties=True, global_theta=1_000_000.0,
-      has_local_theta=True,
-  ),
-  'olmo2': _Family(
-    'Olmo2ForCausalLM',
-    ('num_key_value_heads', 'head_dim'),
-    flags={'norms': 'after', 'qk_norm': 'all'},
-  ),
-  'phi3': _Family('Phi3ForCausalLM', ('num_key_value_heads', 'head_dim'), windows='all'),
-}  # fmt: skip
-
-# The fields of config.json that are a field of ModelConfig, and their type.
-_FIELDS = {
-  'vocab_size': ('vocab_size', int),
-  'num_hidden_layers': ('num_layers', int),
-  'hidden_size': ('embed_dim', int),
-  'intermediate_size': ('mlp_dim', int),
-  'num_attention_heads': ('num_heads', int),
-  'num_key_value_heads': ('num_kv_heads', int),
-  'head_dim': ('head_dim', int),
-  'max_position_embeddings': ('max_length', int),
-  'rms_norm_eps': ('rms_norm_eps', float),
-  'tie_word_embeddings': ('tie_embeddings', bool),
-}
-# The fields that must have this value if they are present.
-_FIXED = {
-  'attention_bias': False,
-  'full_attn_mod': 1,
-  'hidden_act': 'silu',
-  'interpolate_factor': 1,
-  'lm_head_bias': False,
-  'mlp_bias': False,
-  'qk_layernorm': False,
-  'rope_interleaved': False,
-  'use_mrope': False,
-}
-# The fields that _rope and _sliding_window read.
-_READ = {
-  '_sliding_window_pattern',
-  'layer_types',
-  'max_window_layers',
-  'model_type',
-  'partial_rotary_factor',
-  'rope_local_base_freq',
-  'rope_parameters',
-  'rope_scaling',
-  'rope_theta',
-  'sliding_window',
-  'sliding_window_pattern',
-  'use_sliding_window',
-}
-# The fields that do not change the model's outputs.
-_IGNORED = {
-  '_attn_implementation_autoset',
-  '_model_name_or_path',
-  '_name_or_path',
-  'architectures',
-  'attention_dropout',
-  'attn_implementation',
-  'auto_map',
-  'bos_token_id',
-  'cache_implementation',
-  'dtype',
-  'embd_pdrop',
-  'eos_token_id',
-  'initializer_range',
-  'is_llama_config',
-  'neftune_noise_alpha',
-  'original_max_position_embeddings',
-  'pad_token_id',
-  'pretraining_tp',
-  'resid_pdrop',
-  'tokenizer_class',
-  'torch_dtype',
-  'transformers.js_config',
-  'transformers_version',
-  'unk_token_id',
-  'unsloth_fixed',
-  'unsloth_version',
-  'use_cache',
-}
-_LLAMA3 = {
-  'factor': 'factor',
-  'low_freq_factor': 'low_freq_factor',
-  'high_freq_factor': 'high_freq_factor',
-  'original_max_position_embeddings': 'original_max_length',
-}
-# rope_type -> its numbers and its lists, apart from rope_theta and partial_rotary_factor.
-_ROPES = {
-  'default': ((), ()),
-  'llama3': (tuple(_LLAMA3), ()),
-  'longrope': (('original_max_position_embeddings',), ('short_factor', 'long_factor')),
-}
 
 
 def config_from_hf(d: Mapping[str, Any], source: object) -> ModelConfig:
@@ -157,42 +17,19 @@ def config_from_hf(d: Mapping[str, Any], source: object) -> ModelConfig:
 
   Raises ValueError naming the field that is missing, wrong or unknown.
   """
-  if d.get('model_type') not in _FAMILIES:
+  if d.get('model_type') not in families.FAMILIES:
     raise ValueError(
       f'{source}: model_type = {d.get("model_type")!r} is not supported (only'
-      f' {", ".join(_FAMILIES)})'
+      f' {", ".join(families.FAMILIES)})'
     )
-  family = _FAMILIES[d['model_type']]
-  fields, fixed = _FIELDS | family.fields, _FIXED | family.fixed
-  given = {'tie_word_embeddings': family.ties} | {
-    key: value for key, value in d.items() if value is not None
-  }
-  if 'num_key_value_heads' in family.optional:
-    given.setdefault('num_key_value_heads', given.get('num_attention_heads'))
-  if 'head_dim' in family.optional and all(
-    _is_a(given.get(key), int) for key in ('hidden_size', 'num_attention_heads')
-  ):
-    given.setdefault('head_dim', given['hidden_size'] // given['num_attention_heads'])
-  wrong = [f'{key} is missing' for key in _FIELDS | _SCALAR if key in fields and key not in given]
-  wrong += [
-    f'{key} is missing (null means that there is none)'
-    for key in _SOFTCAPS
-    if key in fields and key not in d
-  ]
-  for key, value in given.items():
-    if key in fields and not _is_a(value, fields[key][1]):
-      wrong.append(f'{key} = {value!r} is not of type {fields[key][1].__name__}')
-    elif key in fixed and value != fixed[key]:
-      wrong.append(f'{key} = {value!r} is not supported (only {fixed[key]!r})')
-    elif key not in fields.keys() | fixed.keys() | _READ | _IGNORED:
-      wrong.append(
-        f'{key} = {value!r} is not known, and may change what the model computes; delete it if it'
-        ' does not'
-      )
-  if wrong:
+  family = families.FAMILIES[d['model_type']]
+  given = _with_defaults(d, family)
+  if wrong := _mistakes(d, given, family):
     raise ValueError(f'{source}: ' + '; '.join(wrong))
+  fields = families.FIELDS | family.fields
   sizes = {ours: kind(given[key]) for key, (ours, kind) in fields.items() if key in given}
-  rope, window = _rope(given, family, source), _sliding_window(d, family, source)
+  rope = _rope(given, family, source)
+  window = _sliding_window(d, family, source)
   if isinstance(rope['rope_scaling'], layers.LongRope):
     sizes['max_length'] = rope['rope_scaling'].original_max_length
   try:
@@ -201,11 +38,47 @@ def config_from_hf(d: Mapping[str, Any], source: object) -> ModelConfig:
     raise ValueError(f'{source}: {error}') from None
 
 
+def _with_defaults(d: Mapping[str, Any], family: families.Family) -> dict[str, Any]:
+  """Returns the fields that are not null, with those that the family lets a file leave out."""
+  given: dict[str, Any] = {'tie_word_embeddings': family.ties}
+  given |= {key: value for key, value in d.items() if value is not None}
+  if 'num_key_value_heads' in family.optional:
+    given.setdefault('num_key_value_heads', given.get('num_attention_heads'))
+  sizes = ('hidden_size', 'num_attention_heads')
+  if 'head_dim' in family.optional and all(_is_a(given.get(key), int) for key in sizes):
+    given.setdefault('head_dim', given['hidden_size'] // given['num_attention_heads'])
+  return given
+
+
+def _mistakes(d: Mapping[str, Any], given: Mapping[str, Any], family: families.Family) -> list[str]:
+  """Returns what is wrong with the fields, a phrase for each that is missing, wrong or unknown."""
+  fields, fixed = families.FIELDS | family.fields, families.FIXED | family.fixed
+  required = [key for key in families.FIELDS | families.SCALAR if key in fields]
+  wrong = [f'{key} is missing' for key in required if key not in given]
+  wrong += [
+    f'{key} is missing (null means that there is none)'
+    for key in families.SOFTCAPS
+    if key in fields and key not in d
+  ]
+  known = fields.keys() | fixed.keys() | families.READ | families.IGNORED
+  for key, value in given.items():
+    if key in fields and not _is_a(value, fields[key][1]):
+      wrong.append(f'{key} = {value!r} is not of type {fields[key][1].__name__}')
+    elif key in fixed and value != fixed[key]:
+      wrong.append(f'{key} = {value!r} is not supported (only {fixed[key]!r})')
+    elif key not in known:
+      wrong.append(
+        f'{key} = {value!r} is not known, and may change what the model computes; delete it if it'
+        ' does not'
+      )
+  return wrong
+
+
 def _is_a(value: Any, kind: type) -> bool:
   return type(value) in ((int, float) if kind is float else (kind,))
 
 
-def _rope(given: Mapping[str, Any], family: _Family, source: object) -> dict[str, Any]:
+def _rope(given: Mapping[str, Any], family: families.Family, source: object) -> dict[str, Any]:
   """Returns the fields of ModelConfig for the rotary embedding.
 
   transformers 4 writes rope_theta and rope_scaling, transformers 5 rope_parameters.
@@ -243,9 +116,10 @@ def _rope_parameters(
   """Returns the fields of ModelConfig for the parameters of one rotary embedding."""
   old_name = rope.pop('type', 'default')
   kind = rope.pop('rope_type', old_name)
-  if kind not in _ROPES:
-    raise ValueError(f'{source}: rope_type = {kind!r} is not supported (only {", ".join(_ROPES)})')
-  numbers, lists = _ROPES[kind]
+  if kind not in families.ROPES:
+    known = ', '.join(families.ROPES)
+    raise ValueError(f'{source}: rope_type = {kind!r} is not supported (only {known})')
+  numbers, lists = families.ROPES[kind]
   rope = {key: given.get(key) for key in numbers} | {'partial_rotary_factor': 1.0} | rope
   numbers = ('rope_theta', 'partial_rotary_factor', *numbers)
   wrong = [
@@ -267,7 +141,7 @@ def _rope_parameters(
     raise ValueError(f'{source}: in the rotary embedding of type {kind}: ' + '; '.join(wrong))
   scaling = None
   if kind == 'llama3':
-    scaling = layers.Llama3Rope(**{ours: rope[key] for key, ours in _LLAMA3.items()})
+    scaling = layers.Llama3Rope(**{ours: rope[key] for key, ours in families.LLAMA3.items()})
   elif kind == 'longrope':
     short, long = (tuple(map(float, rope[key])) for key in lists)
     scaling = layers.LongRope(
@@ -280,13 +154,12 @@ def _rope_parameters(
   }
 
 
-def _sliding_window(d: Mapping[str, Any], family: _Family, source: object) -> dict[str, Any]:
+def _sliding_window(
+  d: Mapping[str, Any], family: families.Family, source: object
+) -> dict[str, Any]:
   """Returns the window, and the layers that attend globally in spite of it."""
-  is_qwen, num_layers, window = (
-    d['model_type'].startswith('qwen'),
-    d['num_hidden_layers'],
-    d.get('sliding_window'),
-  )
+  is_qwen = d['model_type'].startswith('qwen')
+  num_layers, window = d['num_hidden_layers'], d.get('sliding_window')
   if window is not None and (family.windows == 'none' or not _is_a(window, int)):
     raise ValueError(
       f'{source}: sliding_window = {window!r} is not supported in a model_type {d["model_type"]}'
@@ -319,12 +192,8 @@ def _sliding_window(d: Mapping[str, Any], family: _Family, source: object) -> di
     'some': range(num_layers + 1),
   }[family.windows]
   num_sliding = kinds.count('sliding_attention')
-  if (
-    len(full) + num_sliding != num_layers
-    or len(full) not in supported
-    or num_sliding
-    and window is None
-  ):
+  known = len(full) + num_sliding == num_layers and len(full) in supported
+  if not known or (num_sliding and window is None):
     raise ValueError(
       f'{source}: layers of the kinds {kinds} are not supported with num_hidden_layers ='
       f' {num_layers}, sliding_window = {window} and model_type {d["model_type"]}'
@@ -337,8 +206,10 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
 
   transformers 5 and vLLM read that style too.
   """
+  family = families.FAMILIES[config.family]
+  fields = families.FIELDS | family.fields
   d = {
-    'architectures': [_FAMILIES[config.family].architecture],
+    'architectures': [family.architecture],
     'model_type': config.family,
     'hidden_act': 'silu',
     'attention_dropout': 0.0,
@@ -347,44 +218,12 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     'bos_token_id': None,
     'eos_token_id': None,
     'pad_token_id': None,
-    'rope_theta': config.rope_theta,
-    'rope_scaling': None,
     'torch_dtype': 'float32',
     'use_cache': True,
-  }
-  family = _FAMILIES[config.family]
-  d |= {
     **family.fixed,
-    **{key: getattr(config, ours) for key, (ours, _) in (_FIELDS | family.fields).items()},
+    **{key: getattr(config, ours) for key, (ours, _) in fields.items()},
   }
-  scaling = config.rope_scaling
-  if isinstance(scaling, layers.Llama3Rope):
-    d['rope_scaling'] = {'rope_type': 'llama3'} | {
-      key: getattr(scaling, ours) for key, ours in _LLAMA3.items()
-    }
-  elif scaling is not None:
-    factors = {'short_factor': list(scaling.short_factor), 'long_factor': list(scaling.long_factor)}
-    d |= {'rope_scaling': {'rope_type': 'longrope', 'type': 'longrope'} | factors}
-    d |= {
-      'max_position_embeddings': scaling.max_length,
-      'original_max_position_embeddings': scaling.original_max_length,
-    }
-  if config.rotary_fraction != 1.0:
-    d['partial_rotary_factor'] = config.rotary_fraction
-  if family.has_local_theta:
-    d['rope_local_base_freq'] = config.local_rope_theta
-  if family.windows != 'none':
-    d['sliding_window'] = config.sliding_window
-  if family.windows == 'some':
-    full = range(config.num_layers) if config.sliding_window is None else config.global_layers
-    d['layer_types'] = [
-      'full_attention' if i in full else 'sliding_attention' for i in range(config.num_layers)
-    ]
-  if config.family in ('qwen2', 'qwen3'):
-    d['use_sliding_window'] = config.sliding_window is not None
-    d['max_window_layers'] = (
-      config.num_layers if config.sliding_window is None else len(config.global_layers)
-    )
+  d |= _rope_to_hf(config) | _sliding_window_to_hf(config)
   read_back = dataclasses.replace(
       config_from_hf(d, 'config.json'),
       dtype=config.dtype,
@@ -396,4 +235,45 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
       f'a {config.family} of Hugging Face cannot be like this: {config} would be read as'
       f' {read_back}'
     )
+  return d
+
+
+def _rope_to_hf(config: ModelConfig) -> dict[str, Any]:
+  """Returns the fields of config.json for the rotary embedding."""
+  d: dict[str, Any] = {'rope_theta': config.rope_theta, 'rope_scaling': None}
+  scaling = config.rope_scaling
+  if isinstance(scaling, layers.Llama3Rope):
+    numbers = {key: getattr(scaling, ours) for key, ours in families.LLAMA3.items()}
+    d['rope_scaling'] = {'rope_type': 'llama3'} | numbers
+  elif scaling is not None:
+    d['rope_scaling'] = {
+      'rope_type': 'longrope',
+      'type': 'longrope',
+      'short_factor': list(scaling.short_factor),
+      'long_factor': list(scaling.long_factor),
+    }
+    d['max_position_embeddings'] = scaling.max_length
+    d['original_max_position_embeddings'] = scaling.original_max_length
+  if config.rotary_fraction != 1.0:
+    d['partial_rotary_factor'] = config.rotary_fraction
+  if families.FAMILIES[config.family].has_local_theta:
+    d['rope_local_base_freq'] = config.local_rope_theta
+  return d
+
+
+def _sliding_window_to_hf(config: ModelConfig) -> dict[str, Any]:
+  """Returns the fields of config.json for the window, and the layers that have it."""
+  windows = families.FAMILIES[config.family].windows
+  if windows == 'none':
+    return {}
+  d: dict[str, Any] = {'sliding_window': config.sliding_window}
+  full = config.global_layers
+  if config.sliding_window is None:
+    full = range(config.num_layers)
+  if windows == 'some':
+    kinds = ('sliding_attention', 'full_attention')
+    d['layer_types'] = [kinds[layer in full] for layer in range(config.num_layers)]
+  if config.family in ('qwen2', 'qwen3'):
+    d['use_sliding_window'] = config.sliding_window is not None
+    d['max_window_layers'] = len(full)
   return d

@@ -162,21 +162,10 @@ def write_tensors(
   files = _split(sizes, max_shard_bytes)
   with concurrent.futures.ThreadPoolExecutor(num_threads) as pool:
     for file, names in files.items():
-      header: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
-      ends = dict(zip(names, itertools.accumulate(sizes[name] for name in names), strict=True))
-      for name in names:
-        dtype, shape = specs[name]
-        header[name] = {
-          'dtype': _NAMES[dtype],
-          'shape': list(shape),
-          'data_offsets': [ends[name] - sizes[name], ends[name]],
-        }
-      text = json.dumps(header).encode()
-      text += b' ' * (-len(text) % 8)
+      header, starts = _layout({name: specs[name] for name in names})
       with open(path / file if writes else os.devnull, 'wb') as out:
-        out.write(len(text).to_bytes(8, 'little') + text)
+        out.write(header)
         out.flush()
-        starts = {name: 8 + len(text) + ends[name] - sizes[name] for name in names}
 
         def one(name, fd, start):
           end = start + sizes[name]
@@ -187,11 +176,28 @@ def write_tensors(
             start += part.nbytes
           assert start == end, (name, start - end, specs[name])
 
-        list(pool.map(one, names, itertools.repeat(out.fileno()), starts.values()))
+        list(pool.map(one, names, itertools.repeat(out.fileno()), starts))
   if writes and len(files) > 1:
     weight_map = {name: file for file, names in files.items() for name in names}
     index = {'metadata': {'total_size': sum(sizes.values())}, 'weight_map': weight_map}
     write_json(path / 'model.safetensors.index.json', index)
+
+
+def _layout(specs: Mapping[str, Spec]) -> tuple[bytes, list[int]]:
+  """Returns the head of a safetensors file, and the offset in the file of each tensor."""
+  entries: dict[str, Any] = {'__metadata__': {'format': 'pt'}}
+  starts, end = [], 0
+  for name, (dtype, shape) in specs.items():
+    starts.append(end)
+    end += math.prod(shape) * dtype.itemsize
+    entries[name] = {
+      'dtype': _NAMES[dtype],
+      'shape': list(shape),
+      'data_offsets': [starts[-1], end],
+    }
+  text = json.dumps(entries).encode()
+  text += b' ' * (-len(text) % 8)
+  return len(text).to_bytes(8, 'little') + text, [8 + len(text) + start for start in starts]
 
 
 def _write_at(fd: int, position: int, data: memoryview) -> None:

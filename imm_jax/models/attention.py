@@ -81,14 +81,7 @@ def attend(
       source.k[0] if k == 'KHS' else source.k,
       preferred_element_type=jnp.float32,
     )
-    distance = positions[:, :, None] - source.positions[:, None, :]
-    own = segment_ids[:, :, None] == source.segment_ids[:, None, :]
-    seen = (distance >= 0) & (own | (source.segment_ids == SHARED)[:, None, :])
-    if window is not None:
-      seen &= distance < window
-    # Adding the lowest float and not -inf gives a query that sees nothing (padding) a uniform mix
-    # in place of NaN.
-    bias = jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min)
+    bias = _mask(positions, segment_ids, source, window)
     scores.append(softcap(score.reshape(B, K, G, T, -1) * H**-0.5, cap) + bias[:, None, None])
   largest = functools.reduce(
     jnp.maximum, [jnp.max(score, axis=-1, keepdims=True) for score in scores]
@@ -104,6 +97,25 @@ def attend(
     )  # fmt: skip
   out = (out / total).astype(q.dtype).reshape(B, K, G, T, H)[:, :, : N // K]
   return out.transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _mask(
+  positions: jax.Array,
+  segment_ids: jax.Array,
+  source: KeyValues,
+  window: int | jax.Array | None,
+) -> jax.Array:
+  """Returns what is added to scores [B, T, S] f32: 0 where a query sees a key.
+
+  Elsewhere it is the lowest float and not -inf, which gives a query that sees nothing (padding) a
+  uniform mix in place of NaN.
+  """
+  distance = positions[:, :, None] - source.positions[:, None, :]
+  own = segment_ids[:, :, None] == source.segment_ids[:, None, :]
+  seen = (distance >= 0) & (own | (source.segment_ids == SHARED)[:, None, :])
+  if window is not None:
+    seen &= distance < window
+  return jnp.where(seen, 0.0, jnp.finfo(jnp.float32).min)
 
 
 def splash(

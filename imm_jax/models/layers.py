@@ -170,65 +170,88 @@ class Attention(nn.Module):
     self, x, positions, segment_ids, past: Sequence[KeyValues], is_global: jax.Array | None
   ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     c = self.config
-    D, q_size, kv_size = c.embed_dim, c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
-
-    def heads(name, size, axis):
-      y = Projection(
-        (D, size), ('embed', (axis, c.head_dim)), self.rules, use_bias=c.qkv_bias, name=name
-      )(x)
-      return y.reshape(*y.shape[:-1], -1, c.head_dim)
-
-    q, k, v = (
-      heads('q', q_size, 'heads'),
-      heads('k', kv_size, 'kv_heads'),
-      heads('v', kv_size, 'kv_heads'),
-    )
-    if c.qk_norm == 'head':
-      q = RMSNorm(c.rms_norm_eps, 'head_dim', c.norm_plus_one, name='q_norm')(q)
-      k = RMSNorm(c.rms_norm_eps, 'head_dim', c.norm_plus_one, name='k_norm')(k)
-    elif c.qk_norm == 'all':
-      q_norm = RMSNorm(c.rms_norm_eps, 'heads', c.norm_plus_one, name='q_norm')
-      k_norm = RMSNorm(c.rms_norm_eps, 'kv_heads', c.norm_plus_one, name='k_norm')
-      q, k = (
-        norm(y.reshape(*y.shape[:2], -1)).reshape(y.shape) for norm, y in ((q_norm, q), (k_norm, k))
-      )
+    q, k, v = self._projections(x)
+    q, k = self._normed(q, k)
     if c.query_scalar is not None:
       q *= (c.head_dim / c.query_scalar) ** 0.5
     freqs = c.frequencies(is_global)
     magnitude = c.rope_scaling.magnitude() if isinstance(c.rope_scaling, LongRope) else 1.0
-    axes = ('attention_batch', 'attention_heads', 'length', 'head_dim')
     q, k = rotate(q, positions, freqs, magnitude), rotate(k, positions, freqs, magnitude)
     # The queries are computed where the weights are, then moved to the rows' devices, so that only
     # activations travel.
     q = sharding.constrain(q, ('batch', 'length', 'heads', 'head_dim'), self.rules)
     k = sharding.constrain(k, ('batch', 'length', 'kv_heads', 'head_dim'), self.rules)
     v = sharding.constrain(v, ('batch', 'length', 'kv_heads', 'head_dim'), self.rules)
+    axes = ('attention_batch', 'attention_heads', 'length', 'head_dim')
     q, k, v = (sharding.constrain(y.swapaxes(1, 2), axes, self.rules) for y in (q, k, v))
     q, k = q.swapaxes(1, 2), k.swapaxes(2, 3)
     own = KeyValues(k, v, positions, segment_ids)
-    spec = self.rules.spec(axes, v.shape, jax.sharding.get_abstract_mesh().shape)
-    kernel = None
-    if c.attention == 'splash' and not past and q.shape[1] % 128 == 0:
-      kernel = functools.partial(splash, q, own, segment_ids, cap=c.attention_softcap, spec=spec)
-    elif c.attention == 'cudnn' and not past:
-      kernel = functools.partial(cudnn, q, own, segment_ids)
-    if kernel is None:
-      window = (
-        c.sliding_window if is_global is None else jnp.where(is_global, EMPTY, c.sliding_window)
-      )
-      min_rows = 8 if c.attention == 'splash' else 1
-      mixed = attend(q, positions, segment_ids, (*past, own), window, c.attention_softcap, min_rows)
-    elif is_global is None:
-      mixed = kernel(window=c.sliding_window)
-    else:  # A kernel's window is part of its program, so each kind of layer has its own.
-      mixed = jax.lax.cond(
-        is_global, lambda: kernel(window=None), lambda: kernel(window=c.sliding_window)
-      )
+    mixed = self._mix(q, own, past, is_global)
     mixed = sharding.constrain(mixed, ('batch', 'length', 'heads', 'head_dim'), self.rules)
     mixed = mixed.reshape(*mixed.shape[:2], -1)
-    return Projection((q_size, D), (('heads', c.head_dim), 'embed'), self.rules, name='o')(mixed), (
-      k,
-      v,
+    shape, axes = (c.num_heads * c.head_dim, c.embed_dim), (('heads', c.head_dim), 'embed')
+    return Projection(shape, axes, self.rules, name='o')(mixed), (k, v)
+
+  def _projections(self, x: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns queries [B, T, N, H], keys and values [B, T, K, H] of x [B, T, D]."""
+    c = self.config
+
+    def heads(name, num_heads, axis):
+      shape, axes = (c.embed_dim, num_heads * c.head_dim), ('embed', (axis, c.head_dim))
+      y = Projection(shape, axes, self.rules, use_bias=c.qkv_bias, name=name)(x)
+      return y.reshape(*y.shape[:-1], -1, c.head_dim)
+
+    q = heads('q', c.num_heads, 'heads')
+    k = heads('k', c.num_kv_heads, 'kv_heads')
+    return q, k, heads('v', c.num_kv_heads, 'kv_heads')
+
+  def _normed(self, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns queries and keys after the RMSNorm that the config asks for."""
+    c = self.config
+    if not c.qk_norm:
+      return q, k
+
+    def norm(name, y, axis):
+      # Over each head's own dimensions, or over those of all heads at once.
+      one = y if c.qk_norm == 'head' else y.reshape(*y.shape[:2], -1)
+      return RMSNorm(c.rms_norm_eps, axis, c.norm_plus_one, name=name)(one).reshape(y.shape)
+
+    by_head = c.qk_norm == 'head'
+    q = norm('q_norm', q, 'head_dim' if by_head else 'heads')
+    return q, norm('k_norm', k, 'head_dim' if by_head else 'kv_heads')
+
+  def _mix(
+    self,
+    q: jax.Array,
+    own: KeyValues,
+    past: Sequence[KeyValues],
+    is_global: jax.Array | None,
+  ) -> jax.Array:
+    """Returns the values [B, T, N, H] that each query sees, mixed, by a kernel where one serves."""
+    c = self.config
+    kernel = None
+    if c.attention == 'splash' and not past and q.shape[1] % 128 == 0:
+      axes = ('attention_batch', 'attention_heads', 'length', 'head_dim')
+      spec = self.rules.spec(axes, own.v.shape, jax.sharding.get_abstract_mesh().shape)
+      kernel = functools.partial(
+        splash, q, own, own.segment_ids, cap=c.attention_softcap, spec=spec
+      )
+    elif c.attention == 'cudnn' and not past:
+      kernel = functools.partial(cudnn, q, own, own.segment_ids)
+    if kernel is None:
+      window = c.sliding_window
+      if is_global is not None:
+        window = jnp.where(is_global, EMPTY, window)
+      min_rows = 8 if c.attention == 'splash' else 1
+      sources = (*past, own)
+      return attend(
+        q, own.positions, own.segment_ids, sources, window, c.attention_softcap, min_rows
+      )
+    if is_global is None:
+      return kernel(window=c.sliding_window)
+    # A kernel's window is part of its program, so each kind of layer has its own.
+    return jax.lax.cond(
+      is_global, lambda: kernel(window=None), lambda: kernel(window=c.sliding_window)
     )
 
 

@@ -7,7 +7,7 @@ peak and bytes at the rate of its links. They compare programs under one compile
 confirmed them.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 import importlib.util
 import math
@@ -17,22 +17,14 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
-import jax.numpy as jnp
 
-from imm_jax import console, merging, sharding
-from imm_jax.formats import checkpoint
-from imm_jax.merging import coefficients
-from imm_jax.models import transformer
+from imm_jax import console
 from imm_jax.models.config import mesh_advice, ModelConfig
-from imm_jax.models.transformer import Transformer
-from imm_jax.planning import hlo
+from imm_jax.planning import abstract, hlo
 from imm_jax.rounds import experiment, loading
 from imm_jax.rounds.experiment import Experiment
-from imm_jax.sampling import prefill, scoring, slots
-from imm_jax.training import finetune
-from imm_jax.training.packing import Batch
 
-PROGRAMS = ('train', 'prefill', 'decode', 'merge', 'score')
+PROGRAMS = tuple(abstract.ABSTRACT)
 REMATS = ('none', 'dots', 'full')  # from the most memory to the most computation
 
 
@@ -104,7 +96,7 @@ def plan(
   Raises:
     ValueError: the topology is unknown, the tpu extra is missing, or the mesh does not fit.
   """
-  chip = chip_of(topology)
+  chip_of(topology)  # Raises for an unknown one.
   devices = topology_devices(topology, num_slices)
   remat = config['model']['remat']
   exp = experiment.resolve(
@@ -117,26 +109,41 @@ def plan(
   lengths = prompt_tokens, new_tokens
   # Set up all programs first, so that errors appear before minutes go into compiling the first.
   for program in programs:
-    ABSTRACT[program](exp, model_config, mesh, *lengths)
+    abstract.ABSTRACT[program](exp, model_config, mesh, *lengths)
   for program in programs:
     policies = REMATS if program == 'train' and remat == 'auto' else (model_config.remat,)
-    reports = []
-    reason = ''
-    for policy in policies:
-      of_policy = dataclasses.replace(model_config, remat=policy)
-      try:
-        reports.append(compile_program(exp, of_policy, mesh, chip, program, lengths))
-      # A program that is far too large does not even compile.
-      except jax.errors.JaxRuntimeError as error:
-        if 'RESOURCE_EXHAUSTED' not in str(error):
-          raise
-        reason = str(error).splitlines()[0]
-    if not reports:
-      raise ValueError(
-        f'{program}: does not fit {topology}: {reason}; try a smaller batch, model.remat=full or a'
-        ' larger slice'
-      )
-    yield min(reports, key=_rank)
+    configs = [dataclasses.replace(model_config, remat=policy) for policy in policies]
+    yield _best(exp, configs, mesh, topology, program, lengths)
+
+
+def _best(
+  exp: Experiment,
+  configs: Sequence[ModelConfig],
+  mesh: jax.sharding.Mesh,
+  topology: str,
+  program: str,
+  lengths: tuple[int, int],
+) -> Report:
+  """Returns the report of the config that serves a program best.
+
+  Raises ValueError when the program does not even compile with any of them.
+  """
+  reports = []
+  reason = ''
+  for config in configs:
+    try:
+      reports.append(compile_program(exp, config, mesh, chip_of(topology), program, lengths))
+    # A program that is far too large does not even compile.
+    except jax.errors.JaxRuntimeError as error:
+      if 'RESOURCE_EXHAUSTED' not in str(error):
+        raise
+      reason = str(error).splitlines()[0]
+  if not reports:
+    raise ValueError(
+      f'{program}: does not fit {topology}: {reason}; try a smaller batch, model.remat=full or a'
+      ' larger slice'
+    )
+  return min(reports, key=_rank)
 
 
 def _rank(report: Report) -> tuple[bool, float]:
@@ -178,7 +185,7 @@ def compile_program(
   lengths: tuple[int, int],
 ) -> Report:
   """Compiles a program of the run, and reports."""
-  jitted, arguments, tokens, keys = ABSTRACT[program](exp, config, mesh, *lengths)
+  jitted, arguments, tokens, keys = abstract.ABSTRACT[program](exp, config, mesh, *lengths)
   start = time.monotonic()
   with jax.set_mesh(mesh):
     compiled = jitted.lower(*arguments).compile()
@@ -243,115 +250,6 @@ def kernel_flops(config: ModelConfig, program: str, tokens: int, keys: float) ->
   if program != 'train':
     return forward
   return forward * (4.5 if config.remat == 'none' else 5.5)
-
-
-# What a run jits: (exp, config, mesh, prompt_tokens, new_tokens) -> the jitted function, its
-# abstract arguments, the tokens it handles, and the keys that a token attends to on average.
-
-
-def _params(config: ModelConfig, mesh: jax.sharding.Mesh, rules: sharding.Rules) -> Any:
-  shapes, _ = transformer.abstract_params(config)
-  if rules == sharding.SAMPLE:
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.dtype(config.dtype)), shapes)
-  return checkpoint.abstract(shapes, transformer.param_shardings(config, mesh, rules))
-
-
-def _place(tree: Any, mesh: jax.sharding.Mesh, spec: Callable[[Any], jax.P]) -> Any:
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.NamedSharding(mesh, spec(x))),
-    tree,
-  )
-
-
-def _train(
-  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int
-) -> Any:
-  model = Transformer(config, sharding.TRAIN)
-  trainer = finetune.Trainer(model, exp.finetune, exp.optimizer, mesh)
-  parts, length = exp.finetune.accumulation_steps, exp.finetune.max_length
-  ways = model.rules.num_parts('batch', mesh.shape)
-  rows = -(-exp.finetune.batch_size // parts // ways) * ways
-  dtypes = Batch(jnp.int32, jnp.int32, jnp.bool_, jnp.int32, jnp.int32)
-  batch = Batch(*(jax.ShapeDtypeStruct((parts, rows, length), dtype) for dtype in dtypes))
-  spec = model.rules.spec(('batch', 'length'), (rows, length), mesh.shape)
-  batch = _place(batch, mesh, lambda x: jax.P(None, *spec))
-  rate = _place(jax.ShapeDtypeStruct((), jnp.float32), mesh, lambda x: jax.P())
-  return trainer.program, (trainer.abstract(), batch, rate), parts * rows * length, length / 2
-
-
-def _merge(
-  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, *unused_lengths: int
-) -> Any:
-  params, key = _params(config, mesh, sharding.TRAIN), jax.eval_shape(lambda: jax.random.key(0))
-  shardings = transformer.param_shardings(config, mesh, sharding.TRAIN)
-  merge = merging.make_merge(exp.merge, shardings, donates=exp.merge_donates)
-  return merge, (params, params, coefficients.resolve(0.5, params), key), 0, 0.0
-
-
-def _tokens(mesh: jax.sharding.Mesh, *shape: int) -> jax.ShapeDtypeStruct:
-  axes = ('batch', 'length')[: len(shape)]
-  return _place(
-    jax.ShapeDtypeStruct(shape, jnp.int32),
-    mesh,
-    lambda x: sharding.SAMPLE.spec(axes, x.shape, mesh.shape),
-  )
-
-
-def _capacity(exp: Experiment, mesh: jax.sharding.Mesh) -> tuple[int, int]:
-  """Returns how many rows decode at once, and how many questions are prefilled at once."""
-  config = exp.sampler
-  return slots.capacity(
-    config.num_slots, config.num_samples_per_prompt, sharding.SAMPLE, mesh.shape
-  )
-
-
-def _prefill(
-  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int
-) -> Any:
-  model, (_, rows) = Transformer(config, sharding.SAMPLE), _capacity(exp, mesh)
-  arguments = _tokens(mesh, rows, prompt_tokens), _tokens(mesh, rows), _tokens(mesh)
-  arguments = model, _params(config, mesh, sharding.SAMPLE), None, *arguments
-  return prefill.prefill, arguments, rows * prompt_tokens, prompt_tokens / 2
-
-
-def _decode(
-  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, new_tokens: int
-) -> Any:
-  model, (rows, _) = Transformer(config, sharding.SAMPLE), _capacity(exp, mesh)
-  state = jax.eval_shape(lambda: slots.empty_slots(model, rows, prompt_tokens, new_tokens))
-
-  def spec(x):
-    if x.ndim == 5:
-      return model.rules.spec(slots.CACHE_AXES, x.shape, mesh.shape)
-    return model.rules.spec(
-      ('batch', *(None,) * (x.ndim - 1)) if x.ndim else (), x.shape, mesh.shape
-    )
-
-  state = _place(state, mesh, spec)
-  stops = _place(jax.ShapeDtypeStruct((config.vocab_size,), jnp.bool_), mesh, lambda x: jax.P())
-  step = jax.jit(slots.decode_step, static_argnames=('model', 'rule'), donate_argnames='slots')
-  arguments = model, _params(config, mesh, sharding.SAMPLE), None, state, stops, exp.sampler.rule
-  return step, arguments, rows, prompt_tokens + new_tokens
-
-
-def _score(
-  exp: Experiment, config: ModelConfig, mesh: jax.sharding.Mesh, prompt_tokens: int, *unused: int
-) -> Any:
-  model, rows, options = Transformer(config, sharding.SAMPLE), exp.sampler.num_slots, 32
-  batch = scoring.OptionRows(
-    *[_tokens(mesh, rows, prompt_tokens)] * 3, *[_tokens(mesh, rows, options)] * 2
-  )
-  arguments = model, _params(config, mesh, sharding.SAMPLE), None, batch, _tokens(mesh)
-  return scoring.score_rows, arguments, rows * prompt_tokens, prompt_tokens / 2
-
-
-ABSTRACT = {
-  'train': _train,
-  'prefill': _prefill,
-  'decode': _decode,
-  'merge': _merge,
-  'score': _score,
-}
 
 
 def advice(report: Report, config: Mapping[str, Any]) -> str:

@@ -135,30 +135,22 @@ def analyze(path: str, num_completions: int = layerwise.NUM_COMPLETIONS) -> list
       f'{workdir.path}: round 1 is not done, so there is nothing to analyze; go on with imm run'
     )
   lm = lm_lib.load(
-    f'{workdir.path}@0',
-    dtype=exp.model.dtype,
-    remat=exp.model.remat,
-    attention='auto',
-    mesh=sharding.make_mesh(),
-    rules=sharding.TRAIN,
+    f'{workdir.path}@0', dtype=exp.model.dtype, remat=exp.model.remat, rules=sharding.TRAIN
   )
   learned = [_with_prompt(exp, lm, sample) for sample in workdir.read_samples(1)]
   pairs = synthesize.some_pairs(learned, num_completions, exp.seed)
   found = layerwise.importance(lm, lm.params, pairs, max_length=exp.finetune.max_length)._asdict()
   importance = {name: values.tolist() for name, values in found.items()}
   analyses: list[dict[str, Any]] = [{'importance': importance}]
-  before = workdir.read_answers(0)
   for round_ in range(1, num_rounds):
     processes.check_stop()
     moved = layerwise.change(lm.params, lm_lib.restore(workdir.path, round_, 'params', lm))
-    samples = workdir.read_samples(round_)
-    after = workdir.read_answers(round_)
     analyses.append(
       {
         'change': moved | {'layers': moved['layers'].tolist()},
         'spearman': {name: spearman(values, moved['layers']) for name, values in found.items()},
-        'collapse': _collapse_by_task(exp, samples),
-        'transitions': _transitions_by_domain(exp, before, after),
+        'collapse': _collapse_by_task(exp, workdir.read_samples(round_)),
+        'transitions': _transitions_by_domain(exp, workdir, round_),
       }
     )
   workdir.write_analyses(analyses)
@@ -187,12 +179,9 @@ def _collapse_by_task(
   return found
 
 
-def _transitions_by_domain(
-  exp: Experiment,
-  before: Sequence[Answer],
-  after: Sequence[Answer],
-) -> dict[str, Any]:
+def _transitions_by_domain(exp: Experiment, workdir: Workdir, round_: int) -> dict[str, Any]:
   """Returns {'id': {task: counts}, 'ood': ...} of merged params; 'tuned_id', ... of tuned ones."""
+  before, after = workdir.read_answers(0), workdir.read_answers(round_)
   found = {}
   for which, prefix in (('merged', ''), ('tuned', 'tuned_')):
     answers = [answer for answer in after if answer.params == which]

@@ -16,6 +16,17 @@ from imm_jax.reports import compare
 from imm_jax.rounds.records import RoundSummary
 from imm_jax.rounds.workdir import Workdir
 
+_LEARNED = (
+  'round',
+  'samples',
+  'acceptance rate',
+  'learned from',
+  'steps',
+  'merge',
+  'alpha',
+  'drift',
+)
+
 
 def render(source: str) -> str:
   """Returns the card of a model that was loaded from `source`, '' being none.
@@ -66,17 +77,7 @@ def _of_round(workdir: Workdir, round_: int) -> str:
     *compare.markdown(['params', *columns], cells),
   ]  # fmt: skip
   if round_:
-    columns = (
-      'round',
-      'samples',
-      'acceptance rate',
-      'learned from',
-      'steps',
-      'merge',
-      'alpha',
-      'drift',
-    )
-    lines += ['', *compare.markdown(columns, [_learned(row) for row in rows[1:]])]
+    lines += ['', *compare.markdown(_LEARNED, [_learned(row) for row in rows[1:]])]
   lines += [
     '',
     'To run it again, put this into `config.py`:',

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from imm_jax import console
-from imm_jax.reports import compare, plots
+from imm_jax.reports import compare, plots, plots_of_analysis
 from imm_jax.reports.compare import Arm, DOMAINS, Run
 from imm_jax.reports.statistics import Interval
 from imm_jax.rounds.records import BASE, Sample, State
@@ -324,8 +324,8 @@ def _figures(arms: Sequence[Arm], tasks: Mapping[str, Sequence[str]]) -> dict[st
     'plane': {},
     'tasks': {},
     'transitions': plots.transitions(arms, tasks),
-    'layers': plots.layers(arms),
-    'collapse': plots.collapse(arms),
+    'layers': plots_of_analysis.layers(arms),
+    'collapse': plots_of_analysis.collapse(arms),
     'secs': {'': plots.secs(arms)},
   }
   if 'ood' in tasks and arms[0].states[-1] != BASE:

@@ -55,8 +55,7 @@ def importance(
 
   nll_rise and accuracy_drop compare the model with itself without block l, with teacher forcing on
   the completions. taylor is the first-order estimate sum |g theta|, where g is the gradient of the
-  mean negative log-likelihood of a completion token. It takes L + 1 forward passes and one backward
-  pass; a program is compiled once for all layers, and for each shape of the rows.
+  mean negative log-likelihood of a completion token: L + 1 forward passes and one backward pass.
 
   Args:
     lm: the model, its mesh and rules.
@@ -92,12 +91,18 @@ def importance(
 
     # The first pass (-1) skips no block.
     nll, accuracy = np.asarray([measure(skipped) for skipped in range(-1, L)]).T
-    add_gradient = _make_add_gradient(model, lm.mesh)  # pyright: ignore[reportArgumentType]
-    gradient = jax.tree.map(jnp.zeros_like, params)
-    for batch in on_device:
-      gradient = add_gradient(gradient, params, batch, jnp.float32(rows.loss_mask.sum()))
-    taylor = processes.fetch(_taylor(gradient['layers'], params['layers']))
-  return Importance(nll[1:] - nll[0], accuracy[0] - accuracy[1:], np.asarray(taylor, np.float64))
+    taylor = _taylor(lm, params, on_device, rows.loss_mask.sum())
+  return Importance(nll[1:] - nll[0], accuracy[0] - accuracy[1:], taylor)
+
+
+def _taylor(lm: LM, params: Params, batches: Sequence[Batch], num_targets: int) -> np.ndarray:
+  """Returns sum |g theta| of each block, [L] f64, where g is the gradient over all batches."""
+  add_gradient = _make_add_gradient(lm.model, lm.mesh)  # pyright: ignore[reportArgumentType]
+  gradient = jax.tree.map(jnp.zeros_like, params)
+  for batch in batches:
+    gradient = add_gradient(gradient, params, batch, jnp.float32(num_targets))
+  sums = _sum_of_products(gradient['layers'], params['layers'])
+  return np.asarray(processes.fetch(sums), np.float64)
 
 
 @functools.partial(jax.jit, static_argnames='model', compiler_options=XLA_OPTIONS)
@@ -159,7 +164,7 @@ def _make_add_gradient(model: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 @jax.jit
-def _taylor(gradient: Any, layers: Any) -> jax.Array:
+def _sum_of_products(gradient: Any, layers: Any) -> jax.Array:
   """Returns sum |g theta| [L] f32 of trees with leaves [L, ...]."""
   products = jax.tree.map(
     lambda g, p: jnp.sum(jnp.abs(g * p), axis=range(1, p.ndim)), gradient, layers

@@ -5,28 +5,11 @@ A row's `sample` is made up, in the columns of the hub: it shows the form of the
 
 from collections.abc import Callable, Sequence
 import dataclasses
-import re
-import string
 from typing import Any, Literal
 
 from imm_jax import text
-from imm_jax.tasks import sources
-from imm_jax.verifying import answers
-
-
-@dataclasses.dataclass(frozen=True)
-class Parsed:
-  """A row's question, whatever its columns were."""
-
-  question: str
-  answer: str  # The gold answer; with options, the right option's text.
-  solution: str = ''  # The text that leads to the answer, or the program that is the answer.
-  options: tuple[str, ...] = ()
-  index: int = 0  # The index of the right option, as two options may have the same text.
-  prefix: str = ''  # For code: the code in front of the completion.
-  tests: str = ''  # For code: Python that raises when the code is wrong.
-  row: sources.Row | None = None  # All columns, for a user's own verifier.
-
+from imm_jax.tasks import parsing, sources
+from imm_jax.tasks.parsing import Parsed
 
 Form = tuple[tuple[str, ...], Callable[..., Parsed]]  # Columns, and a function of their values.
 
@@ -68,125 +51,10 @@ class DataSet:
     return parsed
 
 
-# Functions that make a Parsed of a row's values.
-
-
-def _gsm8k(question: str, answer: str) -> Parsed:
-  if not isinstance(answer, str) or '####' not in answer:
-    raise ValueError(f"its answer {answer!r} is no text that ends with '#### 7'")
-  solution, _, gold = re.sub(r'<<.*?>>', '', answer).partition('####')
-  return Parsed(question, gold, solution)
-
-
-def _svamp(body: str, question: str, answer: Any) -> Parsed:
-  body = body.strip()
-  return Parsed(
-    f'{body}{"" if body.endswith((".", "?", "!", ",")) else ","} {question}',
-    sources.as_text('its answer', answer),
-  )
-
-
-def _direct(question: str, answer: Any) -> Parsed:
-  return Parsed(question, sources.as_text('its answer', answer))
-
-
-def _math(problem: str, solution: str, answer: str) -> Parsed:
-  return Parsed(problem, answer, solution)
-
-
-def _math_boxed(problem: str, solution: str) -> Parsed:
-  return Parsed(problem, answers.stated(solution) or '', solution)
-
-
-def _choice(question: str, options: Sequence[str], index: int, solution: str = '') -> Parsed:
-  """Returns a multiple-choice question. Raises ValueError when no option has the index."""
-  options = tuple(
-    sources.as_text('option', option).strip() for option in sources.as_list('options', options)
-  )
-  if not 0 <= index < len(options) or len(options) < 2:
-    raise ValueError(f'it has {len(options)} options and no answer among them')
-  return Parsed(question, options[index], solution, options, index)
-
-
-def _lettered(question: str, choices: dict[str, Any], label: Any) -> Parsed:
-  labels, texts = (
-    sources.as_list('label', choices['label']),
-    sources.as_list('text', choices['text']),
-  )
-  if labels.count(label) != 1 or len(labels) != len(texts):
-    raise ValueError(
-      f'its answer {label!r} does not name one of its {len(texts)} options: their labels are'
-      f' {labels}'
-    )
-  return _choice(question, texts, labels.index(label))
-
-
-_INSTRUCTION = re.compile(
-  r'Please choose the correct answer to the question:(.*?)\n\n(Answer1:.*)\n\nAnswer format:',
-  re.DOTALL,
-)
-
-
-def _instruction(instruction: str, answer: str) -> Parsed:
-  r"""Takes '...question: Q\n\nAnswer1: X Answer2: Y\n\nAnswer format: ...' and 'answer2'."""
-  match = _INSTRUCTION.match(instruction)
-  _, *parts = re.split(r'Answer(\d):', match[2] if match else '')
-  texts = dict(zip(parts[::2], parts[1::2], strict=True))
-  return _lettered(
-    match[1] if match else instruction,
-    {'label': list(texts), 'text': list(texts.values())},
-    answer.removeprefix('answer'),
-  )
-
-
-def _aqua(question: str, options: Sequence[str], rationale: str, correct: str) -> Parsed:
-  """Returns a question of AQuA.
-
-  Raises ValueError when the options are not lettered in order: the letter would name another one.
-  """
-  texts = []
-  for letter, option in zip(
-    string.ascii_uppercase, sources.as_list('options', options), strict=False
-  ):
-    match = re.match(rf'\s*\(?{letter}\s*[).]', option)
-    if match is None:
-      raise ValueError(f"its option {option!r} does not begin with '{letter})'")
-    texts.append(option[match.end() :])
-  return _choice(question, texts, string.ascii_uppercase.index(correct.strip()), rationale)
-
-
-def _logiqa(context: str, question: str, options: Sequence[str], index: int | str) -> Parsed:
-  # int(1.9) would be 1.
-  return _choice(f'{context.strip()} {question.strip()}', options, int(str(index)))
-
-
-_TRUTH = {'true': 'yes', 'yes': 'yes', '1': 'yes', 'false': 'no', 'no': 'no', '0': 'no'}
-
-
-def _strategyqa(question: str, answer: bool | int | str, facts: Sequence[str] | str) -> Parsed:
-  gold = _TRUTH.get(str(answer).strip().lower())
-  if gold is None:
-    raise ValueError(f'its answer {answer!r} is neither true nor false')
-  solution = facts if isinstance(facts, str) else ' '.join(facts)
-  return Parsed(question, gold, solution, ('yes', 'no'))
-
-
-def _mbpp(text: str, code: str, test_list: Sequence[str], setup: str | Sequence[str]) -> Parsed:
-  setup = setup if isinstance(setup, str) else '\n'.join(setup)
-  tests, code = '\n'.join(sources.as_list('test_list', test_list)), code.replace('\r', '')
-  if not tests.strip():
-    raise ValueError('it has no tests: every program would pass')
-  return Parsed(f'{text}\nIt passes these tests:\n{tests}', code, code, tests=f'{setup}\n{tests}')
-
-
-def _humaneval(prompt: str, solution: str, test: str, entry_point: str) -> Parsed:
-  return Parsed(prompt, solution, solution, prefix=prompt, tests=f'{test}\ncheck({entry_point})\n')
-
-
 _STATE = "Think step by step, and end with 'The answer is' and the "
 _PARAGRAPH = ('\n\n', 'Question:')  # Worked solutions have several lines, but no empty one.
 _WORKED: dict[str, Any] = {'stop': _PARAGRAPH, 'max_new_tokens': 256}
-_CHOICES: Form = ('question', 'choices', 'answerKey'), _lettered
+_CHOICES: Form = ('question', 'choices', 'answerKey'), parsing.lettered
 _CHOICE: dict[str, Any] = {
   'verifier': 'choice',
   'scoring': 'likelihood',
@@ -198,7 +66,7 @@ _BLOCK = 'Answer with one block of Python code.'
 
 def _arc(part: str, num_train: int, num_test: int) -> DataSet:
   return DataSet(
-    forms=((('instruction', 'answer'), _instruction), _CHOICES),
+    forms=((('instruction', 'answer'), parsing.instruction), _CHOICES),
     train=f'allenai/ai2_arc:ARC-{part}:train',
     test=f'allenai/ai2_arc:ARC-{part}:test',
     sizes=(num_train, num_test),
@@ -214,7 +82,10 @@ def _arc(part: str, num_train: int, num_test: int) -> DataSet:
 
 def _competition(train: str, test: str, num_train: int, num_test: int) -> DataSet:
   return DataSet(
-    forms=((('problem', 'solution', 'answer'), _math), (('problem', 'solution'), _math_boxed)),
+    forms=(
+      (('problem', 'solution', 'answer'), parsing.math),
+      (('problem', 'solution'), parsing.math_boxed),
+    ),
     verifier='math',
     train=train,
     test=test,
@@ -232,7 +103,7 @@ def _competition(train: str, test: str, num_train: int, num_test: int) -> DataSe
 
 DATASETS: dict[str, DataSet] = {
   'gsm8k': DataSet(
-    forms=((('question', 'answer'), _gsm8k),),
+    forms=((('question', 'answer'), parsing.gsm8k),),
     train='openai/gsm8k:main:train',
     test='openai/gsm8k:main:test',
     sizes=(7473, 1319),
@@ -254,7 +125,7 @@ DATASETS: dict[str, DataSet] = {
     'DigitalLearningGmbH/MATH-lighteval:default:train', 'HuggingFaceH4/MATH-500::test', 7500, 500
   ),
   'svamp': DataSet(
-    forms=((('Body', 'Question', 'Answer'), _svamp),),
+    forms=((('Body', 'Question', 'Answer'), parsing.svamp),),
     train='ChilleD/SVAMP::train',
     test='ChilleD/SVAMP::test',
     sizes=(700, 300),
@@ -267,7 +138,7 @@ DATASETS: dict[str, DataSet] = {
     **_WORD,
   ),
   'mawps': DataSet(
-    forms=((('input', 'target'), _direct), (('question', 'result'), _direct)),
+    forms=((('input', 'target'), parsing.direct), (('question', 'result'), parsing.direct)),
     train='MU-NLPC/Calc-mawps:default:train',
     test='MU-NLPC/Calc-mawps:default:test',
     sizes=(1089, 520),
@@ -276,7 +147,7 @@ DATASETS: dict[str, DataSet] = {
     **_WORD,
   ),
   'aqua': DataSet(
-    forms=((('question', 'options', 'rationale', 'correct'), _aqua),),
+    forms=((('question', 'options', 'rationale', 'correct'), parsing.aqua),),
     verifier='choice',
     train='deepmind/aqua_rat:raw:train',
     test='deepmind/aqua_rat:raw:test',
@@ -294,7 +165,7 @@ DATASETS: dict[str, DataSet] = {
   'arc_easy': _arc('Easy', 2251, 2376),
   'arc_challenge': _arc('Challenge', 1119, 1172),
   'strategyqa': DataSet(
-    forms=((('question', 'answer', 'facts'), _strategyqa),),
+    forms=((('question', 'answer', 'facts'), parsing.strategyqa),),
     verifier='exact',
     train='ChilleD/StrategyQA::train',
     test='ChilleD/StrategyQA::test',
@@ -325,7 +196,7 @@ DATASETS: dict[str, DataSet] = {
     **_CHOICE,
   ),
   'openbookqa': DataSet(
-    forms=((('question_stem', 'choices', 'answerKey'), _lettered),),
+    forms=((('question_stem', 'choices', 'answerKey'), parsing.lettered),),
     train='allenai/openbookqa:main:train',
     test='allenai/openbookqa:main:test',
     sizes=(4957, 500),
@@ -339,8 +210,8 @@ DATASETS: dict[str, DataSet] = {
   ),
   'logiqa': DataSet(
     forms=(
-      (('context', 'query', 'options', 'correct_option'), _logiqa),
-      (('context', 'question', 'options', 'label'), _logiqa),
+      (('context', 'query', 'options', 'correct_option'), parsing.logiqa),
+      (('context', 'question', 'options', 'label'), parsing.logiqa),
     ),
     train='lucasmccabe/logiqa@refs/convert/parquet:default:train',
     test='lucasmccabe/logiqa@refs/convert/parquet:default:test',
@@ -355,7 +226,7 @@ DATASETS: dict[str, DataSet] = {
     **_CHOICE,
   ),
   'bbh': DataSet(
-    forms=((('input', 'target'), _direct),),
+    forms=((('input', 'target'), parsing.direct),),
     verifier='exact',
     # This is one of its 27 tasks: each is a config on the hub.
     train='lukaemon/bbh:boolean_expressions:test',
@@ -367,8 +238,8 @@ DATASETS: dict[str, DataSet] = {
   ),
   'mbpp': DataSet(
     forms=(
-      (('text', 'code', 'test_list', 'test_setup_code'), _mbpp),
-      (('prompt', 'code', 'test_list', 'test_imports'), _mbpp),
+      (('text', 'code', 'test_list', 'test_setup_code'), parsing.mbpp),
+      (('prompt', 'code', 'test_list', 'test_imports'), parsing.mbpp),
     ),
     verifier='code',
     train='google-research-datasets/mbpp:full:train',
@@ -386,7 +257,7 @@ DATASETS: dict[str, DataSet] = {
     max_new_tokens=256,
   ),
   'humaneval': DataSet(
-    forms=((('prompt', 'canonical_solution', 'test', 'entry_point'), _humaneval),),
+    forms=((('prompt', 'canonical_solution', 'test', 'entry_point'), parsing.humaneval),),
     verifier='code',
     train='',
     test='openai/openai_humaneval::test',

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from imm_jax import text, verifying
 from imm_jax.tasks import base, catalog, sources, splits
+from imm_jax.tasks.parsing import Parsed
 from imm_jax.verifying import code, numbers
 
 
@@ -71,10 +72,8 @@ class Questions(base.Task):
       [*(shots or ()), *self.read(self.train_source)] if self.train_source else None,
       self.read(self.test_source) if self.test_source else None,
       seed=self.seed,
-      num_shots=self.num_shots,
+      sizes=splits.Sizes(self.train_size, self.test_size, self.num_shots),
       shots=shots,
-      train_size=self.train_size,
-      test_size=self.test_size,
       gold=self._gold if self.verifier in verifying.VERIFIERS else None,
     )
 
@@ -165,7 +164,7 @@ class Questions(base.Task):
       return None
     return lambda example, completion: flexible(example, self.until_stop(completion))
 
-  def example(self, where: str, parsed: catalog.Parsed) -> base.Example:
+  def example(self, where: str, parsed: Parsed) -> base.Example:
     """Returns a row as an example.
 
     Raises ValueError, naming the place `where`, when verifier or scoring can't take the row.
@@ -285,7 +284,7 @@ class Custom(Questions):
     numbered = [(f'{source}: row {number}', row) for number, row in enumerate(rows, 1)]
     return [self.example(where, self._parse(where, row)) for where, row in numbered]
 
-  def _parse(self, where: str, row: sources.Row) -> catalog.Parsed:
+  def _parse(self, where: str, row: sources.Row) -> Parsed:
     answer, options, index = sources.as_text(f'{where}: {self.answer}', row[self.answer]), (), 0
     if self.options:
       listed = sources.as_list(f'{where}: {self.options}', row[self.options])
@@ -293,7 +292,7 @@ class Custom(Questions):
       index = self._index(where, answer, options)
       answer = options[index]
     solution = str(row[self.solution]) if self.solution else ''
-    return catalog.Parsed(
+    return Parsed(
       self.question.format_map(row),
       answer,
       answer if self.verifier == 'code' else solution,

@@ -97,7 +97,12 @@ class ReasoningGym(base.Task):
     train = self._draw(train_entries, self.train_size, shown | {example.id for example in test})
     distinct = list({example.id: example for example in shots}.values())
     return splits.make_split(
-      self.name, [*shots, *train], test, seed=self.train_seed, shots=distinct
+      self.name,
+      [*shots, *train],
+      test,
+      seed=self.train_seed,
+      sizes=splits.Sizes(),
+      shots=distinct,
     )
 
   def verify(self, example: base.Example, completion: str) -> bool:

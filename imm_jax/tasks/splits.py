@@ -6,6 +6,7 @@ The choice depends on the seed and the content, not on the order.
 from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import hashlib
+from typing import NamedTuple
 
 from imm_jax.tasks.base import Example
 
@@ -20,36 +21,38 @@ class Split:
   num_dropped: int  # Rows left out as duplicates, or from train because test has them.
 
 
+class Sizes(NamedTuple):
+  """The most questions of each kind; 0 takes all of train and test, and no shots."""
+
+  train: int = 0
+  test: int = 0
+  shots: int = 0
+
+
 def make_split(
   name: str,
   train: Sequence[Example] | None,
   test: Sequence[Example] | None,
   *,
   seed: int,
-  num_shots: int = 0,
+  sizes: Sizes,
   shots: Sequence[Example] | None = None,
-  train_size: int = 0,
-  test_size: int = 0,
   gold: Callable[[Example], str] | None = None,
 ) -> Split:
-  """Returns the distinct examples: shots from train, test without them, train without either.
+  """Returns distinct examples: shots from train, test without them, train without either.
 
-  Which rows are held out, shown as shots, or kept under a cap depends on `seed` and on the
-  questions, not on their order. The shots do not depend on test: the same prompts are measured on
-  any test set.
+  Which rows are chosen depends on `seed` and on the questions, not on their order. The shots do not
+  depend on test: the same prompts are measured on any test set.
 
   Args:
     name: the name of the task, for errors.
     train: rows as read, repetitions included; None for a task that is only measured.
-    test: rows as read; None holds out `test_size` rows of train.
+    test: rows as read; None holds out `sizes.test` rows of train, which never has a row of test.
     seed: chooses the rows.
-    num_shots: few-shot examples chosen from train.
-    shots: the few-shot examples themselves, instead; distinct, and among the rows of train.
-    train_size: the most rows of train to keep; 0 keeps all.
-    test_size: the most rows of test to keep; 0 keeps all. Train never has a row of test, kept or
-      not.
-    gold: returns the text that decides whether an answer is right. A question whose rows differ in
-      it is left out, as the wrong row cannot be known. None keeps the first row.
+    sizes: how many to keep.
+    shots: the few-shot examples, in place of some from train; distinct, and among its rows.
+    gold: returns the text that decides whether an answer is right; a question whose rows differ in
+      it is left out. None keeps the first row.
 
   Raises:
     ValueError: train or test is empty after that.
@@ -57,24 +60,26 @@ def make_split(
   rows = (shots or ()) if train is None else train
   pool = _distinct(rows, gold)
   if shots is None:
-    shots = sorted(pool, key=_rank(seed))[:num_shots]
+    shots = sorted(pool, key=_rank(seed))[: sizes.shots]
   pool = _without(pool, shots)
-  asked = _choose(pool, test_size, seed) if test is None else _without(_distinct(test, gold), shots)
-  kept_test = _choose(asked, test_size or len(asked), seed)
+  if test is None:
+    asked = _choose(pool, sizes.test, seed)
+  else:
+    asked = _without(_distinct(test, gold), shots)
+  rest = _without(pool, asked)
+  kept_test = _choose(asked, sizes.test or len(asked), seed)
   if not kept_test:
     raise ValueError(
       f'tasks.{name}: the test split is empty; give a test_source that has rows, or a test_size > 0'
     )
-  rest = _without(pool, asked)
   if train is not None and not rest:
     raise ValueError(
       f'tasks.{name}: the train split is empty: of {len(train)} rows {len(shots)} are few-shot'
-      ' examples and test or other rows ask the rest; give more rows, or lower num_shots or'
-      ' test_size'
+      ' examples and test or other rows ask the rest; give more, or lower num_shots or test_size'
     )
-  kept_train = _choose(rest, train_size or len(rest), seed)
-  num_dropped = len(rows) + len(test or ()) - len(rest) - len(shots) - len(asked)
-  return Split(tuple(kept_train), tuple(kept_test), tuple(shots), num_dropped)
+  kept_train = _choose(rest, sizes.train or len(rest), seed)
+  dropped = len(rows) + len(test or ()) - len(rest) - len(shots) - len(asked)
+  return Split(tuple(kept_train), tuple(kept_test), tuple(shots), dropped)
 
 
 def _rank(seed: int) -> Callable[[Example], str]:

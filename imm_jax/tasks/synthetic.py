@@ -78,9 +78,8 @@ class Synthetic(base.Task):
     digits = [f'{n:0{2 * self.num_digits}}' for n in chosen]
     pairs = [(text[: self.num_digits], text[self.num_digits :]) for text in digits]
     examples = [base.make_example(self.name, f'{a}{sign}{b}=', compute(a, b)) for a, b in pairs]
-    return splits.make_split(
-      self.name, examples, None, num_shots=self.num_shots, seed=self.seed, test_size=self.test_size
-    )
+    sizes = splits.Sizes(test=self.test_size, shots=self.num_shots)
+    return splits.make_split(self.name, examples, None, seed=self.seed, sizes=sizes)
 
   def prompt(self, example: base.Example, shots: Sequence[base.Example] = ()) -> str:
     """Returns the question after one solved line per shot."""

@@ -5,7 +5,7 @@ import importlib.util
 import json
 
 from imm_jax import cli, sharding
-from imm_jax.planning import plan
+from imm_jax.planning import abstract, plan
 from imm_jax.rounds import experiment, loading
 import jax
 import pytest
@@ -126,7 +126,7 @@ def test_all_programs_are_set_up_before_the_first_compiles(planned, monkeypatch)
   def wrong(*unused):
     raise ValueError('score cannot be set up')
 
-  monkeypatch.setitem(plan.ABSTRACT, 'score', wrong)
+  monkeypatch.setitem(abstract.ABSTRACT, 'score', wrong)
   monkeypatch.setattr(plan, 'compile_program', lambda *unused: pytest.fail('a program is compiled'))
   code, reports, errors = planned()
   assert code == 1 and not reports and errors.endswith('imm: score cannot be set up\n')

@@ -228,7 +228,7 @@ def ids(examples):
 def test_split_counts_what_it_drops():
   train = [base.make_example('t', q, '1') for q in ('a', 'b', ' A ', 'c', 'd  e', 'D e', 'f')]
   test = [base.make_example('t', q, '1') for q in ('b', 'B', 'g')]
-  split = splits.make_split('t', train, test, num_shots=1, seed=0)
+  split = splits.make_split('t', train, test, seed=0, sizes=splits.Sizes(shots=1))
   assert split.num_dropped == 4  # A, D e and b of train, B of test
   assert len(split.train) == 3 and len(split.test) == 2 and len(split.shots) == 1
   assert not ids(split.train) & ids(split.test) and not ids(split.shots) & (ids(split.train) | ids(split.test))
@@ -236,7 +236,7 @@ def test_split_counts_what_it_drops():
 
 def test_the_first_of_equal_questions_stays():
   train = [base.make_example('t', 'a', '1'), base.make_example('t', 'A', '2'), base.make_example('t', 'b', '3')]
-  split = splits.make_split('t', train, None, num_shots=0, seed=0, test_size=1)
+  split = splits.make_split('t', train, None, seed=0, sizes=splits.Sizes(test=1))
   assert {'1', '3'} == {example.answer for example in (*split.train, *split.test)}
 
 
